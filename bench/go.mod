@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/bench
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/faasd/local
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/functions
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/proto
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/shared
+
+go 1.26

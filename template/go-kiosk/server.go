@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	handler "github.com/openfaas/templates-sdk/go-http"
+)
+
+// PathHeader hands a request's URL path, as the client escaped it, to the
+// handler: handler.Request has no field for it. It is always overwritten, so a
+// client cannot forge it.
+const PathHeader = "X-Function-Path"
+
+// readyTimeout bounds one look at the handler's dependencies.
+const readyTimeout = 3 * time.Second
+
+// server is the function's HTTP side.
+type server struct {
+	handler  handler.FunctionHandler
+	ready    func(context.Context) error
+	settings settings
+	stopping atomic.Bool
+	inflight atomic.Int64
+}
+
+func newServer(h handler.FunctionHandler, s settings) *server {
+	srv := &server{handler: h, settings: s, ready: func(context.Context) error { return nil }}
+	if r, ok := h.(interface{ Ready(context.Context) error }); ok {
+		srv.ready = r.Ready
+	}
+	return srv
+}
+
+// warmUp asks the handler's Ready until it agrees or ctx ends, so that
+// connections are open and indexes exist before the first request, and a
+// dependency that starts later than the function is waited for.
+func (s *server) warmUp(ctx context.Context) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		attempt, cancel := context.WithTimeout(ctx, readyTimeout)
+		err := s.ready(attempt)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		slog.Warn("not ready yet", "error", err, "next_try_in", pause.String())
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/_/health":
+		s.health(w)
+	case "/_/ready":
+		s.readiness(w, r)
+	default:
+		s.invoke(w, r)
+	}
+}
+
+func (s *server) health(w http.ResponseWriter) {
+	if s.stopping.Load() {
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "OK")
+}
+
+func (s *server) readiness(w http.ResponseWriter, r *http.Request) {
+	if s.stopping.Load() {
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return
+	}
+	if limit := int64(s.settings.maxInflight); limit > 0 && s.inflight.Load() >= limit {
+		http.Error(w, "max_inflight reached", http.StatusTooManyRequests)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+	defer cancel()
+	if err := s.ready(ctx); err != nil {
+		// The reason may name hosts: it belongs in the log, not in the answer.
+		slog.Warn("not ready", "error", err)
+		http.Error(w, "not ready", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "OK")
+}
+
+// invoke runs the handler for one request and logs it.
+func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	callID := r.Header.Get("X-Call-Id")
+	if callID == "" {
+		callID = rand.Text()
+		r.Header.Set("X-Call-Id", callID)
+	}
+	w.Header().Set("X-Call-Id", callID)
+	log := slog.With("call_id", callID, "method", r.Method, "path", r.URL.Path)
+	if parent := r.Header.Get("Traceparent"); parent != "" {
+		log = log.With("traceparent", parent)
+	}
+
+	response := s.answer(r, log)
+	maps.Copy(w.Header(), response.Header)
+	w.WriteHeader(response.StatusCode)
+	if _, err := w.Write(response.Body); err != nil {
+		log.Warn("the answer was not delivered", "error", err)
+	}
+	log.Info("answered", "status", response.StatusCode, "bytes", len(response.Body), "duration_ms", time.Since(start).Milliseconds())
+}
+
+// answer is the handler's response, or the problem that stood in its way.
+func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
+	inflight := s.inflight.Add(1)
+	if limit := int64(s.settings.maxInflight); limit > 0 && inflight > limit {
+		s.inflight.Add(-1)
+		response := problem(http.StatusTooManyRequests, "This replica already handles max_inflight requests.")
+		response.Header.Set("Retry-After", "1")
+		return response
+	}
+	release := func() { s.inflight.Add(-1) }
+
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, s.settings.maxBody))
+	if err != nil {
+		release()
+		if errors.As(err, new(*http.MaxBytesError)) {
+			return problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes.", s.settings.maxBody))
+		}
+		return problem(http.StatusBadRequest, "The request did not arrive whole.")
+	}
+	timeout, err := s.timeout(r)
+	if err != nil {
+		release()
+		return problem(http.StatusBadRequest, err.Error())
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+
+	req := handler.Request{
+		Body: body, Header: r.Header.Clone(), QueryString: r.URL.RawQuery, Method: r.Method, Host: r.Host,
+	}
+	req.Header.Set(PathHeader, r.URL.EscapedPath())
+	req.WithContext(ctx)
+
+	// The handler gets a goroutine of its own so that the caller has an answer
+	// at the deadline even from a handler that does not watch its context. The
+	// request counts as in flight until the handler is really done.
+	done := make(chan handler.Response, 1)
+	go func() {
+		defer release()
+		defer cancel()
+		done <- s.call(req, log)
+	}()
+	select {
+	case response := <-done:
+		return response
+	case <-ctx.Done():
+	}
+	// Both may have become ready at once: an answer that exists is the answer.
+	select {
+	case response := <-done:
+		return response
+	default:
+		return problem(http.StatusGatewayTimeout, fmt.Sprintf("The function did not answer within %s.", timeout))
+	}
+}
+
+// timeout is exec_timeout, which a caller may shorten with X-Timeout.
+func (s *server) timeout(r *http.Request) (time.Duration, error) {
+	asked, err := parseDuration(r.Header.Get("X-Timeout"), s.settings.execTimeout)
+	if err != nil || asked == 0 {
+		return 0, errors.New("X-Timeout is neither a duration such as 10s nor whole seconds.")
+	}
+	return min(asked, s.settings.execTimeout), nil
+}
+
+// call turns a handler's error or panic into a 500 that tells the client
+// nothing and the log everything.
+func (s *server) call(req handler.Request, log *slog.Logger) (response handler.Response) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error("the handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			response = problem(http.StatusInternalServerError, "")
+		}
+	}()
+	response, err := s.handler.Handle(req)
+	if err != nil {
+		log.Error("the handler failed", "error", err)
+		return problem(http.StatusInternalServerError, "")
+	}
+	if response.StatusCode == 0 {
+		response.StatusCode = http.StatusOK
+	}
+	return response
+}
+
+// problem is an RFC 9457 answer.
+func problem(status int, detail string) handler.Response {
+	body, err := json.Marshal(struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail,omitempty"`
+	}{"about:blank", http.StatusText(status), status, strings.TrimSpace(detail)})
+	if err != nil {
+		panic(err) // strings and a number always marshal
+	}
+	return handler.Response{StatusCode: status, Body: body, Header: http.Header{"Content-Type": {"application/problem+json"}}}
+}
