@@ -1,0 +1,225 @@
+// Package gateway calls Kiosk's functions through the OpenFaaS gateway.
+//
+// A call never fails in a way of its own: whatever goes wrong between here and
+// the function (no gateway, no such function, a crash, a timeout, an answer
+// without end) becomes the problem that the contract has for it, so that a
+// caller has one kind of answer to deal with.
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// MaxRequest is the largest body that a function takes, in bytes.
+	MaxRequest = 1 << 20
+	// maxAnswer is far above what a full page of the longest list needs.
+	maxAnswer = 8 << 20
+	// maxCalls bounds the calls under way: what comes beyond it is refused at
+	// once instead of piling up in memory.
+	maxCalls = 1024
+	// Timeout is how long a call takes at most. It is longer than the
+	// functions' exec_timeout, so that a slow function speaks for itself.
+	Timeout = 20 * time.Second
+	// readyTimeout bounds one look at the gateway.
+	readyTimeout = 2 * time.Second
+)
+
+// StatusClientClosedRequest marks a call whose caller went away. Nobody reads
+// that answer; it keeps such calls apart in the log, as nginx does.
+const StatusClientClosedRequest = 499
+
+// Client calls functions. It is safe for concurrent use.
+type Client struct {
+	base      string // without a trailing slash
+	transport *http.Transport
+	calls     chan struct{}
+}
+
+// New returns a Client for the gateway at base, such as http://gateway:8080.
+func New(base string) (*Client, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" {
+		return nil, errors.New("GATEWAY_URL is not an address such as http://gateway:8080")
+	}
+	return &Client{
+		base: strings.TrimRight(u.String(), "/"),
+		transport: &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 5 * time.Second,
+			MaxIdleConns:        maxCalls,
+			MaxIdleConnsPerHost: maxCalls,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+			// No Proxy: the gateway is a neighbour, whatever the environment says.
+		},
+		calls: make(chan struct{}, maxCalls),
+	}, nil
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Ready says whether the gateway answers.
+func (c *Client) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the gateway says %s", response.Status)
+	}
+	return nil
+}
+
+// Request is one call of a function.
+type Request struct {
+	Method   string
+	Function string // name and, after a slash, the escaped path within it
+	Query    string // raw, without the question mark
+	Header   http.Header
+	Body     []byte
+}
+
+// Answer is what a function said, or the problem that stood in its way. A body
+// of a Status from 400 is always a Problem.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Problem decodes the body of an Answer whose Status is 400 or higher.
+func (a *Answer) Problem() Problem {
+	var p Problem
+	if err := json.Unmarshal(a.Body, &p); err != nil || p.Title == "" {
+		p = Problem{Title: http.StatusText(a.Status), Status: a.Status}
+	}
+	return p
+}
+
+// Call calls a function and waits for its answer until ctx ends, Timeout at
+// most. The function learns that deadline from X-Timeout.
+func (c *Client) Call(ctx context.Context, r Request) *Answer {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	log := slog.With("function", r.Function, "call_id", r.Header.Get("X-Call-Id"))
+
+	select {
+	case c.calls <- struct{}{}:
+		defer func() { <-c.calls }()
+	default:
+		log.Warn("too many calls under way", "limit", maxCalls)
+		return unavailable(time.Second)
+	}
+
+	answer, err := c.roundTrip(ctx, r)
+	switch {
+	case err == nil:
+	case errors.Is(ctx.Err(), context.Canceled):
+		return NewProblem(StatusClientClosedRequest, "")
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		log.Warn("no answer in time")
+		return timeout()
+	default:
+		log.Error("the gateway cannot be reached", "error", err)
+		return unavailable(2 * time.Second)
+	}
+	return judge(answer, log)
+}
+
+func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
+	target := c.base + "/function/" + r.Function
+	if r.Query != "" {
+		target += "?" + r.Query
+	}
+	request, err := http.NewRequestWithContext(ctx, r.Method, target, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, err
+	}
+	if r.Header != nil {
+		request.Header = r.Header.Clone()
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		left := max(time.Until(deadline).Truncate(time.Millisecond), time.Millisecond)
+		request.Header.Set("X-Timeout", left.String())
+	}
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	if err != nil {
+		return nil, err // also an answer that broke off: half an answer is none
+	}
+	if len(body) > maxAnswer {
+		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
+	}
+	return &Answer{Status: response.StatusCode, Header: response.Header, Body: body}, nil
+}
+
+// judge tells a function's answer from the gateway's own. Functions refuse
+// with problems only; anything else comes from something between here and
+// them, and is not for a client's eyes.
+func judge(a *Answer, log *slog.Logger) *Answer {
+	refusal := a.Status >= 300 && a.Status != http.StatusNotModified
+	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
+	switch {
+	case !refusal:
+		return a
+	case a.Status == http.StatusTooManyRequests && !rateLimited(a.Header):
+		log.Warn("every replica is busy")
+		return unavailable(time.Second)
+	case kind == problemType && a.Status >= 400:
+		if a.Status == http.StatusServiceUnavailable && a.Header.Get("Retry-After") == "" {
+			a.Header.Set("Retry-After", "2")
+		}
+		return a
+	case a.Status == http.StatusGatewayTimeout, a.Status == http.StatusRequestTimeout:
+		log.Warn("the gateway had no answer in time", "status", a.Status)
+		return timeout()
+	default:
+		log.Error("the gateway could not call the function", "status", a.Status, "says", firstLine(a.Body))
+		return unavailable(2 * time.Second)
+	}
+}
+
+// rateLimited tells a shop's rate limit, which is the client's affair, from
+// max_inflight, which is ours.
+func rateLimited(h http.Header) bool {
+	for name := range h {
+		if strings.HasPrefix(name, "Ratelimit") {
+			return true
+		}
+	}
+	return false
+}
+
+func timeout() *Answer {
+	return NewProblem(http.StatusGatewayTimeout, "The shop did not answer in time. What you asked for may have happened all the same.")
+}
+
+func firstLine(body []byte) string {
+	line, _, _ := strings.Cut(string(body[:min(len(body), 200)]), "\n")
+	return line
+}

@@ -1,0 +1,55 @@
+package gateway
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"regexp"
+	"strings"
+)
+
+var (
+	callID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
+)
+
+// Origin is the header that tells a function whose call this is: X-Call-Id,
+// traceparent, tracestate (both W3C Trace Context) and, in X-Forwarded-For,
+// the client's address alone. offered is what the client sent: its call id and
+// trace are kept where they are well-formed, and begun here where not.
+func Origin(offered func(name string) string, client string) http.Header {
+	h := make(http.Header)
+	id := offered("X-Call-Id")
+	if !callID.MatchString(id) {
+		id = rand.Text()
+	}
+	h.Set("X-Call-Id", id)
+	h.Set("X-Forwarded-For", client)
+	if parent := offered("Traceparent"); validParent(parent) {
+		h.Set("Traceparent", parent)
+		// A tracestate without its parent means nothing.
+		if state := offered("Tracestate"); state != "" && len(state) <= 512 {
+			h.Set("Tracestate", state)
+		}
+	} else {
+		h.Set("Traceparent", newParent())
+	}
+	return h
+}
+
+func validParent(s string) bool {
+	const version, trace, parent = 2, 3 + 32, 3 + 32 + 1 + 16
+	return len(s) <= 256 && traceparent.MatchString(s) &&
+		s[:version] != "ff" &&
+		(s[:version] != "00" || len(s) == parent+3) &&
+		strings.Trim(s[version+1:trace], "0") != "" &&
+		strings.Trim(s[trace+1:parent], "0") != ""
+}
+
+// newParent begins a trace. Its flags say "not sampled": nothing is recorded
+// here, and whoever records further on decides for itself.
+func newParent() string {
+	var id [24]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
+}
