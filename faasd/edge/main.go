@@ -18,9 +18,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/facade"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/front"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/shared/config"
+	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
 // drain is how long a stop waits for what is under way.
@@ -45,38 +47,64 @@ func main() {
 	}
 }
 
+// settings are the process's configuration, checked.
+type settings struct {
+	host           string // BIND_ADDRESS; all interfaces
+	port, grpcPort int
+	gatewayURL     string
+	door           front.Config
+	facade         facade.Config
+}
+
+func load() (settings, error) {
+	var env config.Source
+	s := settings{
+		host:       env.String("BIND_ADDRESS", ""),
+		port:       env.Int("PORT", 8000),
+		grpcPort:   env.Int("GRPC_PORT", 50051),
+		gatewayURL: env.String("GATEWAY_URL", "http://gateway:8080"),
+		door:       front.Config{ShopName: env.String("SHOP_NAME", "Kiosk")},
+		facade:     facade.Config{TrustNetwork: env.Bool("GRPC_TRUST_NETWORK", false)},
+	}
+	var originsErr, proxiesErr, tlsErr, tokenErr error
+	s.door.Origins, originsErr = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
+	s.door.TrustedProxies, proxiesErr = front.ParseProxies(env.String("TRUSTED_PROXIES", ""))
+	s.facade.TLS, tlsErr = loadTLS(env.String("GRPC_TLS_CERT", ""), env.String("GRPC_TLS_KEY", ""), env.String("GRPC_TLS_CLIENT_CA", ""))
+	if s.facade.TrustNetwork || (s.facade.TLS != nil && s.facade.TLS.ClientCAs != nil) {
+		secret := []byte(env.Required("JWT_SECRET"))
+		s.facade.ServiceToken = func() (string, error) { return user.ServiceToken(secret, time.Now()) }
+		if len(secret) > 0 {
+			_, tokenErr = s.facade.ServiceToken() // a bad secret shows now, not at the first call
+		}
+	}
+	return s, errors.Join(env.Err(), originsErr, proxiesErr, tlsErr, tokenErr)
+}
+
 func run(ctx context.Context) error {
-	var settings config.Source
-	var (
-		host       = settings.String("BIND_ADDRESS", "") // all interfaces
-		port       = settings.Int("PORT", 8000)
-		gatewayURL = settings.String("GATEWAY_URL", "http://gateway:8080")
-		origins    = settings.String("CORS_ORIGINS", "")
-		proxies    = settings.String("TRUSTED_PROXIES", "")
-		shopName   = settings.String("SHOP_NAME", "Kiosk")
-	)
-	functions, err := gateway.New(gatewayURL)
-	if err := errors.Join(settings.Err(), err); err != nil {
+	s, err := load()
+	if err != nil {
+		return err
+	}
+	functions, err := gateway.New(s.gatewayURL)
+	if err != nil {
 		return err
 	}
 	defer functions.Close()
-	doorConfig := front.Config{ShopName: shopName}
-	var originsErr, proxiesErr error
-	doorConfig.Origins, originsErr = front.ParseOrigins(origins)
-	doorConfig.TrustedProxies, proxiesErr = front.ParseProxies(proxies)
-	if err := errors.Join(originsErr, proxiesErr); err != nil {
-		return err
-	}
-	door, err := front.New(functions, doorConfig)
+	door, err := front.New(functions, s.door)
 	if err != nil {
 		return err
 	}
+	rpc := facade.New(functions, s.facade)
 
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	httpListener, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(s.port)))
 	if err != nil {
 		return fmt.Errorf("the front door: %w", err)
 	}
-	server := &http.Server{
+	grpcListener, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(s.grpcPort)))
+	if err != nil {
+		return errors.Join(fmt.Errorf("the gRPC facade: %w", err), httpListener.Close())
+	}
+	web := &http.Server{
 		Handler:           door,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
@@ -85,20 +113,31 @@ func run(ctx context.Context) error {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	slog.Info("listening", "http", listener.Addr().String(), "gateway", gatewayURL)
+	served := make(chan error, 2)
+	go func() { served <- web.Serve(httpListener) }()
+	go func() { served <- rpc.Serve(grpcListener) }()
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go rpc.WatchHealth(watching)
+	if s.facade.TrustNetwork {
+		slog.Warn("GRPC_TRUST_NETWORK is on: whoever reaches the gRPC port without authorization metadata may do what an administrator may")
+	}
+	slog.Info("listening", "http", httpListener.Addr().String(), "grpc", grpcListener.Addr().String(),
+		"grpc_tls", s.facade.TLS != nil, "gateway", s.gatewayURL)
 
 	select {
 	case err = <-served: // only a fault ends serving by itself
 	case <-ctx.Done():
 	}
-	door.Stop()
 	slog.Info("stopping")
+	door.Stop()
 	deadline, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
-	if shutdownErr := server.Shutdown(deadline); shutdownErr != nil {
-		err = errors.Join(err, shutdownErr, server.Close())
+	stopped := make(chan struct{})
+	go func() { rpc.Stop(deadline); close(stopped) }()
+	if shutdownErr := web.Shutdown(deadline); shutdownErr != nil {
+		err = errors.Join(err, shutdownErr, web.Close())
 	}
+	<-stopped
 	return err
 }

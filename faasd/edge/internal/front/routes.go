@@ -2,9 +2,10 @@ package front
 
 import (
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 )
 
 // route maps one request of the contract to the function that answers it. This
@@ -35,10 +36,6 @@ var routes = []route{
 	{"PUT", "/api/orders/{id}/status", "orders/{id}/status"},
 	{"POST", "/api/email", "send-email"},
 }
-
-// identifier is a MongoDB ObjectID as the contract writes it; whatever else
-// stands in its place names nothing.
-var identifier = regexp.MustCompile(`^[0-9a-fA-F]{24}$`)
 
 // target is a route with its identifier filled in.
 type target struct {
@@ -77,7 +74,7 @@ func match(pattern, path string) (id string, ok bool) {
 	if ok {
 		id, ok = strings.CutSuffix(id, after)
 	}
-	return id, ok && identifier.MatchString(id)
+	return id, ok && gateway.IsID(id)
 }
 
 // methods lists what a path answers to, for Allow.

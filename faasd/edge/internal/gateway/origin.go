@@ -9,9 +9,15 @@ import (
 )
 
 var (
+	identifier  = regexp.MustCompile(`^[0-9a-fA-F]{24}$`)
 	callID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
 )
+
+// IsID says whether text has the form of an identifier, a MongoDB ObjectID.
+// Whatever else stands in its place names nothing, and no function need be
+// asked.
+func IsID(text string) bool { return identifier.MatchString(text) }
 
 // Origin is the header that tells a function whose call this is: X-Call-Id,
 // traceparent, tracestate (both W3C Trace Context) and, in X-Forwarded-For,

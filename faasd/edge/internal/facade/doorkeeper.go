@@ -1,0 +1,145 @@
+package facade
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+)
+
+// doorkeeper finds out who calls, keeps the log, and survives a panic.
+type doorkeeper struct{ config Config }
+
+// callerKey is where a call's context keeps the header for the functions.
+type callerKey struct{}
+
+func (d doorkeeper) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (response any, err error) {
+	start := time.Now()
+	header, as := d.introduce(ctx)
+	log := slog.With("call_id", header.Get("X-Call-Id"), "traceparent", header.Get("Traceparent"),
+		"client", header.Get("X-Forwarded-For"), "rpc", info.FullMethod)
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			response, err = nil, status.Error(codes.Internal, "internal error")
+		}
+		level := slog.LevelInfo
+		if strings.HasPrefix(info.FullMethod, "/grpc.health.") {
+			level = slog.LevelDebug
+		}
+		log.Log(ctx, level, "answered", "as", as, "code", status.Code(err).String(), "duration_ms", time.Since(start).Milliseconds())
+	}()
+
+	if as == service {
+		token, err := d.config.ServiceToken()
+		if err != nil {
+			log.Error("no token for the service account", "error", err)
+			return nil, status.Error(codes.Internal, "internal error")
+		}
+		header.Set("Authorization", "Bearer "+token)
+	}
+	// The client's deadline is in ctx already; who sets none gets ours.
+	ctx, cancel := context.WithTimeout(ctx, gateway.Timeout)
+	defer cancel()
+	tell(ctx, header, "X-Call-Id")
+	return handle(context.WithValue(ctx, callerKey{}, header), request)
+}
+
+// stream serves reflection and health watches only: the shop has no streams.
+func (d doorkeeper) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			slog.Error("panic", "rpc", info.FullMethod, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = status.Error(codes.Internal, "internal error")
+		}
+	}()
+	return handle(srv, stream)
+}
+
+// How a call is made, for the log.
+const (
+	anonymous = "anonymous"
+	bearer    = "bearer"
+	service   = "service"
+)
+
+// introduce turns a call's metadata into the header that its function sees,
+// and says in which role it comes.
+func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as string) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	first := func(name string) string {
+		if values := md.Get(name); len(values) > 0 {
+			return values[0]
+		}
+		return ""
+	}
+	trusted, client := d.trusts(ctx), peerAddress(ctx)
+	if hops := strings.Split(strings.Join(md.Get("x-forwarded-for"), ","), ","); trusted {
+		// A service of the shop may say for whom it calls, as a proxy would.
+		if hop, err := netip.ParseAddr(strings.TrimSpace(hops[len(hops)-1])); err == nil {
+			client = hop.Unmap().WithZone("").String()
+		}
+	}
+	header = gateway.Origin(first, client)
+	if key := first("idempotency-key"); key != "" {
+		header.Set("Idempotency-Key", key)
+	}
+	// Metadata that is there but wrong is not "no metadata": it stays wrong.
+	if len(md.Get("authorization")) > 0 {
+		header.Set("Authorization", first("authorization"))
+		return header, bearer
+	}
+	if trusted {
+		return header, service
+	}
+	return header, anonymous
+}
+
+// trusts says whether a caller without authorization is one of the shop's own
+// services.
+func (d doorkeeper) trusts(ctx context.Context) bool {
+	if d.config.TrustNetwork {
+		return true
+	}
+	p, _ := peer.FromContext(ctx)
+	if p == nil {
+		return false
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	return ok && len(info.State.VerifiedChains) > 0
+}
+
+func peerAddress(ctx context.Context) string {
+	p, _ := peer.FromContext(ctx)
+	if p == nil {
+		return ""
+	}
+	address, err := netip.ParseAddrPort(p.Addr.String())
+	if err != nil {
+		return p.Addr.String()
+	}
+	return address.Addr().Unmap().WithZone("").String()
+}
+
+// tell hands values of an answer's header to the client as header metadata.
+func tell(ctx context.Context, header http.Header, names ...string) {
+	for _, name := range names {
+		if value := header.Get(name); value != "" {
+			// It fails only where the header is sent already, which no unary call does.
+			_ = grpc.SetHeader(ctx, metadata.Pairs(strings.ToLower(name), value))
+		}
+	}
+}

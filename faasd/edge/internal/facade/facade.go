@@ -1,0 +1,134 @@
+// Package facade lets clients of the shop's gRPC services go on calling them:
+// each method is a call of a function through the gateway, translated. It knows
+// how a message is written in JSON and a problem as a status, and nothing of
+// what either means.
+package facade
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/proto/mailer"
+	"github.com/kiosk-shop/kiosk/proto/pb"
+)
+
+// Functions is what the facade needs of package gateway.
+type Functions interface {
+	Call(context.Context, gateway.Request) *gateway.Answer
+	Ready(context.Context) error
+}
+
+// Config says how callers reach the facade and whom it trusts.
+type Config struct {
+	// TLS is nil for plain text. With ClientCAs, a caller's verified certificate
+	// makes it the service account.
+	TLS *tls.Config
+	// TrustNetwork makes every caller that sends no authorization metadata the
+	// service account.
+	TrustNetwork bool
+	// ServiceToken makes a token of the service account. It is needed with
+	// TrustNetwork or TLS.ClientCAs.
+	ServiceToken func() (string, error)
+}
+
+// Server is the facade on the network.
+type Server struct {
+	grpc      *grpc.Server
+	health    *health.Server
+	functions Functions
+}
+
+// New returns a Server that serves nothing yet.
+func New(functions Functions, config Config) *Server {
+	transport := insecure.NewCredentials()
+	if config.TLS != nil {
+		transport = credentials.NewTLS(config.TLS)
+	}
+	door := doorkeeper{config}
+	s := &Server{
+		functions: functions,
+		health:    health.NewServer(),
+		grpc: grpc.NewServer(
+			grpc.Creds(transport),
+			grpc.ChainUnaryInterceptor(door.unary),
+			grpc.ChainStreamInterceptor(door.stream),
+			grpc.MaxRecvMsgSize(gateway.MaxRequest),
+			grpc.MaxHeaderListSize(64<<10),
+			grpc.MaxConcurrentStreams(256),
+			grpc.ConnectionTimeout(10*time.Second),
+			grpc.WaitForHandlers(true),
+			// Clients may ping every 10 s, as many are set to; more is abuse.
+			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+			grpc.KeepaliveParams(keepalive.ServerParameters{
+				MaxConnectionIdle: 15 * time.Minute,
+				Time:              time.Minute, // so that a client that vanished is noticed
+				Timeout:           20 * time.Second,
+			}),
+		),
+	}
+	f := caller{functions}
+	pb.RegisterUserServiceServer(s.grpc, users{caller: f})
+	pb.RegisterInventoryServiceServer(s.grpc, inventory{caller: f})
+	pb.RegisterOrderServiceServer(s.grpc, orders{caller: f})
+	mailer.RegisterMailerServiceServer(s.grpc, mail{caller: f})
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	return s
+}
+
+// Serve answers on listener until Stop.
+func (s *Server) Serve(listener net.Listener) error { return s.grpc.Serve(listener) }
+
+// WatchHealth keeps grpc.health.v1 at what the gateway says, until ctx ends.
+func (s *Server) WatchHealth(ctx context.Context) {
+	const interval = 2 * time.Second
+	last := healthpb.HealthCheckResponse_UNKNOWN
+	for {
+		now, err := healthpb.HealthCheckResponse_SERVING, s.functions.Ready(ctx)
+		if err != nil {
+			now = healthpb.HealthCheckResponse_NOT_SERVING
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if now != last {
+			slog.Info("gRPC health", "status", now.String(), "error", err)
+			last = now
+		}
+		s.health.SetServingStatus("", now)
+		for service := range s.grpc.GetServiceInfo() {
+			s.health.SetServingStatus(service, now)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(interval):
+		}
+	}
+}
+
+// Stop takes no more calls and waits for those under way until ctx ends, then
+// cancels them.
+func (s *Server) Stop(ctx context.Context) {
+	s.health.Shutdown()
+	done := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+}
