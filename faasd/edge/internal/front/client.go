@@ -36,16 +36,16 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) string {
 	if err != nil {
 		return r.RemoteAddr
 	}
-	client := peer.Addr().Unmap()
+	client := peer.Addr().Unmap().WithZone("")
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && contains(trusted, client); i-- {
 		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
 		if err != nil {
 			break
 		}
-		client = hop.Unmap()
+		client = hop.Unmap().WithZone("")
 	}
-	return client.WithZone("").String()
+	return client.String()
 }
 
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {

@@ -1,0 +1,500 @@
+package front
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+)
+
+const id = "0123456789abcdef01234567"
+
+// fake is the gateway with functions that all answer alike.
+type fake struct {
+	asked  []gateway.Request
+	answer gateway.Answer
+	broken error
+	panics bool
+}
+
+func (f *fake) Call(_ context.Context, r gateway.Request) *gateway.Answer {
+	if f.panics {
+		panic("a bug")
+	}
+	f.asked = append(f.asked, r)
+	answer := f.answer
+	answer.Header = answer.Header.Clone()
+	return &answer
+}
+
+func (f *fake) Ready(context.Context) error { return f.broken }
+
+func open(t *testing.T, config Config) (*Door, *fake) {
+	t.Helper()
+	functions := &fake{answer: gateway.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"a":1}`)}}
+	door, err := New(functions, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return door, functions
+}
+
+func ask(door http.Handler, method, target, body string, header ...string) *http.Response {
+	request := httptest.NewRequest(method, target, strings.NewReader(body))
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		request.Header.Add(name, value)
+	}
+	recorder := httptest.NewRecorder()
+	door.ServeHTTP(recorder, request)
+	return recorder.Result()
+}
+
+// wantProblem checks that an answer is an RFC 9457 problem of its own status.
+func wantProblem(t *testing.T, response *http.Response, status int) {
+	t.Helper()
+	var problem gateway.Problem
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != status || response.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("got %s, %s; want %d", response.Status, response.Header.Get("Content-Type"), status)
+	}
+	if err := json.Unmarshal(body, &problem); err != nil || problem.Status != status || problem.Title == "" || problem.Type == "" {
+		t.Errorf("got %s (%v)", body, err)
+	}
+	if response.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("Cache-Control: %q", response.Header.Get("Cache-Control"))
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	tests := []struct{ method, target, wantMethod, wantFunction, wantQuery string }{
+		{"POST", "/api/users/register", "POST", "register", ""},
+		{"POST", "/api/users/authenticate", "POST", "authenticate", ""},
+		{"POST", "/api/users/refresh", "POST", "authenticate/refresh", ""},
+		{"POST", "/api/users/logout", "POST", "authenticate/logout", ""},
+		{"GET", "/api/users/me", "GET", "users/me", ""},
+		{"PATCH", "/api/users/me", "PATCH", "users/me", ""},
+		{"GET", "/api/users/" + id, "GET", "users/" + id, ""},
+		{"PATCH", "/api/users/" + id, "PATCH", "users/" + id, ""},
+		{"GET", "/api/inventory?category=tea&q=a%20b&sort=-price", "GET", "products", "category=tea&q=a%20b&sort=-price"},
+		{"HEAD", "/api/inventory", "GET", "products", ""},
+		{"POST", "/api/inventory", "POST", "products", ""},
+		{"GET", "/api/inventory/" + id, "GET", "products/" + id, ""},
+		{"PUT", "/api/inventory/" + id, "PUT", "products/" + id, ""},
+		{"DELETE", "/api/inventory/" + id, "DELETE", "products/" + id, ""},
+		{"POST", "/api/orders", "POST", "create-order", ""},
+		{"GET", "/api/orders?user_id=" + id, "GET", "orders", "user_id=" + id},
+		{"GET", "/api/orders/" + id, "GET", "orders/" + id, ""},
+		{"PUT", "/api/orders/" + id + "/status", "PUT", "orders/" + id + "/status", ""},
+		{"POST", "/api/email", "POST", "send-email", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.method+" "+test.target, func(t *testing.T) {
+			door, functions := open(t, Config{})
+			body := `{"x":"ü"}`
+			response := ask(door, test.method, test.target, body)
+			if response.StatusCode != 200 {
+				t.Fatalf("got %s", response.Status)
+			}
+			got := functions.asked[0]
+			if got.Method != test.wantMethod || got.Function != test.wantFunction || got.Query != test.wantQuery || string(got.Body) != body {
+				t.Errorf("asked %s %s?%s with %s", got.Method, got.Function, got.Query, got.Body)
+			}
+			content, err := io.ReadAll(response.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := map[bool]string{true: "", false: `{"a":1}`}[test.method == "HEAD"]; string(content) != want {
+				t.Errorf("answered %q", content)
+			}
+			if response.Header.Get("Content-Length") != "7" {
+				t.Errorf("Content-Length: %q", response.Header.Get("Content-Length"))
+			}
+		})
+	}
+}
+
+func TestNotFound(t *testing.T) {
+	for _, path := range []string{
+		"/api", "/api/", "/api/nothing", "/api/users", "/api/users/", "/api/users/you", "/api/users/%6De",
+		"/api/inventory/", "/api/inventory/1", "/api/inventory/" + id + "0", "/api/inventory/" + id[1:] + "g",
+		"/api/inventory/" + id + "/", "/api//inventory", "/api/inventory/../users/me", "/api/inventory/%2e%2e/orders",
+		"/api/orders/" + id + "/STATUS", "/api/orders/status", "/api/orders//status", "/api/inventory/" + id + "%00",
+		"/API/inventory", "/function/products", "/async-function/send-email", "/system/functions", "/nothing", "/.git/config",
+	} {
+		t.Run(path, func(t *testing.T) {
+			door, functions := open(t, Config{})
+			wantProblem(t, ask(door, "GET", path, ""), 404)
+			if len(functions.asked) > 0 {
+				t.Errorf("asked %v", functions.asked)
+			}
+		})
+	}
+}
+
+func TestMethods(t *testing.T) {
+	allow := map[string]string{
+		"/api/users/register":           "POST",
+		"/api/users/me":                 "GET, HEAD, PATCH",
+		"/api/inventory":                "GET, HEAD, POST",
+		"/api/inventory/" + id:          "DELETE, GET, HEAD, PUT",
+		"/api/orders":                   "GET, HEAD, POST",
+		"/api/orders/" + id:             "GET, HEAD",
+		"/api/orders/" + id + "/status": "PUT",
+		"/api/email":                    "POST",
+		"/healthz":                      "GET, HEAD",
+		"/readyz":                       "GET, HEAD",
+	}
+	for path, want := range allow {
+		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "BREW"} {
+			if strings.Contains(", "+want+",", ", "+method+",") {
+				continue
+			}
+			t.Run(method+" "+path, func(t *testing.T) {
+				door, functions := open(t, Config{})
+				response := ask(door, method, path, "{}")
+				wantProblem(t, response, 405)
+				if got := response.Header.Get("Allow"); got != want {
+					t.Errorf("Allow: %q, want %q", got, want)
+				}
+				if len(functions.asked) > 0 {
+					t.Errorf("asked %v", functions.asked)
+				}
+			})
+		}
+	}
+}
+
+func TestRequestHeaders(t *testing.T) {
+	door, functions := open(t, Config{})
+	ask(door, "POST", "/api/orders", "{}",
+		"Authorization: Bearer token", "Content-Type: application/json", "Idempotency-Key: k", "If-Match: \"1\"", "If-None-Match: \"1\"",
+		"X-Call-Id: mine", "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "User-Agent: shop/1",
+		// Everything from here on is not for a client to say.
+		"X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9", "X-Real-Ip: 203.0.113.9", "X-Function-Path: /admin",
+		"X-Callback-Url: http://169.254.169.254/", "X-Function-Name: x", "X-Function-Status: 200", "X-Start-Time: 1", "X-Timeout: 1ms",
+		"Connection: X-Call-Id", "Te: trailers", "Upgrade: websocket", "Proxy-Authorization: x", "Cookie: a=b", "Transfer-Encoding: chunked",
+	)
+	want := http.Header{
+		"Authorization": {"Bearer token"}, "Content-Type": {"application/json"}, "Idempotency-Key": {"k"}, "If-Match": {`"1"`}, "If-None-Match": {`"1"`},
+		"X-Call-Id": {"mine"}, "Traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}, "User-Agent": {"shop/1"},
+		"X-Forwarded-For": {"192.0.2.1"}, // httptest's client
+	}
+	if got := functions.asked[0].Header; !reflect.DeepEqual(got, want) {
+		t.Errorf("the function saw %v", got)
+	}
+}
+
+func TestAnswerHeaders(t *testing.T) {
+	door, functions := open(t, Config{})
+	functions.answer.Header = http.Header{
+		"Content-Type": {"application/json"}, "Etag": {`"7"`}, "Location": {"/function/products/" + id}, "X-Total-Count": {"3"},
+		"Link":            {`</function/products?page=2>; rel="next", <?page=3>; rel="last"`},
+		"Ratelimit-Limit": {"10"}, "Idempotent-Replayed": {"true"}, "Retry-After": {"3"}, "Www-Authenticate": {"Bearer"},
+		// Not a client's business.
+		"X-Call-Id": {"another"}, "X-Duration-Seconds": {"0.1"}, "X-Start-Time": {"1"}, "X-Served-By": {"openfaas-ce/0.27"}, "Server": {"x"},
+		"Set-Cookie": {"a=b"}, "Access-Control-Allow-Origin": {"*"}, "Connection": {"close"}, "Transfer-Encoding": {"chunked"}, "Content-Length": {"999"},
+	}
+	got := ask(door, "GET", "/api/inventory", "").Header
+	if got.Get("X-Call-Id") == "another" || got.Get("X-Call-Id") == "" {
+		t.Errorf("X-Call-Id: %q", got.Get("X-Call-Id"))
+	}
+	got.Del("X-Call-Id")
+	want := http.Header{
+		"Content-Type": {"application/json"}, "Etag": {`"7"`}, "Location": {"/api/inventory/" + id}, "X-Total-Count": {"3"},
+		"Link":            {`</api/inventory?page=2>; rel="next", <?page=3>; rel="last"`},
+		"Ratelimit-Limit": {"10"}, "Idempotent-Replayed": {"true"}, "Retry-After": {"3"}, "Www-Authenticate": {"Bearer"},
+		"Content-Length": {"7"}, "Cache-Control": {"no-cache"},
+		"X-Content-Type-Options": {"nosniff"}, "X-Frame-Options": {"DENY"}, "Referrer-Policy": {"no-referrer"},
+		"Cross-Origin-Opener-Policy": {"same-origin"}, "Content-Security-Policy": {"default-src 'none'; frame-ancestors 'none'"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the client saw %v", got)
+	}
+}
+
+func TestCaching(t *testing.T) {
+	tests := []struct {
+		method, path, function string
+		status                 int
+		want                   string
+	}{
+		{"GET", "/api/inventory", "", 200, "no-cache"},
+		{"GET", "/api/inventory/" + id, "", 304, "no-cache"},
+		{"GET", "/api/inventory/" + id, "", 404, "no-store"},
+		{"GET", "/api/inventory", "max-age=5", 200, "max-age=5"},
+		{"PUT", "/api/inventory/" + id, "", 200, "no-store"},
+		{"GET", "/api/users/me", "", 200, "no-store"},
+		{"GET", "/api/orders", "", 200, "no-store"},
+		{"POST", "/api/users/authenticate", "", 200, "no-store"},
+	}
+	for _, test := range tests {
+		door, functions := open(t, Config{})
+		functions.answer.Status = test.status
+		if test.function != "" {
+			functions.answer.Header.Set("Cache-Control", test.function)
+		}
+		response := ask(door, test.method, test.path, "")
+		if got := response.Header.Get("Cache-Control"); got != test.want || response.StatusCode != test.status {
+			t.Errorf("%s %s, %d: got %s, Cache-Control %q, want %q", test.method, test.path, test.status, response.Status, got, test.want)
+		}
+	}
+}
+
+func TestEveryAnswerHasACallID(t *testing.T) {
+	door, functions := open(t, Config{})
+	form := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	for _, path := range []string{"/api/inventory", "/api/nothing", "/healthz", "/nothing"} {
+		for offered, kept := range map[string]bool{"": false, "abc-1": true, "a b": false, strings.Repeat("x", 65): false} {
+			functions.asked = nil
+			got := ask(door, "GET", path, "", "X-Call-Id: "+offered).Header.Get("X-Call-Id")
+			if !form.MatchString(got) || (got == offered) != kept {
+				t.Errorf("%s offered %q: got %q", path, offered, got)
+			}
+			if len(functions.asked) > 0 && functions.asked[0].Header.Get("X-Call-Id") != got {
+				t.Errorf("the function saw another call id")
+			}
+		}
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	proxies, err := ParseProxies("10.0.0.0/8, 192.0.2.7,fd00::/8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, peer string
+		forwarded  []string
+		trusted    []netip.Prefix
+		want       string
+	}{
+		{"no proxies: nobody is believed", "10.1.1.1:5", []string{"203.0.113.9"}, nil, "10.1.1.1"},
+		{"a stranger is not believed", "198.51.100.1:5", []string{"203.0.113.9"}, proxies, "198.51.100.1"},
+		{"a proxy is", "10.1.1.1:5", []string{"203.0.113.9"}, proxies, "203.0.113.9"},
+		{"but not what it was told", "10.1.1.1:5", []string{"8.8.8.8, 203.0.113.9"}, proxies, "203.0.113.9"},
+		{"two proxies", "10.1.1.1:5", []string{"8.8.8.8", "203.0.113.9, 192.0.2.7"}, proxies, "203.0.113.9"},
+		{"only proxies", "10.1.1.1:5", []string{"10.2.2.2"}, proxies, "10.2.2.2"},
+		{"a proxy that says nothing", "10.1.1.1:5", nil, proxies, "10.1.1.1"},
+		{"a proxy that says nonsense", "10.1.1.1:5", []string{"203.0.113.9, unknown"}, proxies, "10.1.1.1"},
+		{"IPv6", "[fd00::1%eth0]:5", []string{"2001:db8::1"}, proxies, "2001:db8::1"},
+		{"IPv4 in IPv6", "[::ffff:10.1.1.1]:5", []string{"::ffff:203.0.113.9"}, proxies, "203.0.113.9"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.RemoteAddr = test.peer
+			r.Header["X-Forwarded-For"] = test.forwarded
+			if got := clientAddress(r, test.trusted); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+	for _, list := range []string{"proxy", "10.0.0.0/33", "10.0.0.1;10.0.0.2"} {
+		if _, err := ParseProxies(list); err == nil {
+			t.Errorf("%q was taken", list)
+		}
+	}
+}
+
+func TestCORS(t *testing.T) {
+	origins, err := ParseOrigins("https://shop.example, http://localhost:3000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	preflight := []string{"Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: authorization"}
+	tests := []struct {
+		name    string
+		origins []string
+		origin  string
+		want    string
+	}{
+		{"off", nil, "https://shop.example", ""},
+		{"allowed", origins, "https://shop.example", "https://shop.example"},
+		{"not allowed", origins, "https://evil.example", ""},
+		{"another port", origins, "http://localhost:3001", ""},
+		{"null", origins, "null", ""},
+		{"all", []string{"*"}, "https://evil.example", "*"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			door, functions := open(t, Config{Origins: test.origins})
+			got := ask(door, "GET", "/api/inventory", "", "Origin: "+test.origin).Header
+			if got.Get("Access-Control-Allow-Origin") != test.want || got.Get("Access-Control-Allow-Credentials") != "" {
+				t.Errorf("answer: %v", got)
+			}
+			if (got.Get("Vary") == "Origin") != (test.origins != nil) || (got.Get("Access-Control-Expose-Headers") != "") != (test.want != "") {
+				t.Errorf("answer: %v", got)
+			}
+			if refused := ask(door, "GET", "/api/nothing", "", "Origin: "+test.origin); refused.StatusCode != 404 {
+				t.Errorf("unknown path: %s", refused.Status)
+			}
+			asked := len(functions.asked)
+			response := ask(door, "OPTIONS", "/api/inventory/"+id, "", append(preflight, "Origin: "+test.origin)...)
+			if test.want == "" {
+				wantProblem(t, response, 405)
+			} else if response.StatusCode != 204 || response.Header.Get("Access-Control-Allow-Methods") != "DELETE, GET, HEAD, PUT" ||
+				!strings.Contains(response.Header.Get("Access-Control-Allow-Headers"), "Authorization") {
+				t.Errorf("preflight: %s %v", response.Status, response.Header)
+			}
+			if len(functions.asked) != asked {
+				t.Error("a preflight reached a function")
+			}
+		})
+	}
+	for _, list := range []string{"shop.example", "https://shop.example/", "https://shop.example/x", "https://"} {
+		if _, err := ParseOrigins(list); err == nil {
+			t.Errorf("%q was taken", list)
+		}
+	}
+}
+
+func TestBodyLimit(t *testing.T) {
+	door, functions := open(t, Config{})
+	server := httptest.NewServer(door)
+	defer server.Close()
+	send := func(size int, chunked bool) *http.Response {
+		var body io.Reader = bytes.NewReader(make([]byte, size))
+		if chunked {
+			body = struct{ io.Reader }{body}
+		}
+		request, err := http.NewRequest("POST", server.URL+"/api/orders", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As careful clients do, so that an early refusal is not lost in a reset.
+		request.Header.Set("Expect", "100-continue")
+		response, err := (&http.Transport{ExpectContinueTimeout: 5 * time.Second, DisableKeepAlives: true}).RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { response.Body.Close() })
+		return response
+	}
+	for _, chunked := range []bool{false, true} {
+		functions.asked = nil
+		if response := send(gateway.MaxRequest, chunked); response.StatusCode != 200 || len(functions.asked) != 1 || len(functions.asked[0].Body) != gateway.MaxRequest {
+			t.Errorf("1 MiB, chunked %v: got %s", chunked, response.Status)
+		}
+		functions.asked = nil
+		wantProblem(t, send(gateway.MaxRequest+1, chunked), 413)
+		if len(functions.asked) > 0 {
+			t.Error("a body too large reached a function")
+		}
+	}
+}
+
+func TestBodyBrokenOff(t *testing.T) {
+	door, functions := open(t, Config{})
+	server := httptest.NewServer(door)
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /api/orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"items\":"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 400 ")) {
+		t.Errorf("got %.60q, %v", answer, err)
+	}
+	if len(functions.asked) > 0 {
+		t.Error("half a request reached a function")
+	}
+}
+
+func TestHealth(t *testing.T) {
+	door, functions := open(t, Config{})
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if response := ask(door, "GET", path, ""); response.StatusCode != 200 {
+			t.Errorf("%s: %s", path, response.Status)
+		}
+	}
+	functions.broken = errors.New("connection refused to gateway 10.0.0.7")
+	if response := ask(door, "GET", "/healthz", ""); response.StatusCode != 200 {
+		t.Errorf("healthz without a gateway: %s", response.Status)
+	}
+	wantProblem(t, ask(door, "GET", "/readyz", ""), 503)
+	functions.broken = nil
+	door.Stop()
+	wantProblem(t, ask(door, "GET", "/healthz", ""), 503)
+	wantProblem(t, ask(door, "GET", "/readyz", ""), 503)
+}
+
+// logged collects what is logged while a test runs.
+func logged(t *testing.T) *lockedBuffer {
+	old := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(old) })
+	var log lockedBuffer
+	slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+	return &log
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func TestAccessLog(t *testing.T) {
+	log := logged(t)
+	door, _ := open(t, Config{})
+	ask(door, "GET", "/api/orders?token=query-secret", `{"password":"body-secret"}`, "Authorization: Bearer header-secret", "X-Call-Id: call-1")
+	var line struct {
+		Msg, Method, Path, Client string
+		CallID                    string `json:"call_id"`
+		Status, Bytes             int
+	}
+	if err := json.Unmarshal(log.b.Bytes(), &line); err != nil {
+		t.Fatalf("%v in %s", err, log.b.String())
+	}
+	if line.Msg != "answered" || line.Method != "GET" || line.Path != "/api/orders" || line.Client != "192.0.2.1" || line.CallID != "call-1" || line.Status != 200 || line.Bytes != 7 {
+		t.Errorf("logged %s", log.b.String())
+	}
+	if strings.Contains(log.b.String(), "secret") {
+		t.Errorf("the log holds a secret: %s", log.b.String())
+	}
+}
+
+func TestPanic(t *testing.T) {
+	log := logged(t)
+	door, functions := open(t, Config{})
+	functions.panics = true
+	wantProblem(t, ask(door, "GET", "/api/orders", ""), 500)
+	if !strings.Contains(log.b.String(), "a bug") || !strings.Contains(log.b.String(), `"status":500`) {
+		t.Errorf("logged %s", log.b.String())
+	}
+}
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
+}

@@ -1,0 +1,232 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func open(t *testing.T, handler http.HandlerFunc) *Client {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	client, err := New(server.URL + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+func TestAnswers(t *testing.T) {
+	const problem = `{"type":"about:blank","title":"T","status":404,"detail":"D"}`
+	tests := []struct {
+		name        string
+		status      int
+		contentType string
+		header      string // one more
+		body        string
+		want        int
+		retryAfter  string
+	}{
+		{name: "an answer", status: 200, contentType: "application/json", body: "{}", want: 200},
+		{name: "unchanged", status: 304, want: 304},
+		{name: "the function's refusal", status: 404, contentType: "application/problem+json", body: problem, want: 404},
+		{name: "with a charset", status: 422, contentType: "application/problem+json; charset=utf-8", body: problem, want: 422},
+		{name: "the function's own fault", status: 500, contentType: "application/problem+json", body: problem, want: 500},
+		{name: "the function cannot", status: 503, contentType: "application/problem+json", header: "Retry-After: 7", body: problem, want: 503, retryAfter: "7"},
+		{name: "the function cannot and does not say until when", status: 503, contentType: "application/problem+json", body: problem, want: 503, retryAfter: "2"},
+		{name: "the function ran out of time", status: 504, contentType: "application/problem+json", body: problem, want: 504},
+		{name: "a rate limit", status: 429, contentType: "application/problem+json", header: "RateLimit-Limit: 5", body: problem, want: 429},
+		{name: "max_inflight of the template", status: 429, contentType: "application/problem+json", body: problem, want: 503, retryAfter: "1"},
+		{name: "max_inflight of a watchdog", status: 429, contentType: "text/plain", body: "Concurrent request limit exceeded", want: 503, retryAfter: "1"},
+		{name: "no such function", status: 404, contentType: "text/plain", body: "server returned non-200 status code (404) for function, products", want: 503, retryAfter: "2"},
+		{name: "a task that is only starting", status: 500, contentType: "text/plain", body: "Can't reach service for: products.", want: 503, retryAfter: "2"},
+		{name: "bad gateway", status: 502, body: "bad gateway", want: 503, retryAfter: "2"},
+		{name: "a gateway that is busy", status: 503, body: "busy", want: 503, retryAfter: "2"},
+		{name: "the gateway ran out of time", status: 504, body: "timeout", want: 504},
+		{name: "a redirect", status: 302, header: "Location: http://elsewhere.example/", want: 503, retryAfter: "2"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			client := open(t, func(w http.ResponseWriter, r *http.Request) {
+				if test.contentType != "" {
+					w.Header().Set("Content-Type", test.contentType)
+				}
+				if name, value, ok := strings.Cut(test.header, ": "); ok {
+					w.Header().Set(name, value)
+				}
+				w.WriteHeader(test.status)
+				_, _ = io.WriteString(w, test.body)
+			})
+			answer := client.Call(t.Context(), Request{Method: "GET", Function: "products"})
+			if answer.Status != test.want || answer.Header.Get("Retry-After") != test.retryAfter {
+				t.Errorf("got %d, Retry-After %q", answer.Status, answer.Header.Get("Retry-After"))
+			}
+			if test.want >= 400 {
+				kind, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";")
+				if kind != "application/problem+json" || answer.Problem().Title == "" {
+					t.Errorf("got a %s: %s", kind, answer.Body)
+				}
+			}
+			if test.want != test.status && strings.Contains(string(answer.Body), "function") {
+				t.Errorf("the client sees what only the log should: %s", answer.Body)
+			}
+		})
+	}
+}
+
+// TestBroken breaks the connection in every place where it can.
+func TestBroken(t *testing.T) {
+	hijack := func(write string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			_, _ = io.WriteString(conn, write)
+			conn.Close()
+		}
+	}
+	tests := map[string]http.HandlerFunc{
+		"before the answer":       hijack(""),
+		"within the header":       hijack("HTTP/1.1 200 OK\r\nContent-Ty"),
+		"within the body":         hijack("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[1,2"),
+		"within a chunk":          hijack("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n[1,2"),
+		"no HTTP at all":          hijack("220 smtp.example ESMTP\r\n"),
+		"an answer without bound": func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, io.LimitReader(zeros{}, maxAnswer+1)) },
+	}
+	for name, handler := range tests {
+		t.Run(name, func(t *testing.T) {
+			answer := open(t, handler).Call(t.Context(), Request{Method: "POST", Function: "create-order", Body: []byte("{}")})
+			if answer.Status != 503 || answer.Header.Get("Retry-After") == "" {
+				t.Errorf("got %d %v", answer.Status, answer.Header)
+			}
+		})
+	}
+	t.Run("nobody listens", func(t *testing.T) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener.Close()
+		client, err := New("http://" + listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer := client.Call(t.Context(), Request{Method: "GET", Function: "products"}); answer.Status != 503 {
+			t.Errorf("got %d", answer.Status)
+		}
+		if client.Ready(t.Context()) == nil {
+			t.Error("ready without a gateway")
+		}
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestDeadline(t *testing.T) {
+	seen := make(chan string, 1)
+	client := open(t, func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.Header.Get("X-Timeout")
+		<-r.Context().Done()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != 504 {
+		t.Errorf("got %d", answer.Status)
+	}
+	if told, err := time.ParseDuration(<-seen); err != nil || told <= 0 || told > 100*time.Millisecond {
+		t.Errorf("the function was told %v, %v", told, err)
+	}
+
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { <-seen; cancel() }()
+	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != StatusClientClosedRequest {
+		t.Errorf("a caller that went away: got %d", answer.Status)
+	}
+}
+
+func TestTooManyCalls(t *testing.T) {
+	client := open(t, func(http.ResponseWriter, *http.Request) {})
+	client.calls = make(chan struct{}, 1)
+	client.calls <- struct{}{}
+	if answer := client.Call(t.Context(), Request{Method: "GET", Function: "orders"}); answer.Status != 503 || answer.Header.Get("Retry-After") != "1" {
+		t.Errorf("got %d %v", answer.Status, answer.Header)
+	}
+	<-client.calls
+	if answer := client.Call(t.Context(), Request{Method: "GET", Function: "orders"}); answer.Status != 200 {
+		t.Errorf("got %d once there is room", answer.Status)
+	}
+}
+
+func TestReady(t *testing.T) {
+	status := http.StatusOK
+	client := open(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			t.Errorf("asked %s", r.URL.Path)
+		}
+		w.WriteHeader(status)
+	})
+	if err := client.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	status = http.StatusServiceUnavailable
+	if client.Ready(t.Context()) == nil {
+		t.Error("ready although the gateway is not")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, base := range []string{"", "gateway:8080", "//gateway", "ftp://gateway", "http://gateway?x=1", "http://%zz"} {
+		if _, err := New(base); err == nil {
+			t.Errorf("%q was taken", base)
+		}
+	}
+}
+
+func TestOrigin(t *testing.T) {
+	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	tests := []struct {
+		name                string
+		id, parent, state   string
+		keepsID, keepsTrace bool
+	}{
+		{name: "nothing offered"},
+		{name: "well-formed", id: "4f0c8f1e-6d2b-4a55-9f0a-1c2d3e4f5a6b", parent: parent, state: "a=1", keepsID: true, keepsTrace: true},
+		{name: "a later version", id: "x", parent: strings.Replace(parent, "00", "01", 1) + "-more", keepsID: true, keepsTrace: true},
+		{name: "forged log lines", id: "a\nlevel=ERROR", parent: parent + "\n"},
+		{name: "too long", id: strings.Repeat("a", 65), parent: parent + strings.Repeat("0", 300)},
+		{name: "markup", id: "<script>", parent: "<script>"},
+		{name: "no trace", parent: "00-" + strings.Repeat("0", 32) + "-00f067aa0ba902b7-01", state: "a=1"},
+		{name: "no span", parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-" + strings.Repeat("0", 16) + "-01"},
+		{name: "a version that cannot be", parent: "ff" + parent[2:]},
+		{name: "version 0 with more", parent: parent + "-more"},
+		{name: "upper case", parent: strings.ToUpper(parent)},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			offered := http.Header{"X-Call-Id": {test.id}, "Traceparent": {test.parent}, "Tracestate": {test.state}}
+			h := Origin(offered.Get, "192.0.2.1")
+			if id := h.Get("X-Call-Id"); !callID.MatchString(id) || (id == test.id) != test.keepsID {
+				t.Errorf("call id %q", id)
+			}
+			if p := h.Get("Traceparent"); !validParent(p) || (p == test.parent) != test.keepsTrace {
+				t.Errorf("traceparent %q", p)
+			}
+			if state := h.Get("Tracestate"); state != "" && !test.keepsTrace {
+				t.Errorf("tracestate %q without its parent", state)
+			}
+			if h.Get("X-Forwarded-For") != "192.0.2.1" {
+				t.Errorf("X-Forwarded-For %q", h.Get("X-Forwarded-For"))
+			}
+		})
+	}
+}
