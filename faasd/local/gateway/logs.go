@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/openfaas/faas-provider/logs"
+)
+
+const (
+	ringLines   = 2000    // of a function, kept in memory for /system/logs
+	ringBytes   = 1 << 20 // and at most this much of them is read back after a restart
+	maxLogLine  = 16 << 10
+	followLimit = time.Hour
+)
+
+// logStore has the logs of all functions, by name.
+type logStore struct {
+	dir   string        // the files, one a function
+	close chan struct{} // closed when followers must go
+
+	mu    sync.Mutex
+	rings map[string]*logRing
+}
+
+// ring is the function's log; it outlives the function, so that one can read
+// why it went.
+func (s *logStore) ring(name string) *logRing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r, ok := s.rings[name]; ok {
+		return r
+	}
+	r := &logRing{name: name, change: make(chan struct{})}
+	path := filepath.Join(s.dir, "fn-"+name+".log")
+	r.load(path)
+	file, err := process.OpenLog(path)
+	if err != nil {
+		slog.Error("a function's log is kept in memory only", "function", name, "error", err)
+	}
+	r.file = file
+	s.rings[name] = r
+	return r
+}
+
+// find is the log of a function that has one.
+func (s *logStore) find(name string) (*logRing, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.rings[name]
+	return r, ok
+}
+
+// Query implements logs.Requester.
+func (s *logStore) Query(ctx context.Context, req logs.Request) (<-chan logs.Message, error) {
+	name, err := functionName(req.Name, req.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	r, ok := s.find(name)
+	if !ok {
+		return nil, fmt.Errorf("function %s has no log", name)
+	}
+	out := make(chan logs.Message)
+	go func() {
+		defer close(out)
+		lines, next, change := r.since(0)
+		var selected []logs.Message
+		for _, m := range lines {
+			if (req.Instance == "" || req.Instance == m.Instance) && (req.Since == nil || !m.Timestamp.Before(*req.Since)) {
+				selected = append(selected, m)
+			}
+		}
+		if req.Tail > 0 && len(selected) > req.Tail {
+			selected = selected[len(selected)-req.Tail:]
+		}
+		for {
+			for _, m := range selected {
+				select {
+				case out <- m:
+				case <-ctx.Done():
+					return
+				case <-s.close:
+					return
+				}
+			}
+			if !req.Follow {
+				return
+			}
+			select {
+			case <-change:
+			case <-ctx.Done():
+				return
+			case <-s.close:
+				return
+			}
+			lines, next, change = r.since(next)
+			selected = selected[:0]
+			for _, m := range lines {
+				if req.Instance == "" || req.Instance == m.Instance {
+					selected = append(selected, m)
+				}
+			}
+		}
+	}()
+	return out, nil
+}
+
+// logRing is the newest lines of one function.
+type logRing struct {
+	name string
+	file io.Writer
+
+	mu     sync.Mutex
+	lines  []logs.Message
+	first  int           // the number of lines[0], counted from the start
+	change chan struct{} // closed at the next line
+}
+
+func (r *logRing) add(instance, text string) {
+	m := logs.Message{Name: r.name, Namespace: namespace, Instance: instance, Timestamp: time.Now().UTC(), Text: text}
+	if r.file != nil {
+		_, _ = fmt.Fprintf(r.file, "%s %s %s\n", m.Timestamp.Format(time.RFC3339Nano), instance, text)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.append(m)
+	close(r.change)
+	r.change = make(chan struct{})
+}
+
+func (r *logRing) append(m logs.Message) {
+	if len(r.lines) == 2*ringLines { // move seldom, not at every line
+		r.lines = append(r.lines[:0:0], r.lines[ringLines:]...)
+		r.first += ringLines
+	}
+	r.lines = append(r.lines, m)
+}
+
+// since returns what is kept from line number n on, the number that follows,
+// and what is closed when there is more.
+func (r *logRing) since(n int) ([]logs.Message, int, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	end := r.first + len(r.lines)
+	start := max(n, r.first, end-ringLines)
+	return r.lines[start-r.first : len(r.lines) : len(r.lines)], end, r.change
+}
+
+// load reads back the end of what an earlier gateway wrote.
+func (r *logRing) load(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > ringBytes {
+		_, _ = f.Seek(-ringBytes, io.SeekEnd)
+	}
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 2*maxLogLine)
+	for lines.Scan() {
+		stamp, rest, _ := strings.Cut(lines.Text(), " ")
+		instance, text, ok := strings.Cut(rest, " ")
+		at, err := time.Parse(time.RFC3339Nano, stamp)
+		if !ok || err != nil {
+			continue // the first one may be cut
+		}
+		r.append(logs.Message{Name: r.name, Namespace: namespace, Instance: instance, Timestamp: at, Text: text})
+	}
+}
+
+// lineWriter cuts a process's output into lines.
+type lineWriter struct {
+	line func(string)
+	rest []byte
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			break
+		}
+		w.emit(append(w.rest, p[:i]...))
+		p = p[i+1:]
+	}
+	w.rest = append(w.rest, p...)
+	if len(w.rest) > maxLogLine {
+		w.flush()
+	}
+	return n, nil
+}
+
+func (w *lineWriter) flush() {
+	if len(w.rest) > 0 {
+		w.emit(w.rest)
+	}
+}
+
+func (w *lineWriter) emit(text []byte) {
+	w.rest = w.rest[:0]
+	for len(text) > maxLogLine {
+		w.line(strings.ToValidUTF8(string(text[:maxLogLine]), "\uFFFD"))
+		text = text[maxLogLine:]
+	}
+	w.line(strings.ToValidUTF8(strings.TrimSuffix(string(text), "\r"), "\uFFFD"))
+}

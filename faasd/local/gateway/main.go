@@ -1,0 +1,139 @@
+// Command gateway is the local box's OpenFaaS: gateway and provider in one
+// process, with the API that faas-cli speaks. A function runs as a process of
+// its own, several where it is scaled; there are no containers.
+//
+// It is a part of `make run`, which starts and configures it. Settings carry
+// the names of OpenFaaS's own gateway and provider where those have one.
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/openfaas/faas-provider/auth"
+	"github.com/openfaas/faas-provider/types"
+)
+
+const (
+	// drainGrace is how long requests in flight have when the gateway stops,
+	// shutdownGrace how long the replicas have after that. The whole box stops
+	// within 10 s.
+	drainGrace    = 2 * time.Second
+	shutdownGrace = 2500 * time.Millisecond
+)
+
+func main() {
+	dir := flag.String("dir", "", "folder of what the gateway keeps")
+	logDir := flag.String("logs", "", "folder of the functions' logs")
+	fd := flag.Uint("listener", 0, "descriptor of a listening socket to take over, instead of opening one")
+	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	flag.Parse()
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	log.SetOutput(slog.NewLogLogger(slog.Default().Handler(), slog.LevelInfo).Writer())
+	if *withParent {
+		process.ExitWithParent()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *dir, *logDir, *fd); err != nil {
+		slog.Error("the gateway stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+// listen takes over the socket that the supervisor holds: connections wait in
+// it while one gateway ends and the next one starts, and nobody is refused.
+func listen(fd uint) (net.Listener, error) {
+	if fd == 0 {
+		return net.Listen("tcp", net.JoinHostPort(cmp.Or(os.Getenv("bind_address"), "127.0.0.1"), cmp.Or(os.Getenv("port"), "8080")))
+	}
+	file := os.NewFile(uintptr(fd), "listener")
+	if file == nil {
+		return nil, fmt.Errorf("descriptor %d is not open", fd)
+	}
+	defer file.Close()
+	return net.FileListener(file)
+}
+
+func run(ctx context.Context, dir, logDir string, fd uint) error {
+	if dir == "" || logDir == "" {
+		return errors.New("-dir and -logs are needed")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	reader := auth.ReadBasicAuthFromDisk{SecretMountPath: os.Getenv("secret_mount_path")}
+	credentials, err := reader.Read()
+	if err != nil {
+		return err
+	}
+	functionEnv := map[string]string{}
+	if text := os.Getenv("function_environment"); text != "" {
+		if err := json.Unmarshal([]byte(text), &functionEnv); err != nil {
+			return fmt.Errorf("function_environment: %w", err)
+		}
+	}
+	natsPort, err := strconv.Atoi(cmp.Or(os.Getenv("faas_nats_port"), "4222"))
+	if err != nil {
+		return fmt.Errorf("faas_nats_port: %w", err)
+	}
+	listener, err := listen(fd)
+	if err != nil {
+		return err
+	}
+	queue := &queue{}
+	g, err := openGateway(root, dir, logDir, functionEnv, queue)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	go queue.connect(ctx, cmp.Or(os.Getenv("faas_nats_address"), "127.0.0.1"), natsPort, cmp.Or(os.Getenv("faas_nats_cluster_name"), "faas-cluster"))
+
+	// A request's whole way: OpenFaaS's default for upstream_timeout.
+	upstream := types.ParseIntOrDurationValue(os.Getenv("upstream_timeout"), 65*time.Second)
+	server := &http.Server{
+		Handler:           g.routes(credentials, newInvoker(g, upstream)),
+		ReadHeaderTimeout: 15 * time.Second,
+		ReadTimeout:       upstream + 5*time.Second,
+		WriteTimeout:      buildTimeout, // a deployment builds; invocations end at upstream_timeout
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	slog.Info("listening", "address", listener.Addr().String())
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		slog.Info("stopping")
+		close(g.logs.close)
+		drain, cancel := context.WithTimeout(context.Background(), drainGrace)
+		defer cancel()
+		err = server.Shutdown(drain)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
+		}
+	}
+	g.stop()
+	return err
+}

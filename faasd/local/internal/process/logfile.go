@@ -1,0 +1,69 @@
+package process
+
+import (
+	"os"
+	"sync"
+)
+
+// maxLogFile bounds a log file in bytes. One older file is kept beside it, so
+// a part never takes more than twice this.
+const maxLogFile = 8 << 20
+
+// LogFile is an append-only file that starts over at maxLogFile bytes and
+// keeps what it held until then as NAME.1. Its writes never fail: a full disk
+// must not stop the part that logs.
+type LogFile struct {
+	path string
+	mu   sync.Mutex
+	file *os.File
+	size int64
+}
+
+// OpenLog opens the file for appending. Only its owner can read it: a part's
+// output may quote requests.
+func OpenLog(path string) (*LogFile, error) {
+	l := &LogFile{path: path}
+	return l, l.open()
+}
+
+func (l *LogFile) open() error {
+	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return err
+	}
+	l.file, l.size = f, info.Size()
+	return nil
+}
+
+func (l *LogFile) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil && l.size > 0 && l.size+int64(len(p)) > maxLogFile {
+		_ = l.file.Close()
+		l.file = nil
+		_ = os.Rename(l.path, l.path+".1")
+	}
+	if l.file == nil && l.open() != nil {
+		return len(p), nil
+	}
+	n, _ := l.file.Write(p)
+	l.size += int64(n)
+	return len(p), nil
+}
+
+// Close closes the file; a later write opens it again.
+func (l *LogFile) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file = nil
+	return err
+}
