@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"maps"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain lets the tests start the real command: this binary, told to be it.
+func TestMain(m *testing.M) {
+	if os.Getenv("EDGE_TEST_RUN_MAIN") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// process is the command, running.
+type process struct {
+	*exec.Cmd
+	stdin io.Closer
+	lines *bufio.Scanner // what it logs
+}
+
+// start runs the command with random ports and these settings beside.
+func start(t *testing.T, arguments []string, settings ...string) *process {
+	t.Helper()
+	command := exec.Command(os.Args[0], arguments...)
+	command.Env = append([]string{
+		"EDGE_TEST_RUN_MAIN=1", "BIND_ADDRESS=127.0.0.1", "PORT=0", "GRPC_PORT=0", "GATEWAY_URL=http://127.0.0.1:1",
+		"secret_mount_path=" + t.TempDir(),
+	}, settings...)
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr, err := command.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = command.Process.Kill(); _ = command.Wait() })
+	return &process{Cmd: command, stdin: stdin, lines: bufio.NewScanner(stderr)}
+}
+
+// until reads the log up to a message and returns that line.
+func (p *process) until(t *testing.T, message string) map[string]any {
+	t.Helper()
+	for p.lines.Scan() {
+		line := make(map[string]any)
+		if json.Unmarshal(p.lines.Bytes(), &line) == nil && line["msg"] == message {
+			return line
+		}
+	}
+	t.Fatalf("it never logged %q", message)
+	return nil
+}
+
+// wait returns the exit code and what was logged to the end.
+func (p *process) wait(t *testing.T) (int, string) {
+	t.Helper()
+	var log bytes.Buffer
+	for p.lines.Scan() {
+		log.Write(p.lines.Bytes())
+		log.WriteByte('\n')
+	}
+	_ = p.Wait() // the exit code says it
+	return p.ProcessState.ExitCode(), log.String()
+}
+
+func TestLifeCycle(t *testing.T) {
+	calls := make(chan bool)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			calls <- true
+			<-calls
+			_, _ = io.WriteString(w, "[]")
+		}
+	}))
+	defer web.Close()
+	ends := map[string]struct {
+		arguments []string
+		end       func(*process) error
+	}{
+		"SIGTERM":       {nil, func(p *process) error { return p.Process.Signal(syscall.SIGTERM) }},
+		"SIGINT":        {nil, func(p *process) error { return p.Process.Signal(syscall.SIGINT) }},
+		"parent's exit": {[]string{"--exit-with-parent"}, func(p *process) error { return p.stdin.Close() }},
+	}
+	for name, test := range ends {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, test.arguments, "GATEWAY_URL="+web.URL)
+			base := "http://" + p.until(t, "listening")["http"].(string)
+			for _, path := range []string{"/healthz", "/readyz"} {
+				response, err := http.Get(base + path)
+				if err != nil || response.StatusCode != 200 {
+					t.Fatalf("%s: %v, %v", path, response, err)
+				}
+				response.Body.Close()
+			}
+			// A request under way is finished.
+			answered := make(chan int, 1)
+			go func() {
+				response, err := http.Get(base + "/api/inventory")
+				if err != nil {
+					answered <- 0
+					return
+				}
+				response.Body.Close()
+				answered <- response.StatusCode
+			}()
+			<-calls
+			stopping := time.Now()
+			if err := test.end(p); err != nil {
+				t.Fatal(err)
+			}
+			p.until(t, "stopping")
+			calls <- true
+			if status := <-answered; status != 200 {
+				t.Errorf("the request under way: %d", status)
+			}
+			if code, log := p.wait(t); code != 0 || time.Since(stopping) > 8*time.Second {
+				t.Errorf("exit code %d after %s: %s", code, time.Since(stopping), log)
+			}
+		})
+	}
+}
+
+// TestStandardInput closes it without --exit-with-parent, as a service manager
+// does.
+func TestStandardInput(t *testing.T) {
+	p := start(t, nil)
+	base := "http://" + p.until(t, "listening")["http"].(string)
+	if err := p.stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.Get(base + "/healthz")
+	if err != nil || response.StatusCode != 200 {
+		t.Fatalf("%v, %v", response, err)
+	}
+	response.Body.Close()
+}
+
+func TestTrustIsAnnounced(t *testing.T) {
+	p := start(t, nil, "GRPC_TRUST_NETWORK=true", "JWT_SECRET="+strings.Repeat("s", 32))
+	for p.lines.Scan() {
+		if strings.Contains(p.lines.Text(), `"level":"WARN"`) && strings.Contains(p.lines.Text(), "GRPC_TRUST_NETWORK") {
+			return
+		}
+		if strings.Contains(p.lines.Text(), `"listening"`) {
+			break
+		}
+	}
+	t.Error("no warning")
+}
+
+func TestSettingsRefused(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, taken, _ := net.SplitHostPort(listener.Addr().String())
+	files := newFiles(t)
+	tests := map[string]struct{ settings, want string }{
+		"a port that is taken":           {"PORT=" + taken, "address already in use"},
+		"a gRPC port that is taken":      {"GRPC_PORT=" + taken, "address already in use"},
+		"a port that is no number":       {"PORT=http", "PORT does not hold a int"},
+		"a gateway that is no address":   {"GATEWAY_URL=gateway", "GATEWAY_URL is not an address"},
+		"an origin with a path":          {"CORS_ORIGINS=https://shop.example/x", "is not an origin"},
+		"a proxy by name":                {"TRUSTED_PROXIES=proxy", "neither an address nor a network"},
+		"trust without a secret":         {"GRPC_TRUST_NETWORK=true", "JWT_SECRET is not set"},
+		"trust with a short secret":      {"GRPC_TRUST_NETWORK=true JWT_SECRET=short", "at least 32 bytes"},
+		"mutual TLS without a secret":    {"GRPC_TLS_CERT=" + files["cert"] + " GRPC_TLS_KEY=" + files["key"] + " GRPC_TLS_CLIENT_CA=" + files["cert"], "JWT_SECRET is not set"},
+		"a certificate without its key":  {"GRPC_TLS_CERT=" + files["cert"], "needs both"},
+		"a CA without a certificate":     {"GRPC_TLS_CLIENT_CA=" + files["cert"], "needs both"},
+		"a certificate that is not":      {"GRPC_TLS_CERT=" + files["none"] + " GRPC_TLS_KEY=" + files["key"], "no such file"},
+		"another certificate's key":      {"GRPC_TLS_CERT=" + files["cert"] + " GRPC_TLS_KEY=" + files["other key"], "does not match"},
+		"a CA that holds no certificate": {"GRPC_TLS_CERT=" + files["cert"] + " GRPC_TLS_KEY=" + files["key"] + " GRPC_TLS_CLIENT_CA=" + files["key"], "holds no certificate"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code, log := start(t, nil, strings.Fields(test.settings)...).wait(t)
+			if code != 1 || !strings.Contains(log, test.want) {
+				t.Errorf("exit code %d, %s", code, log)
+			}
+		})
+	}
+}
+
+// newFiles writes two certificates' worth of PEM files.
+func newFiles(t *testing.T) map[string]string {
+	t.Helper()
+	files := map[string]string{"none": filepath.Join(t.TempDir(), "none")}
+	write := func(name, kind string, der []byte) {
+		files[name] = filepath.Join(t.TempDir(), "pem")
+		if err := os.WriteFile(files[name], pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, prefix := range []string{"", "other "} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+		cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(prefix+"cert", "CERTIFICATE", cert)
+		write(prefix+"key", "PRIVATE KEY", keyDER)
+	}
+	return files
+}
+
+func TestLoadTLS(t *testing.T) {
+	if config, err := loadTLS("", "", ""); config != nil || err != nil {
+		t.Errorf("without settings: %v, %v", config, err)
+	}
+	files := newFiles(t)
+	contents := maps.Clone(files)
+	for name, path := range files {
+		if content, err := os.ReadFile(path); err == nil {
+			contents[name] = strings.TrimSpace(string(content)) // as config reads a secret
+		}
+	}
+	for name, f := range map[string]map[string]string{"files": files, "PEM": contents} {
+		config, err := loadTLS(f["cert"], f["key"], f["cert"])
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if len(config.Certificates) != 1 || config.ClientAuth != tls.RequireAndVerifyClientCert || config.ClientCAs == nil || config.MinVersion < tls.VersionTLS12 {
+			t.Errorf("%s: %+v", name, config)
+		}
+		if config, err = loadTLS(f["cert"], f["key"], ""); err != nil || config.ClientAuth != tls.NoClientCert {
+			t.Errorf("%s, one-way: %v", name, err)
+		}
+	}
+}
