@@ -83,6 +83,15 @@ func (s *Source) Duration(name string, def time.Duration) time.Duration {
 	return parse(s, name, def, time.ParseDuration)
 }
 
+// Parsed is a setting in a form of its own, which parse knows and def is in.
+func Parsed[T any](s *Source, name, def string, parse func(string) (T, error)) T {
+	value, err := parse(s.String(name, def))
+	if err != nil {
+		s.errs = append(s.errs, fmt.Errorf("%s: %w", name, err))
+	}
+	return value
+}
+
 func parse[T any](s *Source, name string, def T, parse func(string) (T, error)) T {
 	text := s.String(name, "")
 	if text == "" {

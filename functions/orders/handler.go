@@ -1,0 +1,149 @@
+// Package function shows orders and moves them on: GET / and GET /{id} are
+// those of /api/orders, PUT /{id}/status completes or cancels.
+package function
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	handler "github.com/openfaas/templates-sdk/go-http"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/order"
+	"github.com/kiosk-shop/kiosk/shared/rest"
+	"github.com/kiosk-shop/kiosk/shared/shop"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+// New wires the function.
+func New(context.Context) (handler.FunctionHandler, error) {
+	s := shop.Open("orders")
+	desk, gate, writes := s.Desk(), s.Gatekeeper(), s.WriteLimit()
+	return s.Function(func(f *rest.Function) {
+		f.Route("GET /{$}", list(desk, gate))
+		f.Route("GET /{id}", get(desk, gate))
+		f.Route("PUT /{id}/status", setStatus(desk, gate, writes))
+	})
+}
+
+// view is how clients see an order.
+type view struct {
+	ID        kiosk.ID     `json:"id"`
+	UserID    kiosk.ID     `json:"user_id"`
+	Items     []item       `json:"items"`
+	Total     kiosk.Money  `json:"total"`
+	Currency  string       `json:"currency"`
+	Status    order.Status `json:"status"`
+	Stock     order.Stock  `json:"stock"`
+	Reason    string       `json:"reason,omitempty"`
+	History   []change     `json:"history"`
+	CreatedAt time.Time    `json:"created_at"`
+	UpdatedAt time.Time    `json:"updated_at"`
+}
+
+type item struct {
+	ProductID kiosk.ID    `json:"product_id"`
+	Name      string      `json:"name"`
+	Quantity  int         `json:"quantity"`
+	UnitPrice kiosk.Money `json:"unit_price"`
+}
+
+type change struct {
+	At     time.Time    `json:"at"`
+	Status order.Status `json:"status"`
+	Stock  order.Stock  `json:"stock"`
+	By     kiosk.ID     `json:"by"`
+}
+
+func show(o order.Order) view {
+	v := view{
+		ID: o.ID, UserID: o.UserID, Items: make([]item, len(o.Lines)), Total: o.Total, Currency: o.Currency,
+		Status: o.Status, Stock: o.Stock, Reason: o.Reason, History: make([]change, len(o.History)),
+		CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt,
+	}
+	for i, line := range o.Lines {
+		v.Items[i] = item(line)
+	}
+	for i, c := range o.History {
+		v.History[i] = change(c)
+	}
+	return v
+}
+
+func list(desk *order.Desk, gate user.Gatekeeper) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, err := rest.Actor(r, gate)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		query, err := rest.Query(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		page, err := rest.Page(query)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		orders, total, err := desk.List(r.Context(), actor, order.Query{
+			UserID: kiosk.ID(query.Get("user_id")), Status: order.Status(query.Get("status")), Page: page,
+		})
+		if err != nil {
+			return rest.Response{}, err
+		}
+		items := make([]view, len(orders))
+		for i, o := range orders {
+			items[i] = show(o)
+		}
+		return rest.List(r, "/api/orders", items, total, page)
+	}
+}
+
+func get(desk *order.Desk, gate user.Gatekeeper) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, err := rest.Actor(r, gate)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		id, err := rest.ID(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		o, err := desk.Get(r.Context(), actor, id)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		return rest.OK(show(o))
+	}
+}
+
+func setStatus(desk *order.Desk, gate user.Gatekeeper, writes rest.Limit) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, err := rest.Actor(r, gate)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		header, err := writes.Count(r.Context(), string(actor.ID))
+		if err != nil {
+			return rest.Response{}, err
+		}
+		id, err := rest.ID(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		var body struct {
+			Status order.Status `json:"status"`
+			Reason string       `json:"reason"`
+		}
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		o, err := desk.SetStatus(r.Context(), actor, id, body.Status, body.Reason)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusOK, Header: header, Body: map[string]any{
+			"id": o.ID, "message": "the order is " + string(o.Status), "status": o.Status,
+		}}, nil
+	}
+}

@@ -1,0 +1,57 @@
+// Package function sends mails: POST / is POST /api/email, and what the outbox
+// invokes through OpenFaaS's queue.
+package function
+
+import (
+	"context"
+	"net/http"
+
+	handler "github.com/openfaas/templates-sdk/go-http"
+
+	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/rest"
+	"github.com/kiosk-shop/kiosk/shared/shop"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+// New wires the function.
+func New(context.Context) (handler.FunctionHandler, error) {
+	s := shop.Open("send-email")
+	sender, gate, writes := s.Sender(), s.Gatekeeper(), s.WriteLimit()
+	return s.Function(func(f *rest.Function) {
+		f.Route("POST /{$}", send(sender, gate, writes))
+	})
+}
+
+func send(sender *mail.Sender, gate user.Gatekeeper, writes rest.Limit) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, err := rest.Actor(r, gate)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		header := http.Header{}
+		if !actor.Administers() || actor.Session != "" { // the shop's own mails are not to be limited
+			if header, err = writes.Count(r.Context(), string(actor.ID)); err != nil {
+				return rest.Response{}, err
+			}
+		}
+		key, err := rest.IdempotencyKey(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		var body mail.Request
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		result, err := sender.Send(r.Context(), actor, mail.Message{To: body.To, Subject: body.Subject, HTML: body.HTML, Text: body.Text}, key)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		if result.Replayed {
+			header.Set(rest.ReplayedHeader, "true")
+		}
+		return rest.Response{Status: http.StatusOK, Header: header, Body: map[string]string{
+			"status": string(mail.Sent), "message": "the mail is with the mail server",
+		}}, nil
+	}
+}

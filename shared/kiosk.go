@@ -1,0 +1,113 @@
+// Package kiosk holds the few words that every part of the shop speaks:
+// identifiers, money, who is asking, pages of a list, and errors with a kind.
+// It knows no database, no protocol and no other package of the project.
+package kiosk
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"time"
+)
+
+// ID names anything the shop stores: 24 lower-case hexadecimal digits, the
+// text form of a MongoDB ObjectID.
+type ID string
+
+// NewID makes an identifier that sorts by the second it was made in, as an
+// ObjectID does; the other eight bytes are random.
+func NewID() ID {
+	var b [12]byte
+	binary.BigEndian.PutUint32(b[:4], uint32(time.Now().Unix()))
+	rand.Read(b[4:]) // never fails: crypto/rand ends the process instead
+	return ID(hex.EncodeToString(b[:]))
+}
+
+// ParseID reads an identifier that a client sent. What is no identifier names
+// nothing, so the error is of kind NotFound.
+func ParseID(text string) (ID, error) {
+	if !ID(text).Valid() {
+		return "", NotFound("no such resource")
+	}
+	return ID(text), nil
+}
+
+// Valid tells whether id has an identifier's form.
+func (id ID) Valid() bool {
+	if len(id) != 24 {
+		return false
+	}
+	for _, c := range id {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Role is what an account may do.
+type Role string
+
+const (
+	RoleUser    Role = "user"
+	RoleAdmin   Role = "admin"
+	RoleService Role = "service" // another program of the shop; it may do what an admin may
+)
+
+// ServiceID is the identity of the shop's own programs. No user has it.
+const ServiceID ID = "000000000000000000000000"
+
+// Actor is who asks for something, proven by a token.
+type Actor struct {
+	ID      ID
+	Role    Role
+	Session ID // empty for a service
+}
+
+// Service is the actor for what the shop does by itself.
+func Service() Actor { return Actor{ID: ServiceID, Role: RoleService} }
+
+// Administers tells whether the actor may do an administrator's work.
+func (a Actor) Administers() bool { return a.Role == RoleAdmin || a.Role == RoleService }
+
+// Owns tells whether the actor may see what belongs to the user owner.
+func (a Actor) Owns(owner ID) bool { return a.ID == owner || a.Administers() }
+
+// Page is one slice of a list: Limit items, counted from page 1.
+type Page struct {
+	Number int
+	Limit  int
+}
+
+// Bounds of a page, from the shop's contract with its clients.
+const (
+	DefaultLimit = 20
+	MaxLimit     = 100
+	// maxDepth bounds how far a client may page: a database walks over all it skips.
+	maxDepth = 1_000_000
+)
+
+// Check says what is wrong with a page that a client asked for.
+func (p Page) Check() error {
+	var v Violations
+	v.Require(p.Number >= 1, "page", "must be 1 or more")
+	v.Require(p.Limit >= 1 && p.Limit <= MaxLimit, "limit", "must be from 1 to 100")
+	if v.Err() == nil {
+		v.Require(p.Skip() <= maxDepth, "page", "lies too deep: narrow the list down instead")
+	}
+	return v.Err()
+}
+
+// Skip is the number of items before the page.
+func (p Page) Skip() int64 {
+	if p.Number > maxDepth {
+		return maxDepth + 1
+	}
+	return int64(p.Number-1) * int64(p.Limit)
+}
+
+// Transact runs fn in one database transaction, which is fn's context: what
+// fn does through repositories with that context happens whole or not at all.
+// fn may run several times, so it must not do anything outside the database.
+type Transact func(ctx context.Context, fn func(ctx context.Context) error) error

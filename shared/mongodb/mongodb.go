@@ -1,0 +1,206 @@
+// Package mongodb keeps the shop in MongoDB 4.4 or newer, a replica set or a
+// sharded cluster: a file a collection, with its indexes beside its queries.
+package mongodb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+const (
+	// operationTimeout bounds one operation whose caller has set no deadline,
+	// finding a server included.
+	operationTimeout = 5 * time.Second
+	// transactionTimeout bounds a transaction with all its retries: the
+	// driver's own 120 s outlive every caller of a function.
+	transactionTimeout = 8 * time.Second
+	// maxConnections of one process; a shop has a dozen functions.
+	maxConnections = 32
+)
+
+// DB is the shop's database. Its repositories follow the transaction that
+// their context belongs to.
+type DB struct {
+	client *mongo.Client
+	db     *mongo.Database
+
+	prepare  sync.Mutex
+	prepared bool
+}
+
+// Open prepares a connection to the database name at uri; it does not wait for
+// it. A uri that cannot be understood is an error.
+func Open(uri, name string) (*DB, error) {
+	opts := options.Client().ApplyURI(uri).
+		SetAppName("kiosk").
+		SetTimeout(operationTimeout).
+		SetServerSelectionTimeout(operationTimeout).
+		SetConnectTimeout(operationTimeout).
+		SetMaxPoolSize(maxConnections).
+		SetRetryWrites(true).
+		SetReadConcern(readconcern.Majority()).
+		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)})
+	client, err := mongo.Connect(opts)
+	if err != nil {
+		// The driver's message may quote the URI, which may hold a password.
+		return nil, errors.New("MONGO_URI is not a MongoDB connection string")
+	}
+	return &DB{client: client, db: client.Database(name)}, nil
+}
+
+// Close ends the connections.
+func (d *DB) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), operationTimeout)
+	defer cancel()
+	return d.client.Disconnect(ctx)
+}
+
+// Ready tells whether the database answers, and makes sure once that its
+// indexes exist.
+func (d *DB) Ready(ctx context.Context) error {
+	if err := d.client.Ping(ctx, nil); err != nil {
+		return kiosk.Unavailable(err)
+	}
+	return d.ensureIndexes(ctx)
+}
+
+// ensureIndexes is part of what every insertion relies on: without its unique
+// indexes a collection would take doubles.
+func (d *DB) ensureIndexes(ctx context.Context) error {
+	d.prepare.Lock()
+	defer d.prepare.Unlock()
+	if d.prepared {
+		return nil
+	}
+	for collection, models := range indexes {
+		if _, err := d.db.Collection(collection).Indexes().CreateMany(ctx, models); err != nil {
+			return fmt.Errorf("indexes of %s: %w", collection, unavailable(err))
+		}
+	}
+	d.prepared = true
+	return nil
+}
+
+// indexes names every index of the shop, collection by collection.
+var indexes = map[string][]mongo.IndexModel{
+	users:     userIndexes,
+	sessions:  sessionIndexes,
+	products:  productIndexes,
+	movements: movementIndexes,
+	orders:    orderIndexes,
+	orderKeys: orderKeyIndexes,
+	inbox:     inboxIndexes,
+	outboxes:  outboxIndexes,
+	mails:     mailIndexes,
+}
+
+func index(keys bson.D) mongo.IndexModel { return mongo.IndexModel{Keys: keys} }
+
+func unique(keys bson.D) mongo.IndexModel {
+	return mongo.IndexModel{Keys: keys, Options: options.Index().SetUnique(true)}
+}
+
+// expire removes a document some time after the moment that field holds.
+func expire(field string, after time.Duration) mongo.IndexModel {
+	return mongo.IndexModel{Keys: bson.D{{Key: field, Value: 1}}, Options: options.Index().SetExpireAfterSeconds(int32(after.Seconds()))}
+}
+
+// Transact runs fn in a transaction: it reads one snapshot, and its writes
+// happen whole or not at all, on a majority's journals. fn runs again where
+// another transaction wrote the same documents first; its context belongs to
+// the transaction. It is a kiosk.Transact.
+func (d *DB) Transact(ctx context.Context, fn func(context.Context) error) error {
+	if err := d.ensureIndexes(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, transactionTimeout)
+	defer cancel()
+	session, err := d.client.StartSession()
+	if err != nil {
+		return unavailable(err)
+	}
+	defer session.EndSession(context.WithoutCancel(ctx))
+	_, err = session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
+		return nil, fn(ctx)
+	}, options.Transaction().
+		SetReadConcern(readconcern.Snapshot()).
+		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)}))
+	return unavailable(err)
+}
+
+// unavailable gives an error of the driver the kind KindUnavailable, and
+// leaves those of the shop, which have a kind, and nil as they are. The driver
+// still finds its own error inside, with the labels that make it retry.
+func unavailable(err error) error {
+	var known *kiosk.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	var fromServer mongo.ServerError
+	if mongo.IsNetworkError(err) || mongo.IsTimeout(err) || errors.As(err, &fromServer) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return kiosk.Unavailable(err)
+	}
+	return err
+}
+
+// found gives the error of looking for one document its kind.
+func found(err error, what string) error {
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return kiosk.NotFound("there is no such " + what)
+	}
+	return unavailable(err)
+}
+
+// objectID is how an identifier is stored.
+func objectID(id kiosk.ID) bson.ObjectID {
+	oid, _ := bson.ObjectIDFromHex(string(id)) // the zero ID, which nothing has, for what is none
+	return oid
+}
+
+func objectIDs(ids []kiosk.ID) []bson.ObjectID {
+	oids := make([]bson.ObjectID, len(ids))
+	for i, id := range ids {
+		oids[i] = objectID(id)
+	}
+	return oids
+}
+
+func id(oid bson.ObjectID) kiosk.ID { return kiosk.ID(oid.Hex()) }
+
+// list reads one page of what filter selects, and counts all of it.
+func list[D any](ctx context.Context, c *mongo.Collection, filter, sort bson.D, page kiosk.Page) ([]D, int, error) {
+	total, err := c.CountDocuments(ctx, filter)
+	if err != nil {
+		return nil, 0, unavailable(err)
+	}
+	cursor, err := c.Find(ctx, filter, options.Find().SetSort(sort).SetSkip(page.Skip()).SetLimit(int64(page.Limit)).SetBatchSize(int32(page.Limit)))
+	if err != nil {
+		return nil, 0, unavailable(err)
+	}
+	docs := []D{}
+	if err := cursor.All(ctx, &docs); err != nil {
+		return nil, 0, unavailable(err)
+	}
+	return docs, int(total), nil
+}
+
+// convert turns stored documents into what the shop knows them as.
+func convert[D, T any](docs []D, from func(D) T) []T {
+	out := make([]T, len(docs))
+	for i, doc := range docs {
+		out[i] = from(doc)
+	}
+	return out
+}

@@ -1,0 +1,221 @@
+package mongodb
+
+import (
+	"context"
+	"regexp"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/order"
+)
+
+const (
+	products  = "products"
+	movements = "stock_movements"
+)
+
+// A list is always sorted, with _id to break ties: each sort has an index, for
+// all products and for those of a category.
+var productIndexes = []mongo.IndexModel{
+	index(bson.D{{Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
+	index(bson.D{{Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
+	index(bson.D{{Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
+	index(bson.D{{Key: "category", Value: 1}, {Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
+	index(bson.D{{Key: "category", Value: 1}, {Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
+	index(bson.D{{Key: "category", Value: 1}, {Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
+	{
+		Keys:    bson.D{{Key: "sku", Value: 1}},
+		Options: options.Index().SetUnique(true).SetPartialFilterExpression(bson.D{{Key: "sku", Value: bson.D{{Key: "$gt", Value: ""}}}}),
+	},
+}
+
+// A cause moves a product's stock once for an order: what the transactions
+// already see to, the index would not let pass either.
+var movementIndexes = []mongo.IndexModel{
+	index(bson.D{{Key: "product_id", Value: 1}, {Key: "at", Value: 1}}),
+	{
+		Keys: bson.D{{Key: "reference", Value: 1}, {Key: "product_id", Value: 1}, {Key: "cause", Value: 1}},
+		Options: options.Index().SetUnique(true).SetPartialFilterExpression(
+			bson.D{{Key: "cause", Value: bson.D{{Key: "$in", Value: bson.A{inventory.CauseTaken, inventory.CauseReturned}}}}}),
+	},
+}
+
+// Products is an inventory.Repository and inventory.Shelves.
+type Products struct{ collection, ledger *mongo.Collection }
+
+// Products keeps the catalogue, the stock and its ledger.
+func (d *DB) Products() Products {
+	return Products{d.db.Collection(products), d.db.Collection(movements)}
+}
+
+var (
+	_ inventory.Repository = Products{}
+	_ inventory.Shelves    = Products{}
+	_ order.Products       = Products{}
+)
+
+type productDocument struct {
+	ID          bson.ObjectID `bson:"_id"`
+	Name        string        `bson:"name"`
+	Description string        `bson:"description"`
+	Category    string        `bson:"category"`
+	SKU         string        `bson:"sku"`
+	ImageURL    string        `bson:"image_url"`
+	Stock       int           `bson:"stock"`
+	Price       int64         `bson:"price"` // minor units
+	Revision    int64         `bson:"revision"`
+	CreatedAt   time.Time     `bson:"created_at"`
+	UpdatedAt   time.Time     `bson:"updated_at"`
+}
+
+func fromProduct(p inventory.Product) productDocument {
+	return productDocument{
+		objectID(p.ID), p.Name, p.Description, p.Category, p.SKU, p.ImageURL,
+		p.Stock, int64(p.Price), p.Revision, p.CreatedAt, p.UpdatedAt,
+	}
+}
+
+func (d productDocument) product() inventory.Product {
+	return inventory.Product{
+		ID: id(d.ID), Name: d.Name, Description: d.Description, Category: d.Category, SKU: d.SKU, ImageURL: d.ImageURL,
+		Stock: d.Stock, Price: kiosk.Money(d.Price), Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+	}
+}
+
+func skuTaken(err error) error {
+	if mongo.IsDuplicateKeyError(err) {
+		return &kiosk.Error{Kind: kiosk.KindConflict, Message: "another product has this SKU", Fields: []kiosk.FieldError{{Field: "sku", Message: "is taken"}}}
+	}
+	return unavailable(err)
+}
+
+// Insert adds a product.
+func (r Products) Insert(ctx context.Context, p inventory.Product) error {
+	_, err := r.collection.InsertOne(ctx, fromProduct(p))
+	return skuTaken(err)
+}
+
+// ByID finds a product.
+func (r Products) ByID(ctx context.Context, id kiosk.ID) (inventory.Product, error) {
+	var d productDocument
+	if err := r.collection.FindOne(ctx, bson.D{{Key: "_id", Value: objectID(id)}}).Decode(&d); err != nil {
+		return inventory.Product{}, found(err, "product")
+	}
+	return d.product(), nil
+}
+
+// ByIDs finds the products that exist of those asked for.
+func (r Products) ByIDs(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error) {
+	cursor, err := r.collection.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: objectIDs(ids)}}}})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	var docs []productDocument
+	if err := cursor.All(ctx, &docs); err != nil {
+		return nil, unavailable(err)
+	}
+	return convert(docs, productDocument.product), nil
+}
+
+// List gives a page of products and the number of all that match.
+func (r Products) List(ctx context.Context, q inventory.Query) ([]inventory.Product, int, error) {
+	filter := bson.D{}
+	if q.Category != "" {
+		filter = append(filter, bson.E{Key: "category", Value: q.Category})
+	}
+	if q.Text != "" {
+		match := bson.Regex{Pattern: regexp.QuoteMeta(q.Text), Options: "i"}
+		filter = append(filter, bson.E{Key: "$or", Value: bson.A{
+			bson.D{{Key: "name", Value: match}},
+			bson.D{{Key: "description", Value: match}},
+		}})
+	}
+	direction := 1
+	if q.Descending {
+		direction = -1
+	}
+	sort := bson.D{{Key: string(q.Sort), Value: direction}, {Key: "_id", Value: direction}}
+	docs, total, err := list[productDocument](ctx, r.collection, filter, sort, q.Page)
+	return convert(docs, productDocument.product), total, err
+}
+
+func revision(p inventory.Product) bson.D {
+	return bson.D{{Key: "_id", Value: objectID(p.ID)}, {Key: "revision", Value: p.Revision}}
+}
+
+var errProductChanged = kiosk.Stale("the product was changed at the same time")
+
+// Replace writes a product that has not changed since it was read.
+func (r Products) Replace(ctx context.Context, p inventory.Product) error {
+	d := fromProduct(p)
+	d.Revision++
+	result, err := r.collection.ReplaceOne(ctx, revision(p), d)
+	if err != nil {
+		return skuTaken(err)
+	}
+	if result.MatchedCount == 0 {
+		return errProductChanged
+	}
+	return nil
+}
+
+// Delete removes a product that has not changed since it was read.
+func (r Products) Delete(ctx context.Context, p inventory.Product) error {
+	result, err := r.collection.DeleteOne(ctx, revision(p))
+	if err != nil {
+		return unavailable(err)
+	}
+	if result.DeletedCount == 0 {
+		return errProductChanged
+	}
+	return nil
+}
+
+// Take removes pieces from a product that has so many: the guard and the write
+// are one statement, so no two buyers get the last piece.
+func (r Products) Take(ctx context.Context, id kiosk.ID, quantity int, at time.Time) (bool, error) {
+	enough := bson.E{Key: "stock", Value: bson.D{{Key: "$gte", Value: quantity}}}
+	return r.move(ctx, bson.D{{Key: "_id", Value: objectID(id)}, enough}, -quantity, at)
+}
+
+// Return puts pieces back on a product that still exists.
+func (r Products) Return(ctx context.Context, id kiosk.ID, quantity int, at time.Time) (bool, error) {
+	return r.move(ctx, bson.D{{Key: "_id", Value: objectID(id)}}, quantity, at)
+}
+
+func (r Products) move(ctx context.Context, filter bson.D, delta int, at time.Time) (bool, error) {
+	result, err := r.collection.UpdateOne(ctx, filter, bson.D{
+		{Key: "$inc", Value: bson.D{{Key: "stock", Value: delta}, {Key: "revision", Value: 1}}},
+		{Key: "$set", Value: bson.D{{Key: "updated_at", Value: at}}},
+	})
+	if err != nil {
+		return false, unavailable(err)
+	}
+	return result.ModifiedCount == 1, nil
+}
+
+type movementDocument struct {
+	ID        bson.ObjectID   `bson:"_id"`
+	ProductID bson.ObjectID   `bson:"product_id"`
+	Delta     int             `bson:"delta"`
+	Cause     inventory.Cause `bson:"cause"`
+	Reference bson.ObjectID   `bson:"reference"`
+	At        time.Time       `bson:"at"`
+}
+
+// Record adds to the ledger.
+func (r Products) Record(ctx context.Context, movements ...inventory.Movement) error {
+	if len(movements) == 0 {
+		return nil
+	}
+	docs := convert(movements, func(m inventory.Movement) movementDocument {
+		return movementDocument{objectID(m.ID), objectID(m.ProductID), m.Delta, m.Cause, objectID(m.Reference), m.At}
+	})
+	_, err := r.ledger.InsertMany(ctx, docs)
+	return unavailable(err)
+}

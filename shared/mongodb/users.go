@@ -1,0 +1,112 @@
+package mongodb
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+const users = "users"
+
+// One index over both logins: a name that is another's address is as taken
+// as a name that is another's name.
+var userIndexes = []mongo.IndexModel{unique(bson.D{{Key: "logins", Value: 1}})}
+
+// Users is a user.Repository.
+type Users struct{ collection *mongo.Collection }
+
+// Users keeps the accounts.
+func (d *DB) Users() Users { return Users{d.db.Collection(users)} }
+
+type userDocument struct {
+	ID           bson.ObjectID `bson:"_id"`
+	Logins       []string      `bson:"logins"` // keys of the name and the address
+	Username     string        `bson:"username"`
+	Email        string        `bson:"email"`
+	Name         string        `bson:"name"`
+	Role         kiosk.Role    `bson:"role"`
+	PasswordHash string        `bson:"password_hash"`
+	Revision     int64         `bson:"revision"`
+	CreatedAt    time.Time     `bson:"created_at"`
+	UpdatedAt    time.Time     `bson:"updated_at"`
+}
+
+func fromUser(u user.User) userDocument {
+	logins := []string{user.Key(u.Email)}
+	if name := user.Key(u.Username); name != logins[0] {
+		logins = append(logins, name)
+	}
+	return userDocument{objectID(u.ID), logins, u.Username, u.Email, u.Name, u.Role, u.PasswordHash, u.Revision, u.CreatedAt, u.UpdatedAt}
+}
+
+func (d userDocument) user() user.User {
+	return user.User{
+		ID: id(d.ID), Username: d.Username, Email: d.Email, Name: d.Name, Role: d.Role,
+		PasswordHash: d.PasswordHash, Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+	}
+}
+
+// Insert adds an account.
+func (r Users) Insert(ctx context.Context, u user.User) error {
+	_, err := r.collection.InsertOne(ctx, fromUser(u))
+	return loginTaken(err, u)
+}
+
+func loginTaken(err error, u user.User) error {
+	if !mongo.IsDuplicateKeyError(err) {
+		return unavailable(err)
+	}
+	// Which of the two is taken, the server says by quoting the value.
+	field, what := "username", "this user name is taken"
+	if strings.Contains(err.Error(), `"`+user.Key(u.Email)+`"`) {
+		field, what = "email", "this e-mail address is taken"
+	}
+	return &kiosk.Error{Kind: kiosk.KindConflict, Message: what, Fields: []kiosk.FieldError{{Field: field, Message: "is taken"}}}
+}
+
+// ByID finds an account.
+func (r Users) ByID(ctx context.Context, id kiosk.ID) (user.User, error) {
+	return r.one(ctx, bson.D{{Key: "_id", Value: objectID(id)}})
+}
+
+// ByLogin finds an account by the key of its name or address.
+func (r Users) ByLogin(ctx context.Context, key string) (user.User, error) {
+	return r.one(ctx, bson.D{{Key: "logins", Value: key}})
+}
+
+func (r Users) one(ctx context.Context, filter bson.D) (user.User, error) {
+	var d userDocument
+	if err := r.collection.FindOne(ctx, filter).Decode(&d); err != nil {
+		return user.User{}, found(err, "user")
+	}
+	return d.user(), nil
+}
+
+// Exists tells whether there is such an account.
+func (r Users) Exists(ctx context.Context, id kiosk.ID) (bool, error) {
+	_, err := r.ByID(ctx, id)
+	if kiosk.KindNotFound.Is(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Update writes an account that has not changed since it was read.
+func (r Users) Update(ctx context.Context, u user.User) error {
+	d := fromUser(u)
+	d.Revision++
+	result, err := r.collection.ReplaceOne(ctx, bson.D{{Key: "_id", Value: d.ID}, {Key: "revision", Value: u.Revision}}, d)
+	if err != nil {
+		return loginTaken(err, u)
+	}
+	if result.MatchedCount == 0 {
+		return kiosk.Conflict("the account was changed at the same time: try again")
+	}
+	return nil
+}

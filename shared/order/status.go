@@ -1,0 +1,122 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+// Desk is where orders are looked up, completed and cancelled.
+type Desk struct {
+	Orders       Repository
+	Stockroom    Stockroom
+	Events       Events
+	Notices      Notices
+	Cache        Cache
+	ProductCache ProductCache
+	Transact     kiosk.Transact
+	Now          func() time.Time
+}
+
+// errOrder hides whether somebody else's order exists.
+var errOrder = kiosk.NotFound("there is no such order")
+
+// Get gives an order to its owner or an administrator.
+func (d *Desk) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Order, error) {
+	o, err := d.Cache.Get(ctx, id, func(ctx context.Context) (Order, error) { return d.Orders.ByID(ctx, id) })
+	return owned(actor, o, err)
+}
+
+func owned(actor kiosk.Actor, o Order, err error) (Order, error) {
+	if kiosk.KindNotFound.Is(err) || err == nil && !actor.Owns(o.UserID) {
+		return Order{}, errOrder
+	}
+	return o, err
+}
+
+// Query selects orders.
+type Query struct {
+	UserID kiosk.ID // empty: everybody's, which only an administrator sees
+	Status Status   // empty: any
+	Page   kiosk.Page
+}
+
+// List gives a page of orders, newest first, and the number of all that match.
+// Without a user named, a customer sees his own and an administrator all.
+func (d *Desk) List(ctx context.Context, actor kiosk.Actor, q Query) ([]Order, int, error) {
+	if q.UserID == "" && !actor.Administers() {
+		q.UserID = actor.ID
+	}
+	var v kiosk.Violations
+	v.Require(q.UserID == "" || q.UserID.Valid(), "user_id", "is no identifier")
+	v.Require(q.Status == "" || q.Status == Pending || q.Status == Completed || q.Status == Cancelled, "status", "must be PENDING, COMPLETED or CANCELLED")
+	v.Add(q.Page.Check())
+	if err := v.Err(); err != nil {
+		return nil, 0, err
+	}
+	if !actor.Administers() && q.UserID != actor.ID {
+		return nil, 0, kiosk.Forbidden("only an administrator sees other people's orders")
+	}
+	return d.Orders.List(ctx, q)
+}
+
+// SetStatus completes or cancels an order: an administrator both, its owner
+// may cancel it until it is completed. A move that its life does not have:
+// KindConflict. Stock that was taken goes back with the cancellation, once.
+func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to Status, reason string) (Order, error) {
+	var v kiosk.Violations
+	v.Require(to == Pending || to == Completed || to == Cancelled, "status", "must be COMPLETED or CANCELLED")
+	v.Add(kiosk.CheckText("reason", reason, 0, 200))
+	if err := v.Err(); err != nil {
+		return Order{}, err
+	}
+	var changed Order
+	var returned []kiosk.ID
+	err := d.Transact(ctx, func(ctx context.Context) error {
+		o, err := d.Orders.ByID(ctx, id)
+		if o, err = owned(actor, o, err); err != nil {
+			return err
+		}
+		returned = nil
+		if !actor.Administers() && (to != Cancelled || o.Status == Completed) {
+			return kiosk.Forbidden("only an administrator may do that; you may cancel an order that is not completed")
+		}
+		switch to {
+		case Completed:
+			if err := o.complete(actor.ID, reason, d.Now()); err != nil {
+				return err
+			}
+			err = errors.Join(d.Events.Publish(ctx, SubjectCompleted, o.event()), d.Notices.Completion(ctx, o))
+		case Cancelled:
+			restock, cerr := o.cancel(actor.ID, reason, d.Now())
+			if cerr != nil {
+				return cerr
+			}
+			if restock {
+				if err := d.Stockroom.Return(ctx, o.ID, o.lines()); err != nil {
+					return err
+				}
+				for _, line := range o.Lines {
+					returned = append(returned, line.ProductID)
+				}
+			}
+			err = errors.Join(d.Events.Publish(ctx, SubjectCancelled, o.event()), d.Notices.Cancellation(ctx, o))
+		default:
+			return o.forbids(to)
+		}
+		if err != nil {
+			return err
+		}
+		changed = o
+		return d.Orders.Update(ctx, o)
+	})
+	// Whatever came of it: a refusal may rest on what another has just changed.
+	d.Cache.Drop(context.WithoutCancel(ctx), id)
+	if err != nil {
+		return Order{}, err
+	}
+	d.ProductCache.Drop(context.WithoutCancel(ctx), returned...)
+	return changed, nil
+}

@@ -1,0 +1,195 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+// Decode reads the request's JSON into v, strictly: one value, no unknown or
+// repeated members, names in their exact case, valid UTF-8. Anything else is
+// of kind KindMalformed, with the field where there is one.
+func Decode(r *http.Request, v any) error {
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		return kiosk.Malformed("the body did not arrive whole")
+	}
+	if len(text) == 0 {
+		return kiosk.Malformed("the body must be a JSON object")
+	}
+	if text[0] != '{' && strings.TrimLeft(string(text[:min(len(text), 64)]), " \t\r\n")[:1] != "{" {
+		return kiosk.Malformed("the body must be a JSON object")
+	}
+	err = jsonv2.Unmarshal(text, v, jsonv2.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	var semantic *jsonv2.SemanticError
+	if errors.As(err, &semantic) {
+		field := fieldName(semantic.JSONPointer)
+		message := "has the wrong type"
+		if errors.Is(err, jsonv2.ErrUnknownName) {
+			message = "is not a known field"
+		}
+		return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "the body is not what this request takes", Fields: []kiosk.FieldError{{Field: field, Message: message}}}
+	}
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		return kiosk.Malformed(fmt.Sprintf("the body is not valid JSON, at byte %d", syntactic.ByteOffset))
+	}
+	return kiosk.Malformed("the body is not one valid JSON value")
+}
+
+// fieldName turns a JSON pointer into the form of the shop's field errors:
+// items[0].quantity.
+func fieldName(p jsontext.Pointer) string {
+	var b strings.Builder
+	for token := range p.Tokens() {
+		if _, err := strconv.ParseUint(token, 10, 32); err == nil {
+			fmt.Fprintf(&b, "[%s]", token)
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(token)
+	}
+	return b.String()
+}
+
+// Authenticator tells who holds a token.
+type Authenticator interface {
+	Actor(ctx context.Context, token string) (kiosk.Actor, error)
+}
+
+// Actor tells who asks, by the request's bearer token.
+func Actor(r *http.Request, a Authenticator) (kiosk.Actor, error) {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return kiosk.Actor{}, kiosk.Unauthenticated("this needs a token: Authorization: Bearer TOKEN")
+	}
+	return a.Actor(r.Context(), strings.TrimSpace(token))
+}
+
+// Address is the client's network address, as the front door tells it.
+func Address(r *http.Request) string {
+	first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
+	first = strings.TrimSpace(first)
+	if host, _, err := net.SplitHostPort(first); err == nil {
+		first = host
+	}
+	if ip := net.ParseIP(first); ip != nil {
+		return ip.String()
+	}
+	return "unknown"
+}
+
+// ID is the identifier in the request's path; what is none names nothing.
+func ID(r *http.Request) (kiosk.ID, error) { return kiosk.ParseID(r.PathValue("id")) }
+
+// IdempotencyKey is the request's key, or empty: 1 to 255 printable ASCII
+// characters.
+func IdempotencyKey(r *http.Request) (string, error) {
+	values := r.Header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := values[0]
+	printable := strings.IndexFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) < 0
+	if len(values) > 1 || len(key) < 1 || len(key) > 255 || !printable {
+		return "", kiosk.Malformed("Idempotency-Key must be one value of 1 to 255 printable ASCII characters")
+	}
+	return key, nil
+}
+
+// ReplayedHeader marks an answer that was given before.
+const ReplayedHeader = "Idempotent-Replayed"
+
+// Query reads the request's query. A parameter that is given twice could mean
+// either; an empty one means nothing and is left out.
+func Query(r *http.Request) (url.Values, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, kiosk.Malformed("the query is not well-formed")
+	}
+	for name, all := range values {
+		if len(all) > 1 {
+			return nil, malformedQuery(name, "is given more than once")
+		}
+		if all[0] == "" {
+			delete(values, name)
+		}
+	}
+	return values, nil
+}
+
+func malformedQuery(name, message string) error {
+	return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "the query is not what this request takes", Fields: []kiosk.FieldError{{Field: name, Message: message}}}
+}
+
+// Page reads page and limit from a query.
+func Page(query url.Values) (kiosk.Page, error) {
+	page := kiosk.Page{Number: 1, Limit: kiosk.DefaultLimit}
+	for name, target := range map[string]*int{"page": &page.Number, "limit": &page.Limit} {
+		if !query.Has(name) {
+			continue
+		}
+		n, err := strconv.Atoi(query.Get(name))
+		if err != nil && !errors.Is(err, strconv.ErrRange) {
+			return page, malformedQuery(name, "must be a whole number")
+		}
+		*target = n // the nearest int, where it is out of range
+	}
+	return page, nil
+}
+
+// List answers a page of a list of total items: X-Total-Count, and RFC 8288
+// links to the pages around it, at path of the front door.
+func List(r *http.Request, path string, items any, total int, page kiosk.Page) (Response, error) {
+	last := max((total+page.Limit-1)/page.Limit, 1)
+	var links []string
+	link := func(rel string, number int) {
+		query := r.URL.Query()
+		query.Set("page", strconv.Itoa(number))
+		query.Set("limit", strconv.Itoa(page.Limit))
+		links = append(links, fmt.Sprintf("<%s?%s>; rel=%q", path, query.Encode(), rel))
+	}
+	link("first", 1)
+	if page.Number > 1 {
+		link("prev", min(page.Number-1, last))
+	}
+	if page.Number < last {
+		link("next", page.Number+1)
+	}
+	link("last", last)
+	return Response{Status: http.StatusOK, Body: items, Header: http.Header{
+		"X-Total-Count": {strconv.Itoa(total)},
+		"Link":          {strings.Join(links, ", ")},
+	}}, nil
+}
+
+// Matches tells whether an If-Match or If-None-Match header names the entity
+// tag; weak tells that W/ counts for nothing (RFC 9110, section 8.8.3.2).
+func Matches(header, etag string, weak bool) bool {
+	for candidate := range strings.SplitSeq(header, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if weak {
+			candidate = strings.TrimPrefix(candidate, "W/")
+		}
+		if candidate == "*" || candidate == etag {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,303 @@
+// Package shop puts the shop together: it is the one place where the use cases
+// meet their adapters. A function opens the shop, takes the use cases it
+// serves, and only what those stand on is connected.
+package shop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/config"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/mongodb"
+	"github.com/kiosk-shop/kiosk/shared/nats"
+	"github.com/kiosk-shop/kiosk/shared/openfaas"
+	"github.com/kiosk-shop/kiosk/shared/order"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/redis"
+	"github.com/kiosk-shop/kiosk/shared/rest"
+	"github.com/kiosk-shop/kiosk/shared/smtp"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+// Where things are on faasd's network, unless the settings say otherwise.
+const (
+	defaultMongo   = "mongodb://mongo:27017/?replicaSet=rs0"
+	defaultRedis   = "redis:6379"
+	defaultNATS    = "nats://nats:4222"
+	defaultGateway = "http://gateway:8080"
+)
+
+// Shop holds the connections of one process. Its methods are called while the
+// process starts, by one goroutine.
+type Shop struct {
+	function string
+	config   config.Source
+	errs     []error
+
+	db       *mongodb.DB
+	redis    *redis.Client
+	nats     *nats.Conn
+	outbox   *outbox.Outbox
+	tokens   *user.Tokens
+	hasher   *user.Hasher
+	sessions user.Sessions
+
+	// Ready asks in this order, Close goes the other way round.
+	ready []func(context.Context) error
+	close []func() error
+}
+
+// Open reads the settings that every function has and prepares the database
+// and Redis; nothing is waited for. Settings that are wrong come to light in
+// Function.
+func Open(function string) *Shop {
+	s := &Shop{function: function, hasher: user.NewHasher(0)}
+	var err error
+	s.db, err = mongodb.Open(s.config.String("MONGO_URI", defaultMongo), s.config.String("MONGO_DB_NAME", "kiosk"))
+	if s.opened(err) {
+		s.ready = append(s.ready, s.db.Ready)
+		s.close = append(s.close, s.db.Close)
+	}
+	s.redis = redis.Open(redis.Options{
+		Address:  s.config.String("REDIS_ADDR", defaultRedis),
+		Password: s.config.String("REDIS_PASSWORD", ""),
+		DB:       s.config.Int("REDIS_DB", 0),
+		TLS:      s.config.Bool("REDIS_TLS", false),
+	})
+	s.close = append(s.close, s.redis.Close)
+	s.tokens, err = user.NewTokens(s.config.Required("JWT_SECRET"), now)
+	s.opened(err)
+	if s.db != nil {
+		s.sessions = redis.NewSessions(s.redis, s.db.Sessions())
+	}
+	return s
+}
+
+// now is the shop's clock: MongoDB keeps milliseconds, so nothing is finer.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
+func (s *Shop) opened(err error) bool {
+	if err != nil {
+		s.errs = append(s.errs, err)
+	}
+	return err == nil
+}
+
+// Err tells every setting that is wrong.
+func (s *Shop) Err() error {
+	if err := s.config.Err(); err != nil {
+		return err // what else failed, failed because of it
+	}
+	return errors.Join(s.errs...)
+}
+
+// Ready tells whether everything that the function cannot do without answers.
+func (s *Shop) Ready(ctx context.Context) error {
+	for _, ready := range s.ready {
+		if err := ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends every connection, the one that was opened last first.
+func (s *Shop) Close() error {
+	var errs []error
+	for i := len(s.close) - 1; i >= 0; i-- {
+		errs = append(errs, s.close[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// Run works beside the function's requests until ctx ends; Close waits for it.
+// It does not start where the settings are wrong.
+func (s *Shop) Run(ctx context.Context, work func(context.Context)) {
+	if s.Err() != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); work(ctx) }()
+	s.close = append(s.close, func() error { stop(); <-done; return nil })
+}
+
+// Function makes the function whose routes serve is to set, if all settings
+// are right.
+func (s *Shop) Function(serve func(*rest.Function)) (*rest.Function, error) {
+	if err := s.Err(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	f := rest.NewFunction(s.Ready, s.Close)
+	serve(f)
+	return f, nil
+}
+
+// Gatekeeper tells who holds a token.
+func (s *Shop) Gatekeeper() user.Gatekeeper {
+	return user.Gatekeeper{Tokens: s.tokens, Sessions: s.sessions}
+}
+
+// Registration opens accounts.
+func (s *Shop) Registration() *user.Registration {
+	return &user.Registration{Users: s.db.Users(), Notices: s.notices(), Hasher: s.hasher, Transact: s.Outbox().Transact, Now: now}
+}
+
+// Administrator makes sure, as a part of being ready, that the first
+// administrator's account exists, if a password for it is set.
+func (s *Shop) Administrator() {
+	email, password := s.config.String("ADMIN_EMAIL", "admin@kiosk.local"), s.config.String("ADMIN_PASSWORD", "")
+	if password == "" {
+		return
+	}
+	registration := s.Registration()
+	done := make(chan struct{}, 1) // full once the account is known to exist; also keeps two from trying at once
+	s.ready = append(s.ready, func(ctx context.Context) error {
+		select {
+		case done <- struct{}{}:
+		default:
+			return nil
+		}
+		err := registration.EnsureAdministrator(ctx, email, password)
+		if err != nil {
+			<-done
+			return fmt.Errorf("the administrator's account: %w", err)
+		}
+		return nil
+	})
+}
+
+// Authentication opens, renews and ends sessions.
+func (s *Shop) Authentication() *user.Authentication {
+	return &user.Authentication{Users: s.db.Users(), Sessions: s.sessions, Tokens: s.tokens, Hasher: s.hasher, Guard: s.logins(), Now: now}
+}
+
+// Profiles shows and changes accounts.
+func (s *Shop) Profiles() *user.Profiles {
+	return &user.Profiles{Users: s.db.Users(), Sessions: s.sessions, Hasher: s.hasher, Guard: s.logins(), Cache: redis.NewCache[user.Profile](s.redis, "user"), Now: now}
+}
+
+// Catalogue is the products.
+func (s *Shop) Catalogue() *inventory.Catalogue {
+	return &inventory.Catalogue{Products: s.db.Products(), Cache: s.productCache(), Transact: s.db.Transact, Now: now}
+}
+
+// Placing takes orders.
+func (s *Shop) Placing() *order.Placing {
+	return &order.Placing{
+		Orders: s.db.Orders(), Keys: s.db.OrderKeys(), Locks: s.redis, Products: s.db.Products(), Customers: s.db.Users(),
+		Events: s.Outbox(), Transact: s.Outbox().Transact, Currency: s.Currency(), Now: now,
+	}
+}
+
+// Desk is where orders are looked up, completed and cancelled.
+func (s *Shop) Desk() *order.Desk {
+	return &order.Desk{
+		Orders: s.db.Orders(), Stockroom: s.stockroom(), Events: s.Outbox(), Notices: s.notices(),
+		Cache: s.orderCache(), ProductCache: s.productCache(), Transact: s.Outbox().Transact, Now: now,
+	}
+}
+
+// Fulfilment takes the stock of orders.
+func (s *Shop) Fulfilment() *order.Fulfilment {
+	return &order.Fulfilment{
+		Orders: s.db.Orders(), Stockroom: s.stockroom(), Inbox: s.db.Inbox(), Events: s.Outbox(), Notices: s.notices(),
+		Cache: s.orderCache(), ProductCache: s.productCache(), Transact: s.Outbox().Transact, Now: now,
+	}
+}
+
+// Sender hands mails to the mail server.
+func (s *Shop) Sender() *mail.Sender {
+	transport, err := smtp.New(smtp.Options{
+		Host:     s.config.Required("SMTP_HOST"),
+		Port:     s.config.Int("SMTP_PORT", 587),
+		Username: s.config.String("SMTP_USERNAME", ""),
+		Password: s.config.String("SMTP_PASSWORD", ""),
+		From:     s.config.String("MAIL_FROM", "Kiosk <shop@kiosk.local>"),
+	})
+	s.opened(err)
+	return &mail.Sender{Transport: transport, Records: s.db.Mails(), Now: now}
+}
+
+// Outbox delivers what was decided: events to NATS, mails to the function that
+// sends them.
+func (s *Shop) Outbox() *outbox.Outbox {
+	if s.outbox != nil {
+		return s.outbox
+	}
+	records := s.db.Mails()
+	postman := openfaas.NewPostman(s.config.String("GATEWAY_URL", defaultGateway), func() (string, error) {
+		return s.tokens.Access(kiosk.Service(), user.ServiceLifetime)
+	}, records)
+	s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, map[outbox.Kind]outbox.Courier{
+		outbox.Event: s.NATS(),
+		outbox.Mail:  postman,
+	}, now)
+	s.close = append(s.close, func() error { s.outbox.Close(); return nil })
+	return s.outbox
+}
+
+// NATS is the connection for events. A function does not need it to be ready:
+// what it cannot publish now, the outbox keeps.
+func (s *Shop) NATS() *nats.Conn {
+	if s.nats != nil {
+		return s.nats
+	}
+	conn, err := nats.Open(s.config.String("NATS_URL", defaultNATS), s.function, s.config.Int("NATS_REPLICAS", 1))
+	if s.opened(err) {
+		s.nats = conn
+		s.close = append(s.close, conn.Close)
+	}
+	return conn
+}
+
+// WriteLimit is the rate of one user's requests that change something.
+func (s *Shop) WriteLimit() rest.Limit { return s.limit("RATE_LIMIT_WRITES", "300/1m") }
+
+// RegisterLimit is the rate of registrations from one address.
+func (s *Shop) RegisterLimit() rest.Limit { return s.limit("RATE_LIMIT_REGISTER", "100/1m") }
+
+func (s *Shop) limit(name, def string) rest.Limit {
+	limiter, rate := s.limiter(), config.Parsed(&s.config, name, def, redis.ParseRate)
+	return func(ctx context.Context, key string) (*kiosk.Limit, error) {
+		return limiter.Allow(ctx, name+":"+key, rate)
+	}
+}
+
+// limiter limits nobody where RATE_LIMIT=off.
+func (s *Shop) limiter() *redis.Limiter {
+	if !s.config.Bool("RATE_LIMIT", true) {
+		return redis.NewLimiter(nil)
+	}
+	return redis.NewLimiter(s.redis)
+}
+
+func (s *Shop) logins() redis.Logins {
+	return redis.Logins{Limiter: s.limiter(), ByPair: config.Parsed(&s.config, "RATE_LIMIT_LOGIN", "10/10m", redis.ParseRate)}
+}
+
+// Currency is the shop's one currency, an ISO 4217 code.
+func (s *Shop) Currency() string { return s.config.String("CURRENCY", "USD") }
+
+func (s *Shop) stockroom() *inventory.Stock {
+	return &inventory.Stock{Shelves: s.db.Products(), Now: now}
+}
+
+func (s *Shop) notices() *mail.Notices {
+	templates, err := mail.LoadTemplates(s.config.String("MAIL_TEMPLATES", ""))
+	s.opened(err)
+	return &mail.Notices{Shop: s.config.String("SHOP_NAME", "Kiosk"), Templates: templates, Customers: s.db.Users(), Outbox: s.Outbox()}
+}
+
+func (s *Shop) productCache() *redis.Cache[inventory.Product] {
+	return redis.NewCache[inventory.Product](s.redis, "product")
+}
+
+func (s *Shop) orderCache() *redis.Cache[order.Order] {
+	return redis.NewCache[order.Order](s.redis, "order")
+}

@@ -1,0 +1,110 @@
+package user
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+// Repository keeps the accounts.
+type Repository interface {
+	// Insert adds an account. A user name or e-mail address that another has:
+	// KindConflict.
+	Insert(ctx context.Context, u User) error
+	ByID(ctx context.Context, id kiosk.ID) (User, error)
+	// ByLogin finds by the Key of a user name or an e-mail address.
+	ByLogin(ctx context.Context, key string) (User, error)
+	// Update writes the account if its revision is still u.Revision, and
+	// counts it up; else KindConflict, as for a name or address that is taken.
+	Update(ctx context.Context, u User) error
+}
+
+// Notices tells a customer about his account, once the transaction commits
+// that its context belongs to.
+type Notices interface {
+	Welcome(ctx context.Context, u User) error
+}
+
+// Registration opens accounts.
+type Registration struct {
+	Users    Repository
+	Notices  Notices
+	Hasher   *Hasher
+	Transact kiosk.Transact
+	Now      func() time.Time
+}
+
+// NewAccount is what a newcomer tells.
+type NewAccount struct {
+	Username string // empty: the e-mail address
+	Email    string
+	Password string
+	Name     string
+}
+
+func (a NewAccount) check() error {
+	var v kiosk.Violations
+	v.Add(CheckEmail("email", a.Email))
+	if len(v) == 0 {
+		v.Add(checkUsername(a.Username, a.Email))
+	}
+	v.Add(checkPassword("password", a.Password))
+	v.Add(checkName(a.Name))
+	return v.Err()
+}
+
+// Register opens an account, and sends a mail of welcome. A user name or
+// address that is taken: KindConflict.
+func (r *Registration) Register(ctx context.Context, a NewAccount) (User, error) {
+	if a.Username == "" {
+		a.Username = a.Email
+	}
+	if err := a.check(); err != nil {
+		return User{}, err
+	}
+	return r.open(ctx, a, kiosk.RoleUser)
+}
+
+func (r *Registration) open(ctx context.Context, a NewAccount, role kiosk.Role) (User, error) {
+	hash, err := r.Hasher.Hash(ctx, a.Password)
+	if err != nil {
+		return User{}, err
+	}
+	now := r.Now()
+	u := User{
+		ID: kiosk.NewID(), Username: a.Username, Email: a.Email, Name: a.Name,
+		Role: role, PasswordHash: hash, Revision: 1, CreatedAt: now, UpdatedAt: now,
+	}
+	err = r.Transact(ctx, func(ctx context.Context) error {
+		if err := r.Users.Insert(ctx, u); err != nil {
+			return err
+		}
+		if role == kiosk.RoleAdmin {
+			return nil
+		}
+		return r.Notices.Welcome(ctx, u)
+	})
+	if err != nil {
+		return User{}, err
+	}
+	return u, nil
+}
+
+// EnsureAdministrator opens the first administrator's account where nobody has
+// that address. An account that is there stays as it is, its password too.
+func (r *Registration) EnsureAdministrator(ctx context.Context, email, password string) error {
+	a := NewAccount{Username: email, Email: email, Password: password, Name: "Administrator"}
+	if err := errors.Join(CheckEmail("ADMIN_EMAIL", email), checkPassword("ADMIN_PASSWORD", password)); err != nil {
+		return err
+	}
+	_, err := r.Users.ByLogin(ctx, Key(email))
+	if !kiosk.KindNotFound.Is(err) {
+		return err
+	}
+	if _, err = r.open(ctx, a, kiosk.RoleAdmin); kiosk.KindConflict.Is(err) {
+		return nil // another replica was faster
+	}
+	return err
+}

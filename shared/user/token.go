@@ -1,0 +1,146 @@
+package user
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+// Lifetimes. An access token cannot outlive its session whatever its own
+// expiry says: every use asks whether the session still is.
+const (
+	AccessLifetime  = 15 * time.Minute
+	SessionLifetime = 30 * 24 * time.Hour // since the last refresh
+	ServiceLifetime = 15 * time.Minute
+)
+
+const (
+	issuer     = "kiosk"
+	accessType = "at+jwt" // RFC 9068: an access token says that it is one
+	// MinSecret is the shortest JWT_SECRET, in bytes: HS256 wants a key no
+	// shorter than its hash (RFC 7518, section 3.2).
+	MinSecret = 32
+)
+
+// Tokens issues and reads tokens, all from JWT_SECRET: access tokens are
+// HS256 JWTs, which other gateways of a shop may verify with the same secret;
+// refresh tokens have a form of their own, so that neither passes for the other.
+type Tokens struct {
+	secret  []byte
+	refresh []byte // a key of its own for refresh tokens, derived from secret
+	now     func() time.Time
+}
+
+// NewTokens checks the secret's length.
+func NewTokens(secret string, now func() time.Time) (*Tokens, error) {
+	if len(secret) < MinSecret {
+		return nil, fmt.Errorf("JWT_SECRET must have at least %d bytes: `openssl rand -hex 32` makes a good one", MinSecret)
+	}
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte("kiosk refresh token v1"))
+	return &Tokens{secret: []byte(secret), refresh: mac.Sum(nil), now: now}, nil
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+	Role    kiosk.Role `json:"role"`
+	Session kiosk.ID   `json:"sid,omitempty"`
+}
+
+// Access makes the token of an actor.
+func (t *Tokens) Access(actor kiosk.Actor, lifetime time.Duration) (string, error) {
+	now := t.now()
+	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    issuer,
+			Audience:  jwt.ClaimStrings{issuer},
+			Subject:   string(actor.ID),
+			ID:        string(kiosk.NewID()),
+			IssuedAt:  jwt.NewNumericDate(now),
+			NotBefore: jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(lifetime)),
+		},
+		Role:    actor.Role,
+		Session: actor.Session,
+	})
+	token.Header["typ"] = accessType
+	return token.SignedString(t.secret)
+}
+
+// ServiceToken is a token of 15 minutes for the shop's own programs.
+func ServiceToken(secret []byte, now time.Time) (string, error) {
+	t, err := NewTokens(string(secret), func() time.Time { return now })
+	if err != nil {
+		return "", err
+	}
+	return t.Access(kiosk.Service(), ServiceLifetime)
+}
+
+var errToken = kiosk.Unauthenticated("the token is not valid or has expired")
+
+// ParseAccess reads an access token as RFC 8725 asks: one algorithm, and
+// issuer, audience, type and times checked. Whether its session still is, the
+// caller has to ask.
+func (t *Tokens) ParseAccess(text string) (kiosk.Actor, error) {
+	var c claims
+	token, err := jwt.ParseWithClaims(text, &c,
+		func(*jwt.Token) (any, error) { return t.secret, nil },
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
+		jwt.WithIssuer(issuer), jwt.WithAudience(issuer),
+		jwt.WithExpirationRequired(), jwt.WithIssuedAt(),
+		jwt.WithTimeFunc(t.now), jwt.WithLeeway(5*time.Second),
+	)
+	if err != nil || token.Header["typ"] != accessType {
+		return kiosk.Actor{}, errToken
+	}
+	actor := kiosk.Actor{ID: kiosk.ID(c.Subject), Role: c.Role, Session: c.Session}
+	service := actor.Role == kiosk.RoleService && actor.ID == kiosk.ServiceID && actor.Session == ""
+	person := (actor.Role == kiosk.RoleUser || actor.Role == kiosk.RoleAdmin) && actor.ID.Valid() && actor.Session.Valid()
+	if !service && !person {
+		return kiosk.Actor{}, errToken
+	}
+	return actor, nil
+}
+
+// Refresh makes the refresh token of a session's generation.
+func (t *Tokens) Refresh(session kiosk.ID, generation int64) string {
+	text := string(session) + "." + strconv.FormatInt(generation, 10)
+	return text + "." + base64.RawURLEncoding.EncodeToString(t.sign(text))
+}
+
+// ParseRefresh reads a refresh token that this shop issued, whether it is
+// spent or not.
+func (t *Tokens) ParseRefresh(token string) (session kiosk.ID, generation int64, err error) {
+	text, signature, _ := cutLast(token, ".")
+	given, err := base64.RawURLEncoding.DecodeString(signature)
+	if err != nil || !hmac.Equal(given, t.sign(text)) {
+		return "", 0, errToken
+	}
+	id, number, _ := strings.Cut(text, ".")
+	generation, err = strconv.ParseInt(number, 10, 64)
+	if err != nil {
+		return "", 0, errToken
+	}
+	return kiosk.ID(id), generation, nil
+}
+
+func (t *Tokens) sign(text string) []byte {
+	mac := hmac.New(sha256.New, t.refresh)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
