@@ -1,0 +1,115 @@
+package kiosk_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+func TestParseID(t *testing.T) {
+	for _, text := range []string{"", "me", "0123456789abcdef0123456", "0123456789abcdef012345678", "0123456789ABCDEF01234567", "../../../etc/passwd12345", "{\"$ne\": null}           "} {
+		if _, err := kiosk.ParseID(text); !kiosk.KindNotFound.Is(err) {
+			t.Errorf("ParseID(%q): %v, want not found", text, err)
+		}
+	}
+	a, b := kiosk.NewID(), kiosk.NewID()
+	if a == b || !a.Valid() {
+		t.Errorf("NewID gave %q, then %q", a, b)
+	}
+	if id, err := kiosk.ParseID(string(a)); err != nil || id != a {
+		t.Errorf("ParseID(%q) = %q, %v", a, id, err)
+	}
+}
+
+func TestParseMoney(t *testing.T) {
+	const most = kiosk.Money(1_000_00)
+	valid := map[kiosk.Decimal]kiosk.Money{
+		"0": 0, "-0": 0, "1": 100, "1.5": 150, "1.50": 150, "1.500": 150, "0.01": 1, "19.99": 1999, "1e2": 10000, "15e-1": 150, "1000": 100000, "1000.00": 100000,
+	}
+	for text, want := range valid {
+		if got, err := kiosk.ParseMoney("price", text, most); err != nil || got != want {
+			t.Errorf("ParseMoney(%s) = %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []kiosk.Decimal{"", "-1", "-0.01", "1.999", "0.001", "1000.01", "1e3000000000", "1e-3000000000", "1e21", "1e99999999999999999999", kiosk.Decimal("1." + strings.Repeat("0", 100))} {
+		if got, err := kiosk.ParseMoney("price", text, most); !kiosk.KindInvalid.Is(err) {
+			t.Errorf("ParseMoney(%s) = %d, %v, want it refused", text, got, err)
+		}
+	}
+}
+
+func TestMoneyAsJSON(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := kiosk.Money(rapid.Int64Range(0, int64(kiosk.MaxPrice)*1_000_000).Draw(t, "minor units"))
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d kiosk.Decimal
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		if back, err := kiosk.ParseMoney("price", d, kiosk.MaxPrice*1_000_000); err != nil || back != m {
+			t.Fatalf("%d became %s became %d, %v", m, text, back, err)
+		}
+	})
+	for m, want := range map[kiosk.Money]string{0: "0.00", 5: "0.05", 1999: "19.99", -150: "-1.50"} {
+		if got := m.String(); got != want {
+			t.Errorf("Money(%d) is written %s, want %s", m, got, want)
+		}
+	}
+}
+
+func TestDecimalTakesNumbersOnly(t *testing.T) {
+	for _, text := range []string{`"1.00"`, `true`, `{}`, `[1]`, `{"$gt": 0}`} {
+		var d kiosk.Decimal
+		if err := json.Unmarshal([]byte(text), &d); err == nil {
+			t.Errorf("%s was taken as %q", text, d)
+		}
+	}
+}
+
+func TestCheckText(t *testing.T) {
+	for _, text := range []string{"Ada", "Zoë Müller", "محمد", "न\u200dम", "👩\u200d🚀", strings.Repeat("ä", 10)} {
+		if err := kiosk.CheckText("name", text, 1, 10); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, text := range []string{"", "12345678901", "a\nb", "a\r\nBcc: x", "a\x00b", "a\u202eb", "a\u200bb", "\ufeffa", "a\u2028b", "a\xffb"} {
+		if err := kiosk.CheckText("name", text, 1, 10); !kiosk.KindInvalid.Is(err) {
+			t.Errorf("%q: %v, want it refused", text, err)
+		}
+	}
+	if err := kiosk.CheckProse("description", "two\nlines", 0, 100); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPage(t *testing.T) {
+	for _, p := range []kiosk.Page{{1, 1}, {1, 100}, {10_000, 100}} {
+		if err := p.Check(); err != nil {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	for _, p := range []kiosk.Page{{0, 20}, {-1, 20}, {1, 0}, {1, 101}, {1 << 62, 100}, {10_002, 100}} {
+		if err := p.Check(); !kiosk.KindInvalid.Is(err) {
+			t.Errorf("%+v: %v, want it refused", p, err)
+		}
+	}
+}
+
+func TestKindsSurviveWrapping(t *testing.T) {
+	err := fmt.Errorf("while placing: %w", errors.Join(errors.New("other"), kiosk.Conflict("taken")))
+	if !kiosk.KindConflict.Is(err) || kiosk.KindNotFound.Is(err) || kiosk.KindConflict.Is(nil) {
+		t.Errorf("%v is of kind %s", err, kiosk.KindOf(err))
+	}
+	if kiosk.KindOf(errors.New("plain")) != kiosk.KindInternal {
+		t.Error("an error without a kind is internal")
+	}
+}

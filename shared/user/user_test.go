@@ -1,0 +1,229 @@
+package user
+
+import (
+	"context"
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/crypto/bcrypt"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+func TestCheckEmail(t *testing.T) {
+	for _, address := range []string{"ada@example.com", "a.b+c@sub.example.co.uk", "admin@kiosk.local", "O'Hara@example.org", strings.Repeat("a", 64) + "@example.com"} {
+		if err := CheckEmail("email", address); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	for _, address := range []string{
+		"", "ada", "@example.com", "ada@", "ada@example", "ada@-example.com", "ada@example..com", "ada@.example.com",
+		"Ada <ada@example.com>", "<ada@example.com>", "ada@example.com ", " ada@example.com", "ada@example.com,bob@example.com", "ada@example.com\r\nBcc: bob@example.com",
+		`"ada lovelace"@example.com`, "ada@[127.0.0.1]", "ada@exa mple.com", "(comment)ada@example.com", "ada@example.com\x00", "ädä@example.com",
+		strings.Repeat("a", 65) + "@example.com", "a@" + strings.Repeat("b", 250) + ".com", "ada@@example.com", "ada@example.c0m.",
+	} {
+		if err := CheckEmail("email", address); !kiosk.KindInvalid.Is(err) {
+			t.Errorf("%q: %v, want it refused", address, err)
+		}
+	}
+}
+
+func TestCheckUsername(t *testing.T) {
+	const email = "ada@example.com"
+	for _, name := range []string{"ada", "Ada.Lovelace", "a-d_a.1", email, "ADA@example.com"} {
+		if err := checkUsername(name, email); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"ab", "bob@example.com", ".ada", "ada.", "a da", "ада", "ada\u200b", strings.Repeat("a", 65)} {
+		if err := checkUsername(name, email); !kiosk.KindInvalid.Is(err) {
+			t.Errorf("%q: %v, want it refused", name, err)
+		}
+	}
+}
+
+func TestCheckPassword(t *testing.T) {
+	for _, password := range []string{"correct horse", strings.Repeat("x", 256), "pässwörter", "        "} {
+		if err := checkPassword("password", password); err != nil {
+			t.Errorf("%q: %v", password, err)
+		}
+	}
+	for _, password := range []string{"", "1234567", "password", "PASSWORD", "Password123", "iloveyou1", strings.Repeat("x", 257), "abcdefg\xff"} {
+		if err := checkPassword("password", password); !kiosk.KindInvalid.Is(err) {
+			t.Errorf("%q: %v, want it refused", password, err)
+		}
+	}
+}
+
+func TestHasher(t *testing.T) {
+	ctx := t.Context()
+	h := NewHasher(1)
+	hash, err := h.Hash(ctx, "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") {
+		t.Errorf("the hash %s is not of OWASP's parameters", hash)
+	}
+	legacy, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weak := "$argon2id$v=19$m=4096,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$" + base64.RawStdEncoding.EncodeToString(make([]byte, 32))
+	for _, test := range []struct {
+		name, password, hash string
+		ok, outdated         bool
+	}{
+		{"right", "correct horse", hash, true, false},
+		{"wrong", "incorrect horse", hash, false, false},
+		{"empty", "", hash, false, false},
+		{"too long", strings.Repeat("x", 100_000), hash, false, false},
+		{"unknown account", "correct horse", "", false, false},
+		{"decoy's own", "", "", false, false},
+		{"bcrypt, right", "correct horse", string(legacy), true, true},
+		{"bcrypt, wrong", "incorrect horse", string(legacy), false, false},
+		{"weaker parameters, wrong", "x", weak, false, true},
+	} {
+		ok, outdated, err := h.Verify(ctx, test.password, test.hash)
+		if err != nil || ok != test.ok || outdated != test.outdated {
+			t.Errorf("%s: Verify = %t, %t, %v, want %t, %t", test.name, ok, outdated, err, test.ok, test.outdated)
+		}
+	}
+}
+
+func TestHasherBoundsItsQueue(t *testing.T) {
+	h := NewHasher(1)
+	h.slots <- struct{}{} // somebody hashes, for ever
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan error, maxQueue+1)
+	for range maxQueue + 1 {
+		go func() { _, err := h.Hash(ctx, "correct horse"); results <- err }()
+	}
+	if err := <-results; !kiosk.KindUnavailable.Is(err) || ctx.Err() != nil {
+		t.Errorf("one over the queue's bound: %v, want unavailable at once", err)
+	}
+	cancel()
+	for range maxQueue {
+		if err := <-results; !kiosk.KindUnavailable.Is(err) {
+			t.Errorf("a caller who gave up: %v", err)
+		}
+	}
+}
+
+var clock = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func testTokens(t *testing.T, now time.Time) *Tokens {
+	t.Helper()
+	tokens, err := NewTokens(strings.Repeat("k", MinSecret), func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+func TestAccessToken(t *testing.T) {
+	tokens := testTokens(t, clock)
+	actor := kiosk.Actor{ID: kiosk.NewID(), Role: kiosk.RoleUser, Session: kiosk.NewID()}
+	text, err := tokens.Access(actor, AccessLifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tokens.ParseAccess(text); err != nil || got != actor {
+		t.Errorf("ParseAccess = %+v, %v, want %+v", got, err, actor)
+	}
+	// Another gateway of the shop verifies it knowing nothing but the secret.
+	plain, err := jwt.Parse(text, func(*jwt.Token) (any, error) { return []byte(strings.Repeat("k", MinSecret)), nil },
+		jwt.WithValidMethods([]string{"HS256"}), jwt.WithTimeFunc(func() time.Time { return clock }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sub, err := plain.Claims.GetSubject(); err != nil || sub != string(actor.ID) {
+		t.Errorf("sub is %q, %v", sub, err)
+	}
+	if _, err := testTokens(t, clock.Add(AccessLifetime+time.Minute)).ParseAccess(text); !kiosk.KindUnauthenticated.Is(err) {
+		t.Errorf("an expired token: %v", err)
+	}
+	if _, err := testTokens(t, clock.Add(-time.Minute)).ParseAccess(text); !kiosk.KindUnauthenticated.Is(err) {
+		t.Errorf("a token from the future: %v", err)
+	}
+}
+
+func TestForgedTokens(t *testing.T) {
+	tokens := testTokens(t, clock)
+	good := claims{RegisteredClaims: jwt.RegisteredClaims{
+		Issuer: issuer, Audience: jwt.ClaimStrings{issuer}, Subject: string(kiosk.NewID()),
+		IssuedAt: jwt.NewNumericDate(clock), ExpiresAt: jwt.NewNumericDate(clock.Add(time.Minute)),
+	}, Role: kiosk.RoleAdmin, Session: kiosk.NewID()}
+	sign := func(method jwt.SigningMethod, typ string, key any, change func(*claims)) string {
+		c := good
+		if change != nil {
+			change(&c)
+		}
+		token := jwt.NewWithClaims(method, c)
+		token.Header["typ"] = typ
+		text, err := token.SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	secret := []byte(strings.Repeat("k", MinSecret))
+	if _, err := tokens.ParseAccess(sign(jwt.SigningMethodHS256, accessType, secret, nil)); err != nil {
+		t.Fatalf("the pattern of all forgeries is refused itself: %v", err)
+	}
+	for name, text := range map[string]string{
+		"empty":             "",
+		"no token":          "x.y.z",
+		"none":              sign(jwt.SigningMethodNone, accessType, jwt.UnsafeAllowNoneSignatureType, nil),
+		"another algorithm": sign(jwt.SigningMethodHS512, accessType, secret, nil),
+		"another secret":    sign(jwt.SigningMethodHS256, accessType, []byte(strings.Repeat("x", MinSecret)), nil),
+		"another type":      sign(jwt.SigningMethodHS256, "JWT", secret, nil),
+		"another issuer":    sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Issuer = "x" }),
+		"another audience":  sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Audience = nil }),
+		"no expiry":         sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.ExpiresAt = nil }),
+		"no session":        sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Session = "" }),
+		"no subject":        sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Subject = "" }),
+		"unknown role":      sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Role = "root" }),
+		"service by a user": sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Role = kiosk.RoleService }),
+		"a refresh token":   tokens.Refresh(kiosk.NewID(), 1),
+	} {
+		if actor, err := tokens.ParseAccess(text); !kiosk.KindUnauthenticated.Is(err) {
+			t.Errorf("%s: taken as %+v, %v", name, actor, err)
+		}
+	}
+}
+
+func TestServiceToken(t *testing.T) {
+	text, err := ServiceToken([]byte(strings.Repeat("k", MinSecret)), clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actor, err := testTokens(t, clock).ParseAccess(text)
+	if err != nil || actor != kiosk.Service() || !actor.Administers() {
+		t.Errorf("ParseAccess = %+v, %v", actor, err)
+	}
+	if _, err := ServiceToken([]byte("short"), clock); err == nil {
+		t.Error("a short secret was taken")
+	}
+}
+
+func TestRefreshToken(t *testing.T) {
+	tokens := testTokens(t, clock)
+	id := kiosk.NewID()
+	token := tokens.Refresh(id, 7)
+	if got, generation, err := tokens.ParseRefresh(token); err != nil || got != id || generation != 7 {
+		t.Errorf("ParseRefresh = %s, %d, %v", got, generation, err)
+	}
+	access, err := tokens.Access(kiosk.Actor{ID: id, Role: kiosk.RoleUser, Session: id}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, forged := range []string{"", ".", "..", strings.Replace(token, ".7.", ".8.", 1), token[:len(token)-2], token + "A", string(id) + ".7", access} {
+		if _, _, err := tokens.ParseRefresh(forged); !kiosk.KindUnauthenticated.Is(err) {
+			t.Errorf("%q: %v, want it refused", forged, err)
+		}
+	}
+}

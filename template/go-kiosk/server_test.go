@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	handler "github.com/openfaas/templates-sdk/go-http"
+)
+
+// fake is a handler that does what a test says.
+type fake struct {
+	handle func(handler.Request) (handler.Response, error)
+	ready  func(context.Context) error
+}
+
+func (f fake) Handle(r handler.Request) (handler.Response, error) { return f.handle(r) }
+func (f fake) Ready(ctx context.Context) error {
+	if f.ready == nil {
+		return nil
+	}
+	return f.ready(ctx)
+}
+
+func start(t *testing.T, f fake, change func(*settings)) (*httptest.Server, *server) {
+	t.Helper()
+	s, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(&s)
+	}
+	server := newServer(f, s)
+	web := httptest.NewServer(server)
+	t.Cleanup(web.Close)
+	return web, server
+}
+
+func call(t *testing.T, method, url, body string, header http.Header) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+func TestHandlerSeesTheRequest(t *testing.T) {
+	web, _ := start(t, fake{handle: func(r handler.Request) (handler.Response, error) {
+		deadline, _ := r.Context().Deadline()
+		return handler.Response{
+			StatusCode: http.StatusTeapot,
+			Header:     http.Header{"X-Seen": {r.Method + " " + r.Header.Get(PathHeader) + "?" + r.QueryString + " " + time.Until(deadline).Round(time.Second).String()}},
+			Body:       r.Body,
+		}, nil
+	}}, nil)
+	resp, body := call(t, http.MethodPut, web.URL+"/a%2Fb/c?d=e", "hello", http.Header{"X-Call-Id": {"abc"}, PathHeader: {"/forged"}, "X-Timeout": {"3s"}})
+	if resp.StatusCode != http.StatusTeapot || body != "hello" {
+		t.Errorf("%s %q", resp.Status, body)
+	}
+	if got := resp.Header.Get("X-Seen"); got != "PUT /a%2Fb/c?d=e 3s" {
+		t.Errorf("the handler saw %q", got)
+	}
+	if got := resp.Header.Values("X-Call-Id"); len(got) != 1 || got[0] != "abc" {
+		t.Errorf("X-Call-Id is %q", got)
+	}
+	if resp, _ := call(t, http.MethodGet, web.URL, "", nil); resp.Header.Get("X-Call-Id") == "" {
+		t.Error("a call without an id got none")
+	}
+}
+
+func TestProblems(t *testing.T) {
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for _, test := range []struct {
+		name   string
+		handle func(handler.Request) (handler.Response, error)
+		header http.Header
+		body   string
+		want   int
+	}{
+		{"error", func(handler.Request) (handler.Response, error) { return handler.Response{}, errors.New("secret") }, nil, "", 500},
+		{"panic", func(handler.Request) (handler.Response, error) { panic("secret") }, nil, "", 500},
+		{"body too large", nil, nil, strings.Repeat("x", 101), 413},
+		{"deadline, watched", func(r handler.Request) (handler.Response, error) {
+			<-r.Context().Done()
+			return handler.Response{}, r.Context().Err()
+		}, http.Header{"X-Timeout": {"20ms"}}, "", -1},
+		{"deadline, ignored", func(handler.Request) (handler.Response, error) { <-release; return handler.Response{}, nil }, http.Header{"X-Timeout": {"20ms"}}, "", 504},
+		{"bad X-Timeout", nil, http.Header{"X-Timeout": {"soon"}}, "", 400},
+		{"no X-Timeout at all", nil, http.Header{"X-Timeout": {"0"}}, "", 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			web, _ := start(t, fake{handle: test.handle}, func(s *settings) { s.maxBody = 100 })
+			resp, body := call(t, http.MethodPost, web.URL, test.body, test.header)
+			// A handler that watches its context may be a moment faster or
+			// slower than the deadline: both answers are right.
+			if resp.StatusCode != test.want && !(test.want == -1 && (resp.StatusCode == 500 || resp.StatusCode == 504)) {
+				t.Errorf("%s, want %d", resp.Status, test.want)
+			}
+			var p struct {
+				Type, Title string
+				Status      int
+			}
+			if err := json.Unmarshal([]byte(body), &p); err != nil || p.Status != resp.StatusCode || p.Title == "" || p.Type == "" || resp.Header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("not a problem: %s", body)
+			}
+			if strings.Contains(body, "secret") {
+				t.Errorf("the answer tells too much: %s", body)
+			}
+		})
+	}
+}
+
+func TestMaxInflight(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	web, server := start(t, fake{handle: func(handler.Request) (handler.Response, error) {
+		entered <- struct{}{}
+		<-release
+		return handler.Response{}, nil
+	}}, func(s *settings) { s.maxInflight = 1 })
+	first := make(chan int)
+	go func() { resp, _ := call(t, http.MethodGet, web.URL, "", nil); first <- resp.StatusCode }()
+	<-entered
+	resp, _ := call(t, http.MethodGet, web.URL, "", nil)
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("the second answered %s", resp.Status)
+	}
+	if resp, _ := call(t, http.MethodGet, web.URL+"/_/ready", "", nil); resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("readiness at the limit: %s", resp.Status)
+	}
+	close(release)
+	if status := <-first; status != http.StatusOK {
+		t.Errorf("the first answered %d", status)
+	}
+	for server.inflight.Load() != 0 {
+		time.Sleep(time.Millisecond)
+	}
+	go func() { <-entered }()
+	if resp, _ := call(t, http.MethodGet, web.URL, "", nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("the third answered %s: the first still counts", resp.Status)
+	}
+}
+
+func TestHealthAndReadiness(t *testing.T) {
+	down := errors.New("mongo at 10.0.0.1 is down")
+	state := make(chan error, 1)
+	web, server := start(t, fake{ready: func(context.Context) error { err := <-state; state <- err; return err }}, nil)
+	state <- down
+	if resp, _ := call(t, http.MethodGet, web.URL+"/_/health", "", nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("alive, but %s", resp.Status)
+	}
+	if resp, body := call(t, http.MethodGet, web.URL+"/_/ready", "", nil); resp.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "mongo") {
+		t.Errorf("a dependency is down, but %s %q", resp.Status, body)
+	}
+	<-state
+	state <- nil
+	if resp, _ := call(t, http.MethodGet, web.URL+"/_/ready", "", nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("ready, but %s", resp.Status)
+	}
+	server.stopping.Store(true)
+	for _, path := range []string{"/_/health", "/_/ready"} {
+		if resp, _ := call(t, http.MethodGet, web.URL+path, "", nil); resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("stopping, but %s is %s", path, resp.Status)
+		}
+	}
+}
+
+func TestWarmUpWaitsForDependencies(t *testing.T) {
+	tries := 0
+	server := newServer(fake{ready: func(context.Context) error {
+		if tries++; tries < 3 {
+			return errors.New("not yet")
+		}
+		return nil
+	}}, settings{})
+	server.warmUp(t.Context())
+	if tries != 3 {
+		t.Errorf("asked %d times, want until it is ready, the third time", tries)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	newServer(fake{ready: func(context.Context) error { return errors.New("never") }}, settings{}).warmUp(ended)
+}
+
+func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
+	t.Setenv("port", "0")
+	t.Setenv("bind_address", "127.0.0.1")
+	entered, release := make(chan struct{}), make(chan struct{})
+	s, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := newServer(fake{handle: func(handler.Request) (handler.Response, error) {
+		close(entered)
+		<-release
+		return handler.Response{Body: []byte("done")}, nil
+	}}, s)
+	web := httptest.NewServer(server)
+	answered := make(chan string)
+	go func() { _, body := call(t, http.MethodGet, web.URL, "", nil); answered <- body }()
+	<-entered
+	stopped := make(chan error)
+	go func() { stopped <- shutdown(server, web.Config, s) }()
+	for !server.stopping.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	if body := <-answered; body != "done" {
+		t.Errorf("the answer was %q", body)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": time.Hour, "5s": 5 * time.Second, "5": 5 * time.Second, "1m30s": 90 * time.Second} {
+		if got, err := parseDuration(text, time.Hour); err != nil || got != want {
+			t.Errorf("parseDuration(%q) = %s, %v, want %s", text, got, err, want)
+		}
+	}
+	for name, value := range map[string]string{"exec_timeout": "soon", "read_timeout": "-1s", "max_inflight": "-1", "port": "http"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			if _, err := load(); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s=%s: %v, want it refused by name", name, value, err)
+			}
+		})
+	}
+}
