@@ -1,0 +1,189 @@
+// Package testservers gives tests a MongoDB, a Redis and a NATS on real ports:
+// the ones that MONGO_URI, REDIS_ADDR and NATS_URL name, else the same embedded
+// ones that the local box runs.
+package testservers
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/nats-io/nats-server/v2/server"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+// Database is a database of its own for one test, on a server that the test
+// binary's tests share.
+type Database struct{ URI, Name string }
+
+var mongo struct {
+	sync.Mutex
+	uri  string
+	stop func()
+}
+
+// Main runs a package's tests and ends the servers that they shared. It is
+// called by TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if mongo.stop != nil {
+		mongo.stop()
+	}
+	os.Exit(code)
+}
+
+// Mongo gives a database that is empty.
+func Mongo(t testing.TB) Database {
+	t.Helper()
+	name := "test_" + string(kiosk.NewID())
+	if uri := os.Getenv("MONGO_URI"); uri != "" {
+		return Database{uri, name}
+	}
+	mongo.Lock()
+	defer mongo.Unlock()
+	if mongo.uri == "" {
+		dir, err := os.MkdirTemp("", "kiosk-documents-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uri, stop, err := startDocuments(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mongo.uri, mongo.stop = uri, func() { stop(); os.RemoveAll(dir) }
+	}
+	return Database{mongo.uri, name}
+}
+
+// startDocuments builds and starts the document server. It is a program of
+// its own, so that the shop's module does not depend on it.
+func startDocuments(dir string) (uri string, stop func(), err error) {
+	binary := filepath.Join(dir, "documents")
+	build := exec.Command("go", "build", "-o", binary, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("building the document server: %w\n%s", err, out)
+	}
+	address := freeAddress()
+	cmd := exec.Command(binary, "--addr", address, "--dir", filepath.Join(dir, "data"), "--exit-with-parent")
+	stdin, err := cmd.StdinPipe() // its end, should this process be killed, ends the server too
+	if err != nil {
+		return "", nil, err
+	}
+	log := &tail{}
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() { stdin.Close(); cmd.Wait() }
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			conn.Close()
+			return "mongodb://" + address + "/?replicaSet=rs0", stop, nil
+		}
+		if time.Now().After(deadline) {
+			stop()
+			return "", nil, fmt.Errorf("the document server did not start: %w\n%s", err, log)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// freeAddress is one where nobody listens now.
+func freeAddress() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// tail keeps what a process said, for the message of a failure.
+type tail struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.Write(p)
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
+}
+
+// Redis gives the address of a Redis.
+func Redis(t testing.TB) string {
+	t.Helper()
+	if address := os.Getenv("REDIS_ADDR"); address != "" {
+		return address
+	}
+	return miniredis.RunT(t).Addr()
+}
+
+// NATS gives the URL of a NATS with JetStream, whose streams are its own.
+func NATS(t testing.TB) string {
+	t.Helper()
+	if url := os.Getenv("NATS_URL"); url != "" {
+		return url
+	}
+	s := StartNATS(t, "127.0.0.1:0", t.TempDir())
+	return s.ClientURL()
+}
+
+// StartNATS starts an embedded NATS on address that keeps its streams in dir.
+func StartNATS(t testing.TB, address, dir string) *server.Server {
+	t.Helper()
+	host, portText, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := server.RANDOM_PORT
+	if portText != "0" {
+		if _, err := fmt.Sscan(portText, &port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := server.NewServer(&server.Options{
+		Host: host, Port: port, JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the embedded NATS did not start")
+	}
+	return s
+}
+
+// Eventually polls until ok, which says what it waits for, or fails the test.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("it never came: %s", what)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+

@@ -1,0 +1,259 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/internal/testservers"
+	"github.com/kiosk-shop/kiosk/shared/redis"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+func open(t *testing.T, address string) *redis.Client {
+	t.Helper()
+	client := redis.Open(redis.Options{Address: address})
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// away is a client of a Redis that does not answer.
+func away(t *testing.T) *redis.Client {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return open(t, l.Addr().String())
+}
+
+type thing struct{ Value int }
+
+func TestCache(t *testing.T) {
+	address := testservers.Redis(t)
+	cache := redis.NewCache[thing](open(t, address), "thing-"+string(kiosk.NewID()))
+	ctx, id := t.Context(), kiosk.NewID()
+	truth, loads := 1, 0
+	load := func(context.Context) (thing, error) { loads++; return thing{truth}, nil }
+	expect := func(value, times int) {
+		t.Helper()
+		got, err := cache.Get(ctx, id, load)
+		if err != nil || got.Value != value || loads != times {
+			t.Fatalf("got %+v, %v after %d loads, want %d after %d", got, err, loads, value, times)
+		}
+	}
+	expect(1, 1)
+	expect(1, 1)
+	truth = 2
+	expect(1, 1)
+	cache.Drop(ctx, id)
+	expect(2, 2)
+	expect(2, 2)
+
+	if _, err := cache.Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{}, kiosk.NotFound("none") }); !kiosk.KindNotFound.Is(err) {
+		t.Errorf("an error of loading became %v", err)
+	}
+}
+
+func TestCacheRefusesSlowReaders(t *testing.T) {
+	address := testservers.Redis(t)
+	cache := redis.NewCache[thing](open(t, address), "slow-"+string(kiosk.NewID()))
+	ctx, id := t.Context(), kiosk.NewID()
+	for round := range 3 { // with and without a generation that was there before
+		old, err := cache.Get(ctx, id, func(ctx context.Context) (thing, error) {
+			// While this reader holds the old value, a writer commits and drops.
+			cache.Drop(ctx, id)
+			return thing{-1}, nil
+		})
+		if err != nil || old.Value != -1 {
+			t.Fatal(old, err)
+		}
+		got, err := cache.Get(ctx, id, func(context.Context) (thing, error) { return thing{round}, nil })
+		if err != nil || got.Value != round {
+			t.Fatalf("the old value came back: %+v, %v", got, err)
+		}
+		cache.Drop(ctx, id)
+	}
+}
+
+func TestLock(t *testing.T) {
+	address := testservers.Redis(t)
+	client, name := open(t, address), string(kiosk.NewID())
+	unlock, err := client.Lock(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Lock(t.Context(), name); !kiosk.KindConflict.Is(err) {
+		t.Errorf("a lock that is held: %v", err)
+	}
+	unlock()
+	unlock, err = client.Lock(t.Context(), name)
+	if err != nil {
+		t.Errorf("a lock that was given back: %v", err)
+	}
+	unlock()
+}
+
+func TestLimiter(t *testing.T) {
+	address := testservers.Redis(t)
+	limiter, key := redis.NewLimiter(open(t, address)), string(kiosk.NewID())
+	rate := redis.Rate{Requests: 3, Window: 3 * time.Hour}
+	for i := range 3 {
+		limit, err := limiter.Allow(t.Context(), key, rate)
+		if err != nil || limit.Requests != 3 || limit.Remaining != 2-i {
+			t.Fatalf("request %d: %+v, %v", i, limit, err)
+		}
+	}
+	_, err := limiter.Allow(t.Context(), key, rate)
+	var e *kiosk.Error
+	if !errors.As(err, &e) || e.Kind != kiosk.KindTooMany || e.RetryAfter <= 0 || e.Limit.Remaining != 0 {
+		t.Errorf("the fourth: %+v", err)
+	}
+	if _, err := limiter.Allow(t.Context(), key+"x", rate); err != nil {
+		t.Errorf("another key: %v", err)
+	}
+
+}
+
+func TestLogins(t *testing.T) {
+	address := testservers.Redis(t)
+	guard := redis.Logins{Limiter: redis.NewLimiter(open(t, address)), ByPair: redis.Rate{Requests: 5, Window: time.Hour}}
+	ctx, account := t.Context(), string(kiosk.NewID())
+	passed := 0
+	for range 1000 {
+		if err := guard.Attempt(ctx, account, "192.0.2.1"); err == nil {
+			passed++
+		} else if !kiosk.KindTooMany.Is(err) {
+			t.Fatal(err)
+		}
+	}
+	if passed != 5 {
+		t.Errorf("%d of 1000 guesses reached the hash, want 5", passed)
+	}
+	// The owner, elsewhere, is not locked out, and what he mistypes is forgiven.
+	for range 4 {
+		for range 4 {
+			if err := guard.Attempt(ctx, account, "192.0.2.2"); err != nil {
+				t.Fatalf("the owner: %v", err)
+			}
+		}
+		guard.Succeeded(ctx, account, "192.0.2.2")
+	}
+	// Many addresses at one account use up what is left for strangers ...
+	stopped := false
+	for i := range 100 {
+		stopped = stopped || guard.Attempt(ctx, account, net.IPv4(198, 51, 100, byte(i)).String()) != nil
+	}
+	if !stopped {
+		t.Error("a hundred addresses were let to try one account")
+	}
+	// ... but not for the owner where he has logged in before.
+	if err := guard.Attempt(ctx, account, "192.0.2.2"); err != nil {
+		t.Errorf("the owner was locked out: %v", err)
+	}
+}
+
+// sessionStore counts how often the truth is asked.
+type sessionStore struct {
+	redis.SessionStore
+	session user.Session
+	asked   atomic.Int64
+}
+
+func (s *sessionStore) ByID(_ context.Context, id kiosk.ID) (user.Session, error) {
+	s.asked.Add(1)
+	if s.session.ID != id {
+		return user.Session{}, kiosk.NotFound("none")
+	}
+	return s.session, nil
+}
+
+func (s *sessionStore) End(context.Context, kiosk.ID) error {
+	s.session.ID = ""
+	return nil
+}
+
+func (s *sessionStore) EndAll(context.Context, kiosk.ID, kiosk.ID) error { return s.End(nil, "") }
+
+func (s *sessionStore) OfUser(context.Context, kiosk.ID) ([]kiosk.ID, error) {
+	return []kiosk.ID{s.session.ID}, nil
+}
+
+func TestSessions(t *testing.T) {
+	address := testservers.Redis(t)
+	for name, end := range map[string]func(*redis.Sessions, kiosk.ID) error{
+		"End":    func(s *redis.Sessions, id kiosk.ID) error { return s.End(t.Context(), id) },
+		"EndAll": func(s *redis.Sessions, _ kiosk.ID) error { return s.EndAll(t.Context(), "", "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := kiosk.NewID()
+			store := &sessionStore{session: user.Session{ID: id, ExpiresAt: time.Now().Add(time.Hour)}}
+			sessions := redis.NewSessions(open(t, address), store)
+			for range 5 {
+				if _, err := sessions.ByID(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := store.asked.Load(); n != 1 {
+				t.Errorf("the database was asked %d times, want once", n)
+			}
+			if err := end(sessions, id); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := sessions.ByID(t.Context(), id); !kiosk.KindNotFound.Is(err) {
+				t.Errorf("a session that has ended: %v", err)
+			}
+		})
+	}
+	id := kiosk.NewID()
+	store := &sessionStore{session: user.Session{ID: id, ExpiresAt: time.Now().Add(-time.Second)}}
+	if _, err := redis.NewSessions(open(t, address), store).ByID(t.Context(), id); !kiosk.KindNotFound.Is(err) {
+		t.Errorf("a session that has expired: %v", err)
+	}
+}
+
+// TestRedisAway: slower, not down.
+func TestRedisAway(t *testing.T) {
+	client := away(t)
+	ctx := t.Context()
+	got, err := redis.NewCache[thing](client, "thing").Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{7}, nil })
+	if err != nil || got.Value != 7 {
+		t.Errorf("cache: %+v, %v", got, err)
+	}
+	redis.NewCache[thing](client, "thing").Drop(ctx, kiosk.NewID())
+	unlock, err := client.Lock(ctx, "x")
+	if err != nil {
+		t.Errorf("lock: %v", err)
+	}
+	unlock()
+	limiter := redis.NewLimiter(client)
+	for range 10 {
+		if _, err := limiter.Allow(ctx, "x", redis.Rate{Requests: 1, Window: time.Hour}); err != nil {
+			t.Errorf("limiter: %v", err)
+		}
+	}
+	guard := redis.Logins{Limiter: limiter, ByPair: redis.Rate{Requests: 1, Window: time.Hour}}
+	guard.Succeeded(ctx, "a", "b")
+	if err := guard.Attempt(ctx, "a", "b"); err != nil {
+		t.Errorf("logins: %v", err)
+	}
+	if err := client.Ping(ctx); err == nil {
+		t.Error("ping says that it is there")
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	if rate, err := redis.ParseRate("60/1m"); err != nil || rate != (redis.Rate{Requests: 60, Window: time.Minute}) {
+		t.Errorf("%+v, %v", rate, err)
+	}
+	for _, text := range []string{"", "60", "60/", "/1m", "x/1m", "-1/1m", "60/0s", "60/-1m"} {
+		if rate, err := redis.ParseRate(text); err == nil {
+			t.Errorf("%q was read as %+v", text, rate)
+		}
+	}
+}
