@@ -1,0 +1,68 @@
+package client
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Event is an event about an order as a plain subscriber sees it.
+type Event struct {
+	Subject string
+	ID      string // of the event: the header Nats-Msg-Id
+	Header  nats.Header
+	Payload string
+}
+
+// Events listens to everything about orders, as any service beside the shop
+// could: with a plain subscription, no stream and no consumer.
+type Events struct {
+	conn *nats.Conn
+
+	mu    sync.Mutex
+	heard []Event
+}
+
+// Listen subscribes to order.> on the NATS server at url.
+func Listen(url string) (*Events, error) {
+	conn, err := nats.Connect(url, nats.Name("kiosk-listener"), nats.Timeout(5*time.Second), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond))
+	if err != nil {
+		return nil, fmt.Errorf("NATS at %s: %w", url, err)
+	}
+	e := &Events{conn: conn}
+	_, err = conn.Subscribe("order.>", func(m *nats.Msg) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.heard = append(e.heard, Event{Subject: m.Subject, ID: m.Header.Get("Nats-Msg-Id"), Header: m.Header, Payload: string(m.Data)})
+	})
+	if err == nil {
+		err = conn.Flush() // from here on the server knows of us
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("NATS at %s: %w", url, err)
+	}
+	return e, nil
+}
+
+// About gives the events that mention an order, in the order they were heard,
+// each once: a repetition has the ID of the first.
+func (e *Events) About(order string) []Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found []Event
+	for _, event := range e.heard {
+		known := slices.ContainsFunc(found, func(f Event) bool { return f.ID != "" && f.ID == event.ID })
+		if !known && strings.Contains(event.Payload, order) {
+			found = append(found, event)
+		}
+	}
+	return found
+}
+
+// Close ends the subscription.
+func (e *Events) Close() { e.conn.Close() }

@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/faasd/acceptance
+
+go 1.26
