@@ -1,3 +1,5 @@
 module github.com/kiosk-shop/kiosk/faasd/edge
 
 go 1.26
+
+require github.com/santhosh-tekuri/jsonschema/v6 v6.0.3

@@ -188,8 +188,8 @@ func tooLarge() *gateway.Answer {
 	return gateway.NewProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes.", gateway.MaxRequest))
 }
 
-// outside is an answer as the outside sees it: only known headers, and
-// addresses of this door in place of the gateway's.
+// outside is an answer as the outside sees it: only known headers. Location and
+// Link need no change, for functions name the front door's own paths.
 func outside(a *gateway.Answer, t target) *gateway.Answer {
 	header := make(http.Header)
 	for _, name := range answerHeaders {
@@ -197,18 +197,11 @@ func outside(a *gateway.Answer, t target) *gateway.Answer {
 			header[name] = values
 		}
 	}
-	function, _, _ := strings.Cut(t.function, "/")
-	resource := strings.Join(strings.SplitN(t.path, "/", 4)[:3], "/") // /api/inventory
-	for _, name := range []string{"Location", "Link"} {
-		for i, value := range header[name] {
-			header[name][i] = strings.ReplaceAll(value, "/function/"+function, resource)
-		}
-	}
 	if header.Get("Cache-Control") == "" {
 		// What anyone may read may be kept, but asked about again; the rest is
 		// between the shop and one person.
 		policy := "no-store"
-		if t.method == http.MethodGet && resource == "/api/inventory" && a.Status < 400 {
+		if t.method == http.MethodGet && strings.HasPrefix(t.path, "/api/inventory") && a.Status < 400 {
 			policy = "no-cache"
 		}
 		header.Set("Cache-Control", policy)

@@ -1,22 +1,83 @@
 package front
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"html/template"
 	"net/http"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 )
+
+//go:embed assets
+var assets embed.FS
 
 const openAPIPath = "/api/openapi.json"
 
-// page is something the door serves by itself.
+// page is something that the door serves by itself.
 type page struct {
 	kind    string // media type
 	etag    string
 	content []byte
 }
 
+// loadPages makes all pages, once: they differ by the shop's name alone.
 func loadPages(shopName string) (map[string]page, error) {
-	return map[string]page{}, nil
+	const html, css, script = "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+	pages := make(map[string]page)
+	add := func(path, kind string, content []byte) {
+		sum := sha256.Sum256(content)
+		pages[path] = page{kind, `"` + hex.EncodeToString(sum[:8]) + `"`, content}
+	}
+	for path, file := range map[string]struct{ name, kind string }{
+		openAPIPath:  {"openapi.json", "application/json"},
+		"/style.css": {"style.css", css},
+		"/shop.js":   {"shop.js", script},
+		"/icon.svg":  {"icon.svg", "image/svg+xml"},
+	} {
+		content, err := assets.ReadFile("assets/" + file.name)
+		if err != nil {
+			return nil, err
+		}
+		add(path, file.kind, content)
+	}
+	described, err := newReference(pages[openAPIPath].content)
+	if err != nil {
+		return nil, err
+	}
+	templates, err := template.New("").Funcs(template.FuncMap{"prose": prose, "inline": inline}).ParseFS(assets, "assets/*.html")
+	if err != nil {
+		return nil, err
+	}
+	for path, file := range map[string]string{"/": "shop.html", "/docs": "docs.html"} {
+		var content bytes.Buffer
+		err := templates.ExecuteTemplate(&content, file, struct {
+			ShopName  string
+			Reference *reference
+		}{shopName, described})
+		if err != nil {
+			return nil, err
+		}
+		add(path, html, content.Bytes())
+	}
+	return pages, nil
 }
 
+// pagePolicy lets a page load what this door serves, and nothing else.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+
 func (d *Door) servePage(w http.ResponseWriter, r *http.Request) {
-	http.NotFound(w, r)
+	p := d.pages[r.URL.EscapedPath()]
+	h := w.Header()
+	h.Set("Content-Security-Policy", pagePolicy)
+	h.Set("ETag", p.etag)
+	h.Set("Cache-Control", "no-cache")
+	if r.Header.Get("If-None-Match") == p.etag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	d.send(w, r, &gateway.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {p.kind}}, Body: p.content})
 }
