@@ -93,6 +93,14 @@ func (g *gateway) routes(credentials *auth.BasicAuthCredentials, invoke *invoker
 		readLogs(w, r)
 	})
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK\n")) })
+	// Ready says that asynchronous calls are accepted too.
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !g.queue.connected() {
+			http.Error(w, "The queue was not reached yet.", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("OK\n"))
+	})
 	mux.Handle("/function/{name}", invoke)
 	mux.Handle("/function/{name}/{rest...}", invoke)
 	mux.HandleFunc("/async-function/{name}", g.enqueue)
@@ -254,22 +262,34 @@ func (g *gateway) deployFunction(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The function cannot be deployed: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	f, status, err := g.deploy(r.Context(), r.Method == http.MethodPut, spec)
+	if err != nil {
+		slog.Error("a deployment failed", "function", spec.Service, "error", err)
+		http.Error(w, "The function cannot be deployed: "+err.Error(), status)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), settleTimeout)
+	defer cancel()
+	f.settled(ctx)
+	slog.Info("deployed", "function", spec.Service, "image", spec.Image)
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// deploy builds and starts what the checked specification says. Its status is
+// for the error.
+func (g *gateway) deploy(ctx context.Context, update bool, spec types.FunctionDeployment) (f *function, status int, err error) {
 	g.deploying.Lock() // one build at a time
 	defer g.deploying.Unlock()
 	f, exists := g.find(spec.Service)
 	switch {
-	case exists && r.Method == http.MethodPost:
-		http.Error(w, fmt.Sprintf("The function %s exists: update it with PUT.", spec.Service), http.StatusConflict)
-		return
-	case !exists && r.Method == http.MethodPut:
-		http.Error(w, fmt.Sprintf("There is no function %s.", spec.Service), http.StatusNotFound)
-		return
+	case exists && !update:
+		return nil, http.StatusConflict, errors.New("it exists: update it with PUT")
+	case !exists && update:
+		return nil, http.StatusNotFound, errors.New("there is no such function to update")
 	}
-	binary, err := g.build(r.Context(), spec.Image)
+	binary, err := g.build(ctx, spec.Image)
 	if err != nil {
-		slog.Error("a build failed", "function", spec.Service, "error", err)
-		http.Error(w, "The function cannot be deployed: "+err.Error(), http.StatusBadRequest)
-		return
+		return nil, http.StatusBadRequest, err
 	}
 	if exists {
 		err = f.update(spec, binary)
@@ -279,15 +299,7 @@ func (g *gateway) deployFunction(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = g.save()
 	}
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), settleTimeout)
-	defer cancel()
-	f.settled(ctx)
-	slog.Info("deployed", "function", spec.Service, "image", spec.Image)
-	w.WriteHeader(http.StatusAccepted)
+	return f, http.StatusInternalServerError, err
 }
 
 // build turns an image's name into the binary that stack.yml says it holds.

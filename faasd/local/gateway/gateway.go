@@ -26,7 +26,7 @@ type gateway struct {
 	builder     *image.Builder
 	secrets     *secretStore
 	logs        *logStore
-	queue       types.RequestQueuer
+	queue       *queue
 
 	deploying sync.Mutex // held while a function is built and deployed, or removed
 	saving    sync.Mutex
@@ -45,7 +45,7 @@ type saved struct {
 	Created    time.Time                `json:"created"`
 }
 
-func openGateway(root, dir, logDir string, functionEnv map[string]string, queue types.RequestQueuer) (*gateway, error) {
+func openGateway(root, dir, logDir string, functionEnv map[string]string, queue *queue) (*gateway, error) {
 	g := &gateway{
 		root: root, dir: dir, functionEnv: functionEnv, queue: queue,
 		builder:   &image.Builder{Dir: filepath.Join(dir, "images")},

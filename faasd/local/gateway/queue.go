@@ -13,7 +13,9 @@ import (
 
 // queue is OpenFaaS's own publisher, which wants the queue to be there when it
 // is made; this one may be there first.
-type queue struct{ publisher atomic.Pointer[handler.NATSQueue] }
+type queue struct {
+	publisher atomic.Pointer[handler.NATSQueue]
+}
 
 // connect tries until it succeeds or ctx ends. Later losses of the connection
 // are the publisher's own business.
@@ -31,6 +33,8 @@ func (q *queue) connect(ctx context.Context, address string, port int, cluster s
 		}
 	}
 }
+
+func (q *queue) connected() bool { return q.publisher.Load() != nil }
 
 // Queue implements types.RequestQueuer. It returns once the request is on disk.
 func (q *queue) Queue(req *types.QueueRequest) error {

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	startTimeout  = time.Minute     // from a replica's start to its first healthy answer
+	startTimeout  = time.Minute      // from a replica's start to its first healthy answer
 	readyPatience = 15 * time.Second // an update waits this long for /_/ready before /_/health is enough
 	drainTimeout  = 30 * time.Second // for requests in flight before a replica is told to stop
 	stopTimeout   = 15 * time.Second // from SIGTERM to SIGKILL

@@ -15,9 +15,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/stack"
 	"go.yaml.in/yaml/v3"
 )
@@ -98,19 +100,30 @@ func compile(ctx context.Context, folder, binary string) error {
 	if _, err := os.Stat(filepath.Join(folder, "go.mod")); err != nil {
 		return errors.New("its template is not a Go module; the local box builds Go functions only")
 	}
-	args := append([]string{"build"}, Flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "-o", binary, ".")...)
-	cmd.Dir = folder
 	// Only a workspace of the build folder's own counts: in a container the
 	// project's would not be there.
 	workspace := "off"
 	if path := filepath.Join(folder, "go.work"); exists(path) {
 		workspace = path
 	}
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK="+workspace)
+	return Compile(ctx, folder, workspace, "-o", binary, ".")
+}
+
+// Compile runs go build with the flags of every build of the box. Its error
+// carries what the compiler said.
+func Compile(ctx context.Context, dir, workspace string, args ...string) error {
+	goCommand, err := exec.LookPath("go")
+	if err != nil {
+		return err
+	}
 	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Run(); err != nil {
+	if err := process.Run(ctx, process.Command{
+		Path:   goCommand,
+		Args:   slices.Concat([]string{"build"}, Flags, args),
+		Dir:    dir,
+		Env:    append(os.Environ(), "CGO_ENABLED=0", "GOWORK="+workspace),
+		Output: &output,
+	}); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, strings.TrimSpace(output.String()))
 	}
 	return nil

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -85,8 +86,8 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Err is how the child ended; call it after Done.
 func (p *Process) Err() error { return p.err }
 
-// Kill ends the child at once.
-func (p *Process) Kill() { _ = p.cmd.Process.Kill() }
+// Kill ends the child and what it started in its group at once.
+func (p *Process) Kill() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }
 
 // Stop sends the signal, waits up to grace, then kills. It returns when the
 // child is gone.
@@ -100,6 +101,22 @@ func (p *Process) Stop(signal syscall.Signal, grace time.Duration) {
 		p.Kill()
 		<-p.done
 	}
+}
+
+// Run runs a command to its end, or until ctx ends.
+func Run(ctx context.Context, c Command) error {
+	p, err := Start(c)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		p.Kill()
+		<-p.Done()
+		return ctx.Err()
+	}
+	return p.Err()
 }
 
 // ExitWithParent ends this process when its standard input reaches its end,

@@ -1,0 +1,419 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+)
+
+const (
+	cluster      = "faas-cluster"
+	startTimeout = 60 * time.Second // for a part to answer
+	readyTimeout = 60 * time.Second // for a function to reach what it needs
+	ackWait      = 5*time.Minute + 5*time.Second
+)
+
+// box is everything that runs.
+type box struct {
+	config   *config
+	terminal io.Writer
+
+	// gatewayListener is the gateway's socket. It is this process's, so that
+	// calls wait in it while a gateway that died is started again. Refused,
+	// they would be lost: OpenFaaS's queue-worker acknowledges a call that
+	// failed, and would empty the whole queue in an instant.
+	gatewayListener net.Listener
+
+	documents, nats, redis, mail, streaming, gateway, edge, worker *part
+}
+
+// step is something to be waited for.
+type step struct {
+	part   *part
+	answer func(ctx context.Context) error
+}
+
+// start starts the parts in the order in which they need each other.
+func (b *box) start(ctx context.Context) error {
+	c := b.config
+	var stores []step
+	if !c.externalMongo {
+		if err := b.run(&b.documents, "documents", minimal(), "--addr", local(c.mongo), "--dir", c.dir("documents"), "--exit-with-parent"); err != nil {
+			return err
+		}
+		stores = append(stores, step{b.documents, connects(local(c.mongo), "", "")})
+	}
+	if !c.externalNATS {
+		if err := b.run(&b.nats, "nats", minimal(), "-addr", local(c.nats), "-dir", c.dir("nats"), "-exit-with-parent"); err != nil {
+			return err
+		}
+		stores = append(stores, step{b.nats, connects(local(c.nats), "", "INFO")})
+	}
+	if !c.externalRedis {
+		if err := b.run(&b.redis, "redis", minimal("REDIS_PASSWORD="+os.Getenv("REDIS_PASSWORD")), "-addr", local(c.redis), "-exit-with-parent"); err != nil {
+			return err
+		}
+		stores = append(stores, step{b.redis, connects(local(c.redis), "*1\r\n$4\r\nPING\r\n", "")})
+	}
+	if !c.externalSMTP {
+		if err := b.run(&b.mail, "mail", minimal(), "-smtp", local(c.smtp), "-http", local(c.mail), "-dir", c.dir("mail"), "-exit-with-parent"); err != nil {
+			return err
+		}
+		stores = append(stores, step{b.mail, connects(local(c.smtp), "", "220")}, step{b.mail, answers("http://" + local(c.mail) + "/healthz")})
+	}
+	if err := b.wait(ctx, stores...); err != nil {
+		return err
+	}
+
+	if err := b.startQueue(); err != nil {
+		return err
+	}
+	if err := b.startGateway(); err != nil {
+		return err
+	}
+	if err := b.startEdge(); err != nil {
+		return err
+	}
+	gateway := "http://" + local(c.gateway)
+	if err := b.wait(ctx, step{b.gateway, answers(gateway + "/readyz")}); err != nil {
+		return err
+	}
+	if err := b.deploy(ctx, gateway); err != nil {
+		return err
+	}
+	// Calls that were queued before the box stopped go out from here on, not
+	// earlier: a function that is missing would lose them.
+	if err := b.startWorker(); err != nil {
+		return err
+	}
+	return b.wait(ctx, step{b.edge, answers("http://" + local(c.front) + "/readyz")})
+}
+
+// run starts one of our programs.
+func (b *box) run(p **part, name string, environment []string, args ...string) (err error) {
+	*p, err = b.config.startPart(b.terminal, name, process.Command{
+		Path: b.config.bin(name), Args: args, Dir: b.config.root, Env: environment,
+	}, nil)
+	return err
+}
+
+// startQueue starts OpenFaaS's queue: NATS Streaming as a client of NATS,
+// on files that are synced before a message is acknowledged.
+func (b *box) startQueue() error {
+	return b.run(&b.streaming, "nats-streaming-server", minimal(),
+		"--nats_server", b.config.natsURL, "--cluster_id", cluster,
+		"--store", "file", "--dir", b.config.dir("queue"), "--file_sync=true", "--file_crc=true",
+		// What was delivered stays on disk until it is this old, or too much.
+		"--max_age", "168h", "--max_bytes", "256MB", "--max_msgs", "0",
+		"--hb_interval", "1s", "--hb_timeout", "1s", "--hb_fail_count", "3")
+}
+
+func (b *box) startGateway() error {
+	c := b.config
+	environment, err := json.Marshal(c.functionEnvironment())
+	if err != nil {
+		return err
+	}
+	listener, err := b.gatewayListener.(*net.TCPListener).File()
+	if err != nil {
+		return err
+	}
+	address, port := b.natsAddress()
+	p, err := c.startPart(b.terminal, "gateway", process.Command{
+		Path: c.bin("gateway"),
+		Args: []string{"-dir", c.dir("gateway"), "-logs", c.dir("logs"), "-listener", "3", "-exit-with-parent"},
+		Dir:  c.root,
+		// It builds functions: the go command wants the whole environment.
+		Env: append(os.Environ(),
+			"secret_mount_path="+c.dir("secrets", "gateway"),
+			"function_environment="+string(environment),
+			"faas_nats_address="+address, "faas_nats_port="+port, "faas_nats_cluster_name="+cluster),
+		Files: []*os.File{listener},
+	}, nil)
+	b.gateway = p
+	return err
+}
+
+// natsAddress splits NATS_URL as OpenFaaS's parts want it. User and password
+// stay with the host.
+func (b *box) natsAddress() (address, port string) {
+	u, err := url.Parse(b.config.natsURL)
+	if err != nil {
+		panic(err) // readConfig parsed it
+	}
+	address, port = u.Hostname(), u.Port()
+	if port == "" {
+		port = "4222"
+	}
+	if u.User != nil {
+		address = u.User.String() + "@" + address
+	}
+	return address, port
+}
+
+func (b *box) startEdge() error {
+	c := b.config
+	return b.run(&b.edge, "edge", append(os.Environ(),
+		"PORT="+strconv.Itoa(c.front), "GRPC_PORT="+strconv.Itoa(c.grpc), "BIND_ADDRESS=127.0.0.1",
+		"GATEWAY_URL=http://"+local(c.gateway), "secret_mount_path="+c.dir("secrets", "edge")))
+}
+
+func (b *box) startWorker() error {
+	c := b.config
+	address, port := b.natsAddress()
+	return b.run(&b.worker, "nats-queue-worker", minimal(
+		"faas_nats_address="+address, "faas_nats_port="+port, "faas_nats_cluster_name="+cluster,
+		"faas_gateway_address=127.0.0.1", "faas_gateway_port="+strconv.Itoa(c.gateway), "gateway_invoke=true",
+		"faas_max_reconnect=1000000", "faas_reconnect_delay=50ms", "ack_wait="+ackWait.String()))
+}
+
+// stop ends everything in the order in which nothing is lost. The worker goes
+// before the gateway, as it would acknowledge calls that no gateway takes.
+// All together it stays below 10 s.
+func (b *box) stop() {
+	together := func(parts []*part, signal syscall.Signal, grace time.Duration) {
+		var wait sync.WaitGroup
+		for _, p := range parts {
+			if p != nil {
+				wait.Go(func() { p.end(signal, grace) })
+			}
+		}
+		wait.Wait()
+	}
+	var wait sync.WaitGroup
+	wait.Go(func() { together([]*part{b.edge}, syscall.SIGTERM, time.Second) })
+	wait.Go(func() { together([]*part{b.worker}, syscall.SIGINT, time.Second) })
+	wait.Wait()
+	together([]*part{b.gateway}, syscall.SIGTERM, 5500*time.Millisecond)
+	together([]*part{b.streaming}, syscall.SIGTERM, time.Second)
+	together([]*part{b.mail, b.redis, b.nats, b.documents}, syscall.SIGTERM, 2*time.Second)
+}
+
+// wait returns when every part answers.
+func (b *box) wait(ctx context.Context, steps ...step) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	results := make(chan error, len(steps))
+	for _, s := range steps {
+		go func() { results <- b.waitFor(ctx, s) }()
+	}
+	for range steps {
+		if err := <-results; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *box) waitFor(ctx context.Context, s step) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := s.answer(attempt)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if s.part.starts.Load() > 3 || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return b.config.broken(s.part.name, s.part.name, err)
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// broken is the error for a part that does not come up: what its log said
+// last, and where the rest is.
+func (c *config) broken(name, log string, err error) error {
+	path := c.dir("logs", log+".log")
+	text, _ := os.ReadFile(path)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return fmt.Errorf("%s does not come up (%w); the end of %s is:\n%s", name, err, path, strings.Join(lines[max(0, len(lines)-5):], "\n"))
+}
+
+// connects says whether the address accepts a connection and, where a greeting
+// is given, answers it: say something, hear a line that starts so.
+func connects(address, say, hear string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if say == "" && hear == "" {
+			return nil
+		}
+		if deadline, ok := ctx.Deadline(); ok {
+			if err := conn.SetDeadline(deadline); err != nil {
+				return err
+			}
+		}
+		if _, err := io.WriteString(conn, say); err != nil {
+			return err
+		}
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		if err != nil || !strings.HasPrefix(line, hear) {
+			return fmt.Errorf("%s greets with %q: %w", address, line, err)
+		}
+		return nil
+	}
+}
+
+// answers says whether the URL answers 200.
+func answers(url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s answers %s", url, res.Status)
+		}
+		return nil
+	}
+}
+
+// deploy does what `faas-cli deploy` does for every function of stack.yml, and
+// waits until each reaches what it depends on.
+func (b *box) deploy(ctx context.Context, gateway string) error {
+	password, err := os.ReadFile(b.config.dir("secrets", "gateway", "basic-auth-password"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	names := b.config.stack.Names()
+	results := make(chan error, len(names))
+	for _, name := range names {
+		go func() {
+			err := b.deployFunction(ctx, gateway, string(password), name)
+			if err != nil && !errors.Is(err, context.Canceled) {
+				err = b.config.broken("function "+name, "fn-"+name, err)
+			}
+			results <- err
+		}()
+	}
+	for range names {
+		if err := <-results; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *box) deployFunction(ctx context.Context, gateway, password, name string) error {
+	spec, err := b.config.stack.Deployment(name)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	send := func(method string) (int, error) {
+		req, err := http.NewRequestWithContext(ctx, method, gateway+"/system/functions", bytes.NewReader(body))
+		if err != nil {
+			return 0, err
+		}
+		req.SetBasicAuth("admin", password)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		defer res.Body.Close()
+		if res.StatusCode >= 300 && res.StatusCode != http.StatusNotFound {
+			text, _ := io.ReadAll(io.LimitReader(res.Body, 8<<10))
+			return res.StatusCode, fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(text)))
+		}
+		return res.StatusCode, nil
+	}
+	status, err := send(http.MethodPut)
+	if err == nil && status == http.StatusNotFound {
+		_, err = send(http.MethodPost)
+	}
+	if err != nil {
+		return err
+	}
+	ready := answers(gateway + "/function/" + name + "/_/ready")
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		if pause(ctx, 25*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+// welcome is what a person wants to know when the shop is up.
+func (c *config) welcome(w io.Writer, took time.Duration) {
+	fmt.Fprintf(w, "ready http://%s (after %.1f s)\n\n", local(c.front), took.Seconds())
+	line := func(what, where, note string) { fmt.Fprintf(w, "  %-14s %-34s %s\n", what, where, note) }
+	line("front door", "http://"+local(c.front), "REST under /api")
+	line("gRPC", local(c.grpc), "reflection is on")
+	relative := func(path string) string {
+		if short, err := filepath.Rel(c.root, path); err == nil && filepath.IsLocal(short) {
+			return short
+		}
+		return path
+	}
+	login := "faas-cli login -s < " + relative(c.dir("secrets", "gateway", "basic-auth-password"))
+	if c.gateway != 8080 {
+		login += " -g http://" + local(c.gateway)
+	}
+	line("OpenFaaS", "http://"+local(c.gateway), login)
+	where := func(external bool, address, variable string) (string, string) {
+		if external {
+			return "yours", "as " + variable + " says"
+		}
+		return address, ""
+	}
+	for _, part := range []struct {
+		what, address, variable string
+		external                bool
+	}{
+		{"MongoDB", c.mongoURI, "MONGO_URI", c.externalMongo},
+		{"Redis", c.redisAddr, "REDIS_ADDR", c.externalRedis},
+		{"NATS", c.natsURL, "NATS_URL", c.externalNATS},
+	} {
+		address, note := where(part.external, part.address, part.variable)
+		line(part.what, address, note)
+	}
+	if c.externalSMTP {
+		line("mail", "yours", "as SMTP_HOST says")
+	} else {
+		line("mail", "http://"+local(c.mail)+"/api/messages", "what was sent; SMTP on "+local(c.smtp))
+	}
+	line("logs", relative(c.dir("logs")), "a file a part and a function")
+
+	password, lies := c.adminPassword, "kept in "+relative(c.dir("admin-password"))
+	if os.Getenv("ADMIN_PASSWORD") != "" {
+		password, lies = "********", "as ADMIN_PASSWORD says"
+	}
+	fmt.Fprintf(w, "\n  administrator  %s, password %s (%s)\n\n", c.adminEmail, password, lies)
+	fmt.Fprintf(w, "  curl http://%s/api/inventory\n", local(c.front))
+	fmt.Fprintf(w, "  curl http://%s/api/users/authenticate -H 'Content-Type: application/json' -d '{\"email\":\"%s\",\"password\":\"%s\"}'\n\n", local(c.front), c.adminEmail, password)
+	fmt.Fprintln(w, "Ctrl-C stops it.")
+}

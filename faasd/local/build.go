@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/image"
+)
+
+// A part is a program of the box.
+type program struct {
+	name    string
+	sources []string // folders and files that it is built from
+	dir     string   // where go build runs
+	gowork  string   // its GOWORK
+	target  string   // the package, or "tool" for all tools of the module
+}
+
+// programs are the parts this box needs.
+func (c *config) programs() []program {
+	ours := func(name, pkg string, sources ...string) program {
+		return program{name: name, sources: sources, dir: c.root, gowork: filepath.Join(c.root, "go.work"), target: pkg}
+	}
+	var programs []program
+	if !c.externalMongo {
+		programs = append(programs, ours("documents", "./faasd/documents/cmd/documents", "faasd/documents"))
+	}
+	if !c.externalNATS {
+		programs = append(programs, ours("nats", "./faasd/local/nats", "faasd/local"))
+	}
+	if !c.externalRedis {
+		programs = append(programs, ours("redis", "./faasd/local/redis", "faasd/local"))
+	}
+	if !c.externalSMTP {
+		programs = append(programs, ours("mail", "./faasd/local/mail", "faasd/local"))
+	}
+	return append(programs,
+		ours("gateway", "./faasd/local/gateway", "faasd/local"),
+		ours("edge", "./faasd/edge", "faasd/edge", "proto", "shared"),
+		program{name: "queue", sources: []string{"faasd/queue"}, dir: filepath.Join(c.root, "faasd", "queue"), gowork: "off", target: "tool"},
+	)
+}
+
+// atOnce is how many builds run side by side: go build itself uses every
+// core, except while it links.
+const atOnce = 2
+
+// build makes every program and function that is not there yet in the form
+// that the sources have now.
+func (c *config) build(ctx context.Context, terminal io.Writer) error {
+	version, err := image.GoVersion(ctx)
+	if err != nil {
+		return err
+	}
+	type task struct {
+		name string
+		work func(context.Context) (built bool, err error)
+	}
+	var tasks []task
+	for _, p := range c.programs() {
+		tasks = append(tasks, task{p.name, func(ctx context.Context) (bool, error) { return c.buildProgram(ctx, p, version) }})
+	}
+	builder := &image.Builder{Dir: c.dir("gateway", "images"), GoVersion: version}
+	if err := os.MkdirAll(builder.Dir, 0o700); err != nil {
+		return err
+	}
+	for _, name := range c.stack.Names() {
+		tasks = append(tasks, task{"function " + name, func(ctx context.Context) (bool, error) {
+			_, built, err := builder.Build(ctx, c.stack, name)
+			return built, err
+		}})
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var first error
+	queue := make(chan task)
+	var workers sync.WaitGroup
+	for range atOnce {
+		workers.Go(func() {
+			for t := range queue {
+				began := time.Now()
+				built, err := t.work(ctx)
+				mu.Lock()
+				if err != nil && first == nil {
+					first = fmt.Errorf("%s was not built: %w", t.name, err)
+					if errors.Is(err, context.Canceled) {
+						first = err
+					}
+					cancel()
+				}
+				if built && err == nil {
+					fmt.Fprintf(terminal, "  built %-28s %6.1f s\n", t.name, time.Since(began).Seconds())
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, t := range tasks {
+		select {
+		case queue <- t:
+		case <-ctx.Done():
+		}
+	}
+	close(queue)
+	workers.Wait()
+	if first == nil {
+		first = ctx.Err()
+	}
+	return first
+}
+
+func (c *config) bin(name string) string { return c.dir("bin", name) }
+
+// buildProgram builds the program unless the key beside its binary says that
+// nothing changed. Asking go build itself takes half a second a program.
+func (c *config) buildProgram(ctx context.Context, p program, version string) (built bool, err error) {
+	key, err := c.key(p, version)
+	if err != nil {
+		return false, err
+	}
+	keyFile := c.bin(p.name + ".key")
+	if content, err := os.ReadFile(keyFile); err == nil && string(content) == key {
+		return false, nil
+	}
+	if err := os.Remove(keyFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	output := c.bin(p.name)
+	if p.target == "tool" {
+		output = c.bin("") + string(filepath.Separator)
+	}
+	if err := image.Compile(ctx, p.dir, p.gowork, "-o", output, p.target); err != nil {
+		return false, err
+	}
+	return true, put(keyFile, key)
+}
+
+// key names everything that a program is built from: its own sources, the
+// versions of all modules, the compiler and its flags.
+func (c *config) key(p program, version string) (string, error) {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s\n%q\n%q\n", version, image.Flags, p.target)
+	sources := p.sources
+	if p.gowork != "off" {
+		modules, err := filepath.Glob(filepath.Join(c.root, "*", "go.mod"))
+		if err != nil {
+			return "", err
+		}
+		nested, err := filepath.Glob(filepath.Join(c.root, "*", "*", "go.mod"))
+		if err != nil {
+			return "", err
+		}
+		sources = append([]string{"go.work"}, sources...)
+		for _, path := range append(modules, nested...) {
+			relative, err := filepath.Rel(c.root, path)
+			if err != nil {
+				return "", err
+			}
+			sources = append(sources, relative)
+		}
+	}
+	for _, source := range sources {
+		if err := filepath.WalkDir(filepath.Join(c.root, source), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() || strings.HasSuffix(path, "_test.go") || !entry.Type().IsRegular() {
+				return err
+			}
+			relative, err := filepath.Rel(c.root, path)
+			if err != nil {
+				return err
+			}
+			return image.AddFile(sum, relative, path)
+		}); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}

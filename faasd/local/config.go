@@ -1,0 +1,307 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/stack"
+)
+
+// config is what the environment, stack.yml and the defaults say.
+type config struct {
+	root    string
+	dataDir string
+	stack   *stack.Stack
+	ports   []port
+
+	front, grpc, gateway, mongo, redis, nats, smtp, mail int
+
+	// Where the functions find things. The empty externals are embedded.
+	mongoURI, redisAddr, natsURL, smtpHost, smtpPort string
+	externalMongo, externalRedis, externalNATS       bool
+	externalSMTP                                     bool
+
+	adminEmail, adminPassword string
+}
+
+// port is a port that the box listens on.
+type port struct {
+	number        int
+	variable, use string
+}
+
+func readConfig() (*config, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"go.work", "template", "faasd"} {
+		if _, err := os.Stat(filepath.Join(root, name)); err != nil {
+			return nil, fmt.Errorf("%s has no %s: start the local box in Kiosk's own folder", root, name)
+		}
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		return nil, errors.New("the go command is not in PATH: install Go from https://go.dev/dl/")
+	}
+	s, err := stack.Load(root)
+	if err != nil {
+		return nil, err
+	}
+	c := &config{
+		root: root, stack: s, dataDir: env("DATA_DIR", ".data"),
+		externalMongo: os.Getenv("MONGO_URI") != "", externalRedis: os.Getenv("REDIS_ADDR") != "",
+		externalNATS: os.Getenv("NATS_URL") != "", externalSMTP: os.Getenv("SMTP_HOST") != "",
+		adminEmail: env("ADMIN_EMAIL", "admin@kiosk.local"),
+	}
+	if c.dataDir, err = filepath.Abs(c.dataDir); err != nil {
+		return nil, err
+	}
+	var errs []error
+	number := func(variable string, def int) int {
+		n, err := strconv.Atoi(env(variable, strconv.Itoa(def)))
+		if err != nil || n < 1 || n > 65535 {
+			errs = append(errs, fmt.Errorf("%s=%s is not a port: use a number from 1 to 65535", variable, os.Getenv(variable)))
+		}
+		return n
+	}
+	own := func(variable string, def int, use string) int {
+		n := number(variable, def)
+		c.ports = append(c.ports, port{n, variable, use})
+		return n
+	}
+	c.front = own("PORT", 8000, "the front door")
+	c.gateway = own("GATEWAY_PORT", 8080, "the OpenFaaS gateway")
+	c.grpc = own("GRPC_PORT", 50051, "gRPC")
+	if c.mongoURI = os.Getenv("MONGO_URI"); !c.externalMongo {
+		c.mongo = own("MONGO_PORT", 27017, "MongoDB")
+		c.mongoURI = "mongodb://" + local(c.mongo) + "/?replicaSet=rs0"
+	}
+	if c.redisAddr = os.Getenv("REDIS_ADDR"); !c.externalRedis {
+		c.redis = own("REDIS_PORT", 6379, "Redis")
+		c.redisAddr = local(c.redis)
+	}
+	if c.natsURL = os.Getenv("NATS_URL"); !c.externalNATS {
+		c.nats = own("NATS_PORT", 4222, "NATS")
+		c.natsURL = "nats://" + local(c.nats)
+	} else if u, err := url.Parse(c.natsURL); err != nil || u.Hostname() == "" {
+		errs = append(errs, errors.New("NATS_URL is not a URL like nats://host:4222"))
+	}
+	if c.smtpHost, c.smtpPort = os.Getenv("SMTP_HOST"), env("SMTP_PORT", "587"); !c.externalSMTP {
+		c.smtp = own("SMTP_PORT", 1025, "the mail sink's SMTP")
+		c.mail = own("MAIL_PORT", 8025, "the mail sink's HTTP API")
+		c.smtpHost, c.smtpPort = "127.0.0.1", strconv.Itoa(c.smtp)
+	}
+	seen := map[int]port{}
+	for _, p := range c.ports {
+		if other, ok := seen[p.number]; ok {
+			errs = append(errs, fmt.Errorf("%s and %s are both %d: give each its own port", other.variable, p.variable, p.number))
+		}
+		seen[p.number] = p
+	}
+	if len(errs) > 0 {
+		return nil, errs[0] // one line; the next one shows when this is mended
+	}
+	return c, nil
+}
+
+// env is an environment variable or, where it is empty, def.
+func env(name, def string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return def
+}
+
+// local is an address on this machine. Nothing of the box listens elsewhere.
+func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func (c *config) dir(names ...string) string {
+	return filepath.Join(append([]string{c.dataDir}, names...)...)
+}
+
+// claimPorts finds out, before minutes of building, whether every port is
+// free. The gateway's listener stays open from here on: see box.
+//
+// A port is given a moment: the processes of a box that was killed may still
+// be ending.
+func (c *config) claimPorts(ctx context.Context) (gateway net.Listener, err error) {
+	patience := time.Now().Add(1500 * time.Millisecond)
+	for _, p := range c.ports {
+		for {
+			l, err := net.Listen("tcp", local(p.number))
+			if err == nil && p.variable == "GATEWAY_PORT" {
+				gateway = l
+				break
+			}
+			if err == nil {
+				_ = l.Close()
+				break
+			}
+			if time.Now().After(patience) || !errors.Is(err, syscall.EADDRINUSE) {
+				if gateway != nil {
+					_ = gateway.Close()
+				}
+				reason := err.Error()
+				if errors.Is(err, syscall.EADDRINUSE) {
+					reason = "is in use"
+				}
+				return nil, fmt.Errorf("port %d (%s) %s: stop what listens there, or choose another with %s=PORT", p.number, p.use, reason, p.variable)
+			}
+			if err := pause(ctx, 50*time.Millisecond); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return gateway, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// claimData makes DATA_DIR and locks it. The lock is the kernel's: it goes
+// with the process, however that ends.
+func (c *config) claimData() (unlock func(), err error) {
+	hint := "give a folder that you may write to with DATA_DIR=FOLDER"
+	for _, folder := range []string{"", "bin", "logs", "mail", "nats", "queue", "documents", "gateway/secrets", "secrets/gateway", "secrets/edge"} {
+		if err := os.MkdirAll(c.dir(folder), 0o700); err != nil {
+			return nil, fmt.Errorf("DATA_DIR cannot be used (%w): %s", err, hint)
+		}
+	}
+	lock, err := os.OpenFile(c.dir("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("DATA_DIR cannot be used (%w): %s", err, hint)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("DATA_DIR %s is in use by another box: stop that one, or give another folder with DATA_DIR=FOLDER", c.dataDir)
+	}
+	return func() { _ = lock.Close() }, nil
+}
+
+// makeSecrets makes what must be secret once, at random, and lays everything
+// where its reader looks.
+func (c *config) makeSecrets() error {
+	var err error
+	if c.adminPassword = os.Getenv("ADMIN_PASSWORD"); c.adminPassword == "" {
+		if c.adminPassword, err = once(c.dir("admin-password"), rand.Text); err != nil {
+			return err
+		}
+	}
+	jwtSecret := os.Getenv("JWT_SECRET")
+	if jwtSecret == "" {
+		if jwtSecret, err = once(c.dir("secrets", "jwt-secret"), func() string { return rand.Text() + rand.Text() }); err != nil {
+			return err
+		}
+	}
+	if _, err := once(c.dir("secrets", "gateway", "basic-auth-user"), func() string { return "admin" }); err != nil {
+		return err
+	}
+	if _, err := once(c.dir("secrets", "gateway", "basic-auth-password"), rand.Text); err != nil {
+		return err
+	}
+	if err := put(c.dir("secrets", "edge", "jwt-secret"), jwtSecret); err != nil {
+		return err
+	}
+	known := map[string]string{
+		"jwt-secret":     jwtSecret,
+		"admin-password": c.adminPassword,
+		"mongo-uri":      c.mongoURI,
+		"redis-addr":     c.redisAddr,
+		"redis-password": os.Getenv("REDIS_PASSWORD"),
+		"nats-url":       c.natsURL,
+		"smtp-host":      c.smtpHost,
+		"smtp-username":  os.Getenv("SMTP_USERNAME"),
+		"smtp-password":  os.Getenv("SMTP_PASSWORD"),
+	}
+	for _, name := range c.stack.Secrets() {
+		path := c.dir("gateway", "secrets", name)
+		value, ok := known[name]
+		if !ok {
+			value = os.Getenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
+		}
+		if ok || value != "" {
+			err = put(path, value)
+		} else {
+			_, err = once(path, rand.Text) // or what faas-cli secret made of it
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// once returns the file's content, which is made the first time.
+func once(path string, make func() string) (string, error) {
+	content, err := os.ReadFile(path)
+	if err == nil && len(content) > 0 {
+		return strings.TrimSpace(string(content)), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	value := make()
+	return value, put(path, value)
+}
+
+// put makes the file hold the value, for its owner only.
+func put(path, value string) error {
+	if content, err := os.ReadFile(path); err == nil && bytes.Equal(content, []byte(value)) {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// functionEnvironment is what every function gets to see unless stack.yml says
+// otherwise.
+func (c *config) functionEnvironment() map[string]string {
+	environment := map[string]string{
+		"GATEWAY_URL": "http://" + local(c.gateway),
+		"MONGO_URI":   c.mongoURI,
+		"REDIS_ADDR":  c.redisAddr,
+		"NATS_URL":    c.natsURL,
+		"SMTP_HOST":   c.smtpHost,
+		"SMTP_PORT":   c.smtpPort,
+		"ADMIN_EMAIL": c.adminEmail,
+	}
+	for _, name := range []string{"MONGO_DB_NAME", "REDIS_DB", "REDIS_PASSWORD", "SMTP_USERNAME", "SMTP_PASSWORD",
+		"MAIL_FROM", "SHOP_NAME", "CURRENCY", "RATE_LIMIT", "LOG_LEVEL"} {
+		if value := os.Getenv(name); value != "" {
+			environment[name] = value
+		}
+	}
+	return environment
+}

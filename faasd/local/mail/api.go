@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// routes is the HTTP API.
+func routes(box *mailbox, faults *faults) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK\n")) })
+	mux.HandleFunc("GET /api/messages", func(w http.ResponseWriter, r *http.Request) {
+		limit := maxKept
+		if text := r.URL.Query().Get("limit"); text != "" {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 {
+				http.Error(w, "limit is not a whole number from 1.", http.StatusBadRequest)
+				return
+			}
+			limit = n
+		}
+		answer(w, box.list(limit, r.URL.Query().Get("to")))
+	})
+	mux.HandleFunc("DELETE /api/messages", func(w http.ResponseWriter, _ *http.Request) {
+		box.clear()
+		w.WriteHeader(http.StatusNoContent)
+	})
+
+	// Faults are for tests of senders: whoever sits at this machine may set them.
+	local := func(pattern string, h http.HandlerFunc) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			host, _, err := net.SplitHostPort(r.RemoteAddr)
+			if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+				http.Error(w, "Faults are set from this machine only.", http.StatusForbidden)
+				return
+			}
+			h(w, r)
+		})
+	}
+	show := func(w http.ResponseWriter, _ *http.Request) {
+		mode, count := faults.get()
+		answer(w, fault{mode, &count})
+	}
+	local("GET /api/faults", show)
+	local("PUT /api/faults", func(w http.ResponseWriter, r *http.Request) {
+		var f fault
+		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&f); err != nil {
+			http.Error(w, "The body is not a fault: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		count := 1
+		if f.Count != nil {
+			count = *f.Count
+		}
+		if !slices.Contains(modes, f.Mode) || count < 1 {
+			http.Error(w, fmt.Sprintf("mode is one of %s, count a whole number from 1.", strings.Join(modes, ", ")), http.StatusBadRequest)
+			return
+		}
+		faults.set(f.Mode, count)
+		show(w, r)
+	})
+	local("DELETE /api/faults", func(w http.ResponseWriter, _ *http.Request) {
+		faults.set("", 0)
+		w.WriteHeader(http.StatusNoContent)
+	})
+	return mux
+}
+
+// fault is what the next messages meet, and how many of them.
+type fault struct {
+	Mode  string `json:"mode"`
+	Count *int   `json:"count,omitempty"`
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		slog.Warn("an answer was not delivered", "error", err)
+	}
+}

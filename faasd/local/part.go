@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+)
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	maxBackoff   = 5 * time.Second
+	stableAfter  = 10 * time.Second // a part that lived this long restarts without backoff
+)
+
+// part is a program that is kept alive.
+type part struct {
+	name    string
+	command process.Command
+	log     *process.LogFile
+	tell    io.Writer // hears of a part that ended by itself
+	ended   func()    // is called when it did, before it is started again
+
+	starts atomic.Int64
+	stop   chan struct{}
+	gone   chan struct{}
+
+	mu     sync.Mutex
+	signal syscall.Signal
+	grace  time.Duration
+}
+
+// startPart starts the program, its output going to a log file.
+func (c *config) startPart(terminal io.Writer, name string, command process.Command, ended func()) (*part, error) {
+	log, err := process.OpenLog(c.dir("logs", name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	command.Output = log
+	p := &part{name: name, command: command, log: log, tell: terminal, ended: ended, stop: make(chan struct{}), gone: make(chan struct{})}
+	go p.run()
+	return p, nil
+}
+
+func (p *part) run() {
+	defer close(p.gone)
+	defer p.log.Close()
+	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
+		began := time.Now()
+		p.starts.Add(1)
+		running, err := process.Start(p.command)
+		if err == nil {
+			slog.Info("started", "part", p.name, "pid", running.PID())
+			select {
+			case <-running.Done():
+				err = running.Err()
+			case <-p.stop:
+				p.mu.Lock()
+				signal, grace := p.signal, p.grace
+				p.mu.Unlock()
+				running.Stop(signal, grace)
+				slog.Info("stopped", "part", p.name, "how", fmt.Sprint(running.Err()))
+				return
+			}
+		}
+		if time.Since(began) > stableAfter {
+			backoff = firstBackoff
+		}
+		how := "it exited with status 0"
+		if err != nil {
+			how = err.Error()
+		}
+		slog.Error("a part ended by itself", "part", p.name, "how", how, "restart_in", backoff.String())
+		select {
+		case <-p.stop:
+			return
+		default:
+		}
+		fmt.Fprintf(p.tell, "%s ended by itself (%s); it is started again\n", p.name, how)
+		if p.ended != nil {
+			p.ended()
+		}
+		select {
+		case <-p.stop:
+			return
+		case <-time.After(backoff):
+		}
+	}
+}
+
+// end stops the part for good and returns when it is gone.
+func (p *part) end(signal syscall.Signal, grace time.Duration) {
+	p.mu.Lock()
+	p.signal, p.grace = signal, grace
+	p.mu.Unlock()
+	close(p.stop)
+	<-p.gone
+}
+
+// minimal is the environment of a part that needs none, over it what it needs.
+func minimal(environment ...string) []string {
+	base := []string{}
+	for _, name := range []string{"PATH", "HOME", "TZ", "TMPDIR"} {
+		if value, ok := os.LookupEnv(name); ok {
+			base = append(base, name+"="+value)
+		}
+	}
+	return append(base, environment...)
+}
