@@ -111,7 +111,9 @@ func run(ctx context.Context) error {
 		WriteTimeout:      30*time.Second + gateway.Timeout + 10*time.Second, // a request's arrival, its call, its answer's way
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+		// OPTIONS * gets the door's answer too.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 2)
 	go func() { served <- web.Serve(httpListener) }()

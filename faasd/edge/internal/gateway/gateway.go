@@ -43,7 +43,7 @@ const StatusClientClosedRequest = 499
 
 // Client calls functions. It is safe for concurrent use.
 type Client struct {
-	base      string // without a trailing slash
+	base      *url.URL
 	transport *http.Transport
 	calls     chan struct{}
 }
@@ -55,7 +55,7 @@ func New(base string) (*Client, error) {
 		return nil, errors.New("GATEWAY_URL is not an address such as http://gateway:8080")
 	}
 	return &Client{
-		base: strings.TrimRight(u.String(), "/"),
+		base: u,
 		transport: &http.Transport{
 			DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 5 * time.Second,
@@ -76,7 +76,7 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 func (c *Client) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/healthz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base.JoinPath("healthz").String(), nil)
 	if err != nil {
 		return err
 	}
@@ -148,14 +148,11 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 }
 
 func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
-	target := c.base + "/function/" + r.Function
-	if r.Query != "" {
-		target += "?" + r.Query
-	}
-	request, err := http.NewRequestWithContext(ctx, r.Method, target, bytes.NewReader(r.Body))
+	request, err := http.NewRequestWithContext(ctx, r.Method, c.base.JoinPath("function", r.Function).String(), bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, err
 	}
+	request.URL.RawQuery = r.Query // as it is: what a query means is the function's affair
 	if r.Header != nil {
 		request.Header = r.Header.Clone()
 	}

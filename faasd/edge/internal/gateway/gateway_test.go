@@ -184,6 +184,21 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// TestTarget sends odd queries through as they are.
+func TestTarget(t *testing.T) {
+	seen := make(chan string, 1)
+	client := open(t, func(w http.ResponseWriter, r *http.Request) { seen <- r.RequestURI })
+	for _, query := range []string{"", "q=a%20b&q=c", "q=a#b", "q=%zz", "q=?&;=//", "q=\xff"} {
+		want := strings.TrimSuffix("/function/products/0123456789abcdef01234567?"+query, "?")
+		answer := client.Call(t.Context(), Request{Method: "GET", Function: "products/0123456789abcdef01234567", Query: query})
+		if answer.Status != 200 {
+			t.Errorf("%q: %d", query, answer.Status)
+		} else if got := <-seen; got != want {
+			t.Errorf("%q: asked %q", query, got)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	for _, base := range []string{"", "gateway:8080", "//gateway", "ftp://gateway", "http://gateway?x=1", "http://%zz"} {
 		if _, err := New(base); err == nil {
