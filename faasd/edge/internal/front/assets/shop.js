@@ -19,11 +19,13 @@ const session = {
   set(grant) { grant ? sessionStorage.setItem("session", JSON.stringify(grant)) : sessionStorage.removeItem("session"); },
 };
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 class Refused extends Error {
   constructor(status, problem) {
     const details = (problem.errors || []).map((e) => `${e.field} ${e.message}`);
     const text = [problem.detail || (details.length ? "" : problem.title), ...details].filter(Boolean).join("\n");
-    super(text.charAt(0).toUpperCase() + text.slice(1));
+    super(sentence(text));
     this.status = status;
   }
 }
@@ -175,7 +177,7 @@ async function placeOrder() {
   key = null;
   basket.clear();
   showBasket();
-  say(json.message);
+  say(sentence(json.message));
   await showOrders();
 }
 
