@@ -40,7 +40,21 @@ type box struct {
 	// failed, and would empty the whole queue in an instant.
 	gatewayListener net.Listener
 
-	documents, nats, redis, mail, streaming, gateway, edge, worker *part
+	documents, nats, redis, mail, streaming, gateway, edge *part
+
+	mu     sync.Mutex
+	worker *part
+}
+
+// renewWorker follows the end of NATS or of the queue: an acknowledgement that
+// was under way is lost, and the queue would wait ack_wait for it, with one
+// call in flight at most, before it went on. A new worker goes on at once.
+func (b *box) renewWorker() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.worker != nil {
+		b.worker.renew()
+	}
 }
 
 // step is something to be waited for.
@@ -107,9 +121,13 @@ func (b *box) start(ctx context.Context) error {
 
 // run starts one of our programs.
 func (b *box) run(p **part, name string, environment []string, args ...string) (err error) {
+	var ended func()
+	if name == "nats" || name == "nats-streaming-server" {
+		ended = b.renewWorker
+	}
 	*p, err = b.config.startPart(b.terminal, name, process.Command{
 		Path: b.config.bin(name), Args: args, Dir: b.config.root, Env: environment,
-	}, nil)
+	}, ended)
 	return err
 }
 
@@ -177,6 +195,8 @@ func (b *box) startEdge() error {
 func (b *box) startWorker() error {
 	c := b.config
 	address, port := b.natsAddress()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	return b.run(&b.worker, "nats-queue-worker", minimal(
 		"faas_nats_address="+address, "faas_nats_port="+port, "faas_nats_cluster_name="+cluster,
 		"faas_gateway_address=127.0.0.1", "faas_gateway_port="+strconv.Itoa(c.gateway), "gateway_invoke=true",

@@ -28,6 +28,7 @@ type part struct {
 	ended   func()    // is called when it did, before it is started again
 
 	starts atomic.Int64
+	again  chan struct{} // asks for a new process
 	stop   chan struct{}
 	gone   chan struct{}
 
@@ -43,7 +44,7 @@ func (c *config) startPart(terminal io.Writer, name string, command process.Comm
 		return nil, err
 	}
 	command.Output = log
-	p := &part{name: name, command: command, log: log, tell: terminal, ended: ended, stop: make(chan struct{}), gone: make(chan struct{})}
+	p := &part{name: name, command: command, log: log, tell: terminal, ended: ended, again: make(chan struct{}, 1), stop: make(chan struct{}), gone: make(chan struct{})}
 	go p.run()
 	return p, nil
 }
@@ -51,6 +52,7 @@ func (c *config) startPart(terminal io.Writer, name string, command process.Comm
 func (p *part) run() {
 	defer close(p.gone)
 	defer p.log.Close()
+	var quiet time.Time // until then nobody wants to hear: what the part needs may not be back
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		began := time.Now()
 		p.starts.Add(1)
@@ -60,6 +62,11 @@ func (p *part) run() {
 			select {
 			case <-running.Done():
 				err = running.Err()
+			case <-p.again:
+				running.Stop(syscall.SIGINT, time.Second)
+				slog.Info("renewed", "part", p.name)
+				backoff, quiet = firstBackoff, time.Now().Add(stableAfter)
+				continue
 			case <-p.stop:
 				p.mu.Lock()
 				signal, grace := p.signal, p.grace
@@ -82,7 +89,9 @@ func (p *part) run() {
 			return
 		default:
 		}
-		fmt.Fprintf(p.tell, "%s ended by itself (%s); it is started again\n", p.name, how)
+		if began.After(quiet) {
+			fmt.Fprintf(p.tell, "%s ended by itself (%s); it is started again\n", p.name, how)
+		}
 		if p.ended != nil {
 			p.ended()
 		}
@@ -91,6 +100,14 @@ func (p *part) run() {
 			return
 		case <-time.After(backoff):
 		}
+	}
+}
+
+// renew replaces the part's process by a new one.
+func (p *part) renew() {
+	select {
+	case p.again <- struct{}{}:
+	default: // it is asked for already
 	}
 }
 

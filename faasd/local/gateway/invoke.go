@@ -25,7 +25,7 @@ const (
 	// maxQueued is what OpenFaaS's queue takes, in bytes.
 	maxQueued = 256 * 1000
 	// queueTimeout bounds the wait for the queue's acknowledgement.
-	queueTimeout = 10 * time.Second
+	queueTimeout = 5 * time.Second
 	// replicaTimeout bounds the wait for a replica that starts.
 	replicaTimeout = 10 * time.Second
 )

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/stan.go"
 	"github.com/openfaas/faas-provider/types"
 	"github.com/openfaas/nats-queue-worker/handler"
 )
@@ -37,10 +39,19 @@ func (q *queue) connect(ctx context.Context, address string, port int, cluster s
 func (q *queue) connected() bool { return q.publisher.Load() != nil }
 
 // Queue implements types.RequestQueuer. It returns once the request is on disk.
+// While NATS is away, which is known before anything is sent, it waits for it.
 func (q *queue) Queue(req *types.QueueRequest) error {
-	publisher := q.publisher.Load()
-	if publisher == nil {
-		return errors.New("the queue was never reached")
+	for deadline := time.Now().Add(queueTimeout); ; time.Sleep(50 * time.Millisecond) {
+		err := errNoQueue
+		if publisher := q.publisher.Load(); publisher != nil {
+			err = publisher.Queue(req)
+		}
+		unsent := errors.Is(err, errNoQueue) || errors.Is(err, nats.ErrReconnectBufExceeded) ||
+			errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, stan.ErrConnectionClosed)
+		if !unsent || time.Now().After(deadline) {
+			return err
+		}
 	}
-	return publisher.Queue(req)
 }
+
+var errNoQueue = errors.New("the queue was not reached yet")
