@@ -1,6 +1,20 @@
 // Command edge is what the outside meets of a Kiosk: the REST front door with
 // its pages, and the gRPC facade. Both call the functions through the OpenFaaS
 // gateway; neither holds a business rule or a database.
+//
+// Its settings are secrets or environment variables:
+//
+//	GATEWAY_URL         http://gateway:8080
+//	BIND_ADDRESS        all interfaces
+//	PORT                8000, the front door
+//	GRPC_PORT           50051, the facade
+//	SHOP_NAME           Kiosk
+//	CORS_ORIGINS        none; origins whose scripts may call the API, or *
+//	TRUSTED_PROXIES     none; addresses and networks whose X-Forwarded-For is believed
+//	GRPC_TLS_CERT       none; with GRPC_TLS_KEY, each a file's name or the PEM itself
+//	GRPC_TLS_CLIENT_CA  none; who signs the certificates that clients must then have
+//	GRPC_TRUST_NETWORK  false; whether callers without a token are the service account
+//	JWT_SECRET          needed with the last two: it makes the service account's token
 package main
 
 import (
@@ -137,8 +151,9 @@ func run(ctx context.Context) error {
 	defer cancel()
 	stopped := make(chan struct{})
 	go func() { rpc.Stop(deadline); close(stopped) }()
-	if shutdownErr := web.Shutdown(deadline); shutdownErr != nil {
-		err = errors.Join(err, shutdownErr, web.Close())
+	if web.Shutdown(deadline) != nil {
+		slog.Warn("requests were cut off", "after", drain.String())
+		err = errors.Join(err, web.Close())
 	}
 	<-stopped
 	return err

@@ -146,6 +146,35 @@ func TestLifeCycle(t *testing.T) {
 	}
 }
 
+// TestStopIsBounded leaves a request without an answer.
+func TestStopIsBounded(t *testing.T) {
+	t.Parallel() // it takes as long as a stop may
+	called := make(chan bool, 1)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			called <- true
+			<-r.Context().Done()
+		}
+	}))
+	defer web.Close()
+	p := start(t, nil, "GATEWAY_URL="+web.URL)
+	base := "http://" + p.until(t, "listening")["http"].(string)
+	go func() {
+		if response, err := http.Get(base + "/api/inventory"); err == nil {
+			response.Body.Close()
+		}
+	}()
+	<-called
+	stopping := time.Now()
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	code, log := p.wait(t)
+	if took := time.Since(stopping); code != 0 || took > 8*time.Second || !strings.Contains(log, "requests were cut off") {
+		t.Errorf("exit code %d after %s: %s", code, took, log)
+	}
+}
+
 // TestStandardInput closes it without --exit-with-parent, as a service manager
 // does.
 func TestStandardInput(t *testing.T) {

@@ -87,10 +87,12 @@ func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as strin
 		return ""
 	}
 	trusted, client := d.trusts(ctx), peerAddress(ctx)
-	if hops := strings.Split(strings.Join(md.Get("x-forwarded-for"), ","), ","); trusted {
-		// A service of the shop may say for whom it calls, as a proxy would.
-		if hop, err := netip.ParseAddr(strings.TrimSpace(hops[len(hops)-1])); err == nil {
-			client = hop.Unmap().WithZone("").String()
+	if trusted {
+		// A service of the shop may say for whom it calls, as a proxy would, so
+		// that one customer's rate limit is not everybody's.
+		list := strings.Join(md.Get("x-forwarded-for"), ",")
+		if last, err := netip.ParseAddr(strings.TrimSpace(list[strings.LastIndex(list, ",")+1:])); err == nil {
+			client = last.Unmap().WithZone("").String()
 		}
 	}
 	header = gateway.Origin(first, client)
