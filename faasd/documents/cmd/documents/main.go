@@ -1,0 +1,62 @@
+// Command documents serves a data directory over MongoDB's wire protocol.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	opts := documents.Options{}
+	flag.StringVar(&opts.Addr, "addr", "127.0.0.1:27017", "TCP `address` to listen at; there is no authentication")
+	flag.StringVar(&opts.Dir, "dir", "data", "data `directory`, created if missing")
+	flag.StringVar(&opts.ReplicaSet, "replset", "rs0", "`name` of the replica set")
+	flag.BoolVar(&opts.FailPoints, "failpoints", false, "allow configureFailPoint, for tests")
+	sync := flag.Bool("sync", true, "wait for the disk before acknowledging a write")
+	withParent := flag.Bool("exit-with-parent", false, "exit when standard input ends")
+	debug := flag.Bool("debug", false, "log more")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("documents: unexpected argument %q", flag.Arg(0))
+	}
+	level := slog.LevelInfo
+	if *debug {
+		level = slog.LevelDebug
+	}
+	opts.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	opts.NoSync = !*sync
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if *withParent {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			cancel()
+		}()
+	}
+	srv, err := documents.Open(opts)
+	if err != nil {
+		return err
+	}
+	opts.Log.Info("ready", "uri", srv.URI(), "dir", opts.Dir, "sync", *sync)
+	<-ctx.Done()
+	opts.Log.Info("stopping")
+	return srv.Close()
+}

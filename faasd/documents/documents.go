@@ -1,0 +1,218 @@
+// Package documents is a small document server that speaks MongoDB's wire
+// protocol: enough of MongoDB 4.4 for an application and its tests, with
+// transactions, durable, in one process and one file. It is made for
+// development and tests; production is MongoDB.
+//
+//	srv, err := documents.Open(documents.Options{Dir: dir})
+//	...
+//	defer srv.Close()
+//	client, err := mongo.Connect(options.Client().ApplyURI(srv.URI()))
+package documents
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/command"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
+)
+
+// Options of a server. The zero value of each field means its default.
+type Options struct {
+	// Dir holds the data; it is created if missing. Required.
+	Dir string
+	// Addr is the TCP address to listen at. Default "127.0.0.1:0", a free
+	// port. There is no authentication: do not open it to a network.
+	Addr string
+	// ReplicaSet is the name of the replica set of one that the server
+	// presents itself as. Default "rs0".
+	ReplicaSet string
+	// NoSync acknowledges writes before they are on disk: they survive the
+	// process, but not a power cut. Default false.
+	NoSync bool
+	// FailPoints allows configureFailPoint, for tests. Default false.
+	FailPoints bool
+	// TransactionLifetime is after how long an open transaction is aborted.
+	// Default one minute, as MongoDB's.
+	TransactionLifetime time.Duration
+	// TTLInterval is how often expired documents are removed. Default one
+	// minute, as MongoDB's.
+	TTLInterval time.Duration
+	// CursorIdle is after how long an unused cursor is closed. Default ten
+	// minutes, as MongoDB's.
+	CursorIdle time.Duration
+	// SlowQuery is from which duration on a command is logged. Default 100 ms,
+	// as MongoDB's.
+	SlowQuery time.Duration
+	// MaxConnections bounds open connections. Default 10,000.
+	MaxConnections int
+	// Log takes what the server has to say. Default nothing.
+	Log *slog.Logger
+}
+
+// Server is an open document server.
+type Server struct {
+	opts     Options
+	store    *store.Store
+	engine   *command.Engine
+	listener net.Listener
+	mu       sync.Mutex
+	conns    map[net.Conn]struct{}
+	closing  bool
+	wg       sync.WaitGroup
+	nextID   atomic.Int64
+}
+
+// Open opens the data and begins to serve. The errors that a user can do
+// something about, a port in use, a directory that is locked or not writable,
+// say so in one line.
+func Open(opts Options) (*Server, error) {
+	if opts.Dir == "" {
+		return nil, errors.New("documents: no data directory given")
+	}
+	opts.Addr = cmp.Or(opts.Addr, "127.0.0.1:0")
+	opts.ReplicaSet = cmp.Or(opts.ReplicaSet, "rs0")
+	opts.TransactionLifetime = cmp.Or(opts.TransactionLifetime, time.Minute)
+	opts.TTLInterval = cmp.Or(opts.TTLInterval, time.Minute)
+	opts.CursorIdle = cmp.Or(opts.CursorIdle, 10*time.Minute)
+	opts.SlowQuery = cmp.Or(opts.SlowQuery, 100*time.Millisecond)
+	opts.MaxConnections = cmp.Or(opts.MaxConnections, 10_000)
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	l, err := net.Listen("tcp", opts.Addr)
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("documents: port in use: something already listens at %s", opts.Addr)
+		}
+		return nil, fmt.Errorf("documents: cannot listen at %s: %w", opts.Addr, err)
+	}
+	st, err := store.Open(opts.Dir, store.Options{Sync: !opts.NoSync, Log: opts.Log})
+	if err != nil {
+		l.Close()
+		if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			return nil, fmt.Errorf("documents: the data directory %s is not writable: %w", opts.Dir, err)
+		}
+		return nil, fmt.Errorf("documents: %w", err)
+	}
+	s := &Server{opts: opts, store: st, listener: l, conns: map[net.Conn]struct{}{}}
+	s.engine = command.New(st, command.Config{
+		ReplicaSet:  opts.ReplicaSet,
+		Address:     l.Addr().String(),
+		FailPoints:  opts.FailPoints,
+		TxnLifetime: opts.TransactionLifetime,
+		TTLInterval: opts.TTLInterval,
+		CursorIdle:  opts.CursorIdle,
+		SlowQuery:   opts.SlowQuery,
+		Log:         opts.Log,
+	})
+	s.wg.Go(s.accept)
+	return s, nil
+}
+
+// Addr is the address that the server listens at.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// URI is a connection string for the server.
+func (s *Server) URI() string {
+	return "mongodb://" + s.Addr() + "/?replicaSet=" + s.opts.ReplicaSet
+}
+
+// Close stops serving. Writes under way are finished, open transactions are
+// aborted, and the data is closed.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closing = true
+	s.mu.Unlock()
+	s.listener.Close()
+	s.engine.Interrupt()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	s.engine.Close()
+	return s.store.Close()
+}
+
+func (s *Server) accept() {
+	for {
+		c, err := s.listener.Accept()
+		if err != nil {
+			s.mu.Lock()
+			closing := s.closing
+			s.mu.Unlock()
+			if closing || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			s.opts.Log.Error("accept", "error", err)
+			time.Sleep(10 * time.Millisecond) // out of descriptors, mostly
+			continue
+		}
+		s.mu.Lock()
+		if s.closing || len(s.conns) >= s.opts.MaxConnections {
+			s.mu.Unlock()
+			c.Close()
+			continue
+		}
+		s.conns[c] = struct{}{}
+		s.wg.Go(func() { s.serve(c) })
+		s.mu.Unlock()
+	}
+}
+
+// keepBuffer is the largest buffer that a connection keeps between requests.
+const keepBuffer = 1 << 20
+
+func (s *Server) serve(nc net.Conn) {
+	closed := make(chan struct{})
+	conn := &command.Conn{ID: s.nextID.Add(1), Remote: nc.RemoteAddr().String(), Closed: closed}
+	s.engine.Connected(1)
+	defer func() {
+		close(closed)
+		s.engine.Connected(-1)
+		nc.Close()
+		s.mu.Lock()
+		delete(s.conns, nc)
+		s.mu.Unlock()
+	}()
+	r := bufio.NewReaderSize(nc, 16<<10)
+	var buf []byte
+	for {
+		m, err := wire.Read(r)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
+				s.opts.Log.Debug("closing a connection", "remote", conn.Remote, "error", err)
+			}
+			return
+		}
+		reply, hangUp := s.engine.Handle(conn, m, buf[:0])
+		if hangUp {
+			return
+		}
+		if len(reply) > 0 {
+			if _, err := nc.Write(reply); err != nil {
+				return
+			}
+		}
+		if buf = reply; cap(buf) > keepBuffer {
+			buf = nil
+		}
+	}
+}

@@ -1,0 +1,589 @@
+package command
+
+import (
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
+)
+
+// spec says how a command is to be called.
+type spec struct {
+	run func(r *Request) error
+	// fields the command knows, beside those that every command has.
+	fields []string
+	// absent are fields that MongoDB has and this server does not: refused
+	// unless they ask for nothing.
+	absent []string
+	txn    bool // may run in a transaction
+	retry  bool // is a retryable write
+	admin  bool // must be run against the admin database
+	// lenient commands pass over what they do not know: a greeting comes from
+	// drivers newer than the server.
+	lenient bool
+}
+
+var commands map[string]*spec
+
+// generic fields go with every command.
+var generic = []string{"$db", "lsid", "$clusterTime", "$readPreference", "txnNumber", "autocommit",
+	"startTransaction", "readConcern", "writeConcern", "maxTimeMS", "comment", "$configServerState",
+	"$replData", "$oplogQueryData", "databaseVersion", "shardVersion", "helloOk"}
+
+// unsupported are commands of MongoDB 4.4 that this server knows by name only.
+var unsupported = map[string]bool{}
+
+// aliases are other spellings.
+var aliases = map[string]string{"ismaster": "isMaster", "findandmodify": "findAndModify", "buildinfo": "buildInfo",
+	"deleteIndexes": "dropIndexes", "collstats": "collStats", "dbstats": "dbStats", "getnonce": "getNonce"}
+
+func init() {
+	commands = map[string]*spec{
+		"hello":    {run: hello, lenient: true},
+		"isMaster": {run: hello, lenient: true},
+
+		"insert":        {run: insert, txn: true, retry: true, fields: []string{"documents", "ordered", "bypassDocumentValidation"}},
+		"update":        {run: update, txn: true, retry: true, fields: []string{"updates", "ordered", "bypassDocumentValidation", "let"}},
+		"delete":        {run: remove, txn: true, retry: true, fields: []string{"deletes", "ordered"}, absent: []string{"let"}},
+		"findAndModify": {run: findAndModify, txn: true, retry: true, fields: []string{"query", "sort", "remove", "update", "new", "fields", "upsert", "bypassDocumentValidation", "arrayFilters", "hint"}, absent: []string{"collation", "let"}},
+
+		"find":        {run: find, txn: true, fields: findFields, absent: []string{"collation", "min", "max", "returnKey", "showRecordId", "tailable", "awaitData", "oplogReplay", "let"}},
+		"getMore":     {run: getMore, txn: true, fields: []string{"collection", "batchSize", "term", "lastKnownCommittedOpTime"}},
+		"killCursors": {run: killCursors, txn: true, fields: []string{"cursors"}},
+		"aggregate":   {run: aggregation, txn: true, fields: []string{"pipeline", "cursor", "allowDiskUse", "explain", "bypassDocumentValidation", "hint"}, absent: []string{"collation", "let"}},
+		"count":       {run: count, fields: []string{"query", "limit", "skip", "hint", "fields"}, absent: []string{"collation"}},
+		"distinct":    {run: distinct, txn: true, fields: []string{"key", "query", "hint"}, absent: []string{"collation"}},
+		"explain":     {run: explain, fields: []string{"verbosity"}},
+
+		"create":          {run: create, txn: true, fields: []string{"autoIndexId", "idIndex"}, absent: []string{"capped", "size", "max", "storageEngine", "validator", "validationLevel", "validationAction", "indexOptionDefaults", "viewOn", "pipeline", "collation", "timeseries", "expireAfterSeconds", "clusteredIndex", "changeStreamPreAndPostImages", "encryptedFields"}},
+		"drop":            {run: drop},
+		"dropDatabase":    {run: dropDatabase},
+		"createIndexes":   {run: createIndexes, txn: true, fields: []string{"indexes", "commitQuorum", "ignoreUnknownIndexOptions"}},
+		"listIndexes":     {run: listIndexes, fields: []string{"cursor"}},
+		"dropIndexes":     {run: dropIndexes, fields: []string{"index"}},
+		"listCollections": {run: listCollections, fields: []string{"filter", "cursor", "nameOnly", "authorizedCollections"}},
+		"listDatabases":   {run: listDatabases, admin: true, fields: []string{"filter", "nameOnly", "authorizedDatabases"}},
+
+		"commitTransaction": {run: commitTransaction, txn: true, admin: true, fields: []string{"recoveryToken"}},
+		"abortTransaction":  {run: abortTransaction, txn: true, admin: true, fields: []string{"recoveryToken"}},
+		"startSession":      {run: startSession},
+		"endSessions":       {run: endSessions},
+		"refreshSessions":   {run: refreshSessions},
+		"killSessions":      {run: killSessions},
+		"killAllSessions":   {run: killAllSessions},
+
+		"ping":                    {run: func(*Request) error { return nil }},
+		"buildInfo":               {run: buildInfo},
+		"connectionStatus":        {run: connectionStatus, fields: []string{"showPrivileges"}},
+		"getParameter":            {run: getParameter, lenient: true},
+		"getCmdLineOpts":          {run: getCmdLineOpts},
+		"getLog":                  {run: getLog},
+		"hostInfo":                {run: hostInfo},
+		"serverStatus":            {run: serverStatus},
+		"whatsmyuri":              {run: whatsMyURI},
+		"replSetGetStatus":        {run: replSetGetStatus},
+		"replSetGetConfig":        {run: replSetGetConfig},
+		"getFreeMonitoringStatus": {run: freeMonitoring},
+		"dbStats":                 {run: dbStats, fields: []string{"scale", "freeStorage"}},
+		"collStats":               {run: collStats, fields: []string{"scale"}},
+		"logout":                  {run: func(*Request) error { return nil }},
+		"configureFailPoint":      {run: configureFailPoint, admin: true, fields: []string{"mode", "data"}},
+		"listCommands":            {run: listCommands},
+		"getDefaultRWConcern":     {run: getDefaultRWConcern, fields: []string{"inMemory"}},
+	}
+	for _, name := range []string{"applyOps", "authenticate", "cloneCollectionAsCapped", "collMod", "compact", "connPoolStats",
+		"convertToCapped", "currentOp", "dataSize", "dbHash", "filemd5", "fsync", "geoSearch", "getNonce",
+		"grantRolesToUser", "killOp", "mapReduce", "planCacheClear", "reIndex", "renameCollection", "replSetStepDown",
+		"saslContinue", "saslStart", "setParameter", "shutdown", "top", "usersInfo", "validate", "createUser",
+		"dropUser", "updateUser", "setDefaultRWConcern", "setFeatureCompatibilityVersion", "replSetFreeze",
+		"replSetInitiate", "replSetReconfig", "resetError", "getLastError", "getPrevError", "profile", "logRotate",
+		"rolesInfo", "createRole", "features", "netstat", "lockInfo", "createSearchIndexes"} {
+		unsupported[name] = true
+	}
+}
+
+// Request is one command being answered.
+type Request struct {
+	e     *Engine
+	conn  *Conn
+	spec  *spec
+	name  string
+	value value.Value // of the first element: the collection's name, mostly
+	db    string
+	body  value.Doc
+	seqs  map[string][]value.Doc
+	out   []byte // elements of the reply so far
+	start time.Time
+
+	deadline  time.Time
+	stopped   chan struct{} // closed at the deadline, for waits
+	session   *session      // locked while the command runs, nil without one
+	lsid      []byte
+	txnNumber int64 // -1 without one
+	inTxn     bool
+	tx        *store.Tx // the transaction's state, nil outside of one
+	noReply   bool
+	concern   error // a write concern that cannot be met
+	legacy    bool
+
+	docsExamined, keysExamined, returned int
+	planSummary                          string
+}
+
+// Handle answers one message, and appends the reply to dst. close says that
+// the connection is to be closed without one.
+func (e *Engine) Handle(conn *Conn, m *wire.Message, dst []byte) (reply []byte, close bool) {
+	r := &Request{e: e, conn: conn, body: m.Body, seqs: m.Sequences, start: time.Now(), txnNumber: -1, noReply: m.NoReply, legacy: m.Legacy}
+	e.commands.Add(1)
+	var labels []string
+	err, close := r.serve(m)
+	if close {
+		return nil, true
+	}
+	if m.NoReply {
+		return nil, false
+	}
+	t, i := e.tick()
+	return m.AppendReply(dst, int32(conn.ID), func(b []byte) []byte {
+		if err != nil {
+			f := fault.From(err)
+			if f.Code == fault.InternalError {
+				e.log.Error("command failed", "command", r.name, "db", r.db, "error", f.Message)
+			}
+			b = f.AppendTo(b)
+		} else {
+			b = append(b, r.out...)
+			b = fault.AppendLabels(b, labels)
+			b = bsoncore.AppendDoubleElement(b, "ok", 1)
+		}
+		if !m.Legacy {
+			b = bsoncore.BuildDocumentElement(b, "$clusterTime",
+				bsoncore.AppendTimestampElement(nil, "clusterTime", t, i),
+				bsoncore.BuildDocumentElement(nil, "signature",
+					bsoncore.AppendBinaryElement(nil, "hash", 0, make([]byte, 20)),
+					bsoncore.AppendInt64Element(nil, "keyId", 0)))
+			b = bsoncore.AppendTimestampElement(b, "operationTime", t, i)
+		}
+		return b
+	}), false
+}
+
+func (r *Request) serve(m *wire.Message) (err error, close bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.e.log.Error("panic", "command", r.name, "panic", p, "stack", string(debug.Stack()))
+			err = fault.New(fault.InternalError, "internal error: %v", p)
+		}
+	}()
+	if err := r.parse(m); err != nil {
+		return err, false
+	}
+	fp, err := r.e.failpoints.hit(r)
+	if fp.close || err != nil {
+		return err, fp.close
+	}
+	if err := r.begin(); err != nil {
+		return err, false
+	}
+	defer r.end(&err)
+	if err := r.spec.run(r); err != nil {
+		return err, false
+	}
+	r.slow()
+	wce := fp.writeConcern
+	if wce == nil && r.concern != nil {
+		f := fault.From(r.concern)
+		wce = bsoncore.BuildDocument(nil,
+			bsoncore.AppendInt32Element(nil, "code", f.Code),
+			bsoncore.AppendStringElement(nil, "codeName", fault.Name(f.Code)),
+			bsoncore.AppendStringElement(nil, "errmsg", f.Message))
+	}
+	if wce != nil {
+		r.out = bsoncore.AppendDocumentElement(r.out, "writeConcernError", wce)
+		r.out = fault.AppendLabels(r.out, fp.labels)
+	}
+	return nil, false
+}
+
+func (r *Request) parse(m *wire.Message) error {
+	it := value.Iter(m.Body)
+	if !it.Next() {
+		return fault.New(fault.BadValue, "a command must have at least one field")
+	}
+	r.name, r.value = string(it.Name), it.Value
+	if m.Legacy {
+		// The driver's first greeting; nothing else comes this way.
+		var cut bool
+		if r.db, cut = cutSuffix(m.Namespace, ".$cmd"); !cut {
+			return fault.Unsupported("OP_QUERY on a collection")
+		}
+		if r.name == "$query" && value.IsDoc(r.value) {
+			r.body = r.value.Data
+			it = value.Iter(r.body)
+			it.Next()
+			r.name, r.value = string(it.Name), it.Value
+		}
+	} else {
+		db := value.Field(r.body, "$db")
+		if db.Type != bsoncore.TypeString {
+			return fault.New(40571, "OP_MSG requests require a $db argument")
+		}
+		r.db = db.StringValue()
+	}
+	if a, ok := aliases[r.name]; ok {
+		r.name = a
+	}
+	r.spec = commands[r.name]
+	if r.spec == nil || r.name == "configureFailPoint" && !r.e.cfg.FailPoints {
+		if unsupported[r.name] {
+			return fault.Unsupported("the command %s", r.name)
+		}
+		return fault.New(fault.CommandNotFound, "no such command: '%s'", r.name)
+	}
+	if m.Legacy && r.name != "hello" && r.name != "isMaster" {
+		return fault.New(352, "Unsupported OP_QUERY command: %s. The client driver may require an upgrade.", r.name)
+	}
+	if r.db == "" || len(r.db) > 63 || !validDatabase(r.db) {
+		return fault.New(fault.InvalidNamespace, "Invalid database name: '%s'", r.db)
+	}
+	if r.spec.admin && r.db != "admin" {
+		return fault.New(fault.Unauthorized, "%s may only be run against the admin database.", r.name)
+	}
+	return r.checkFields()
+}
+
+func cutSuffix(s, suffix string) (string, bool) {
+	if len(s) < len(suffix) || s[len(s)-len(suffix):] != suffix {
+		return s, false
+	}
+	return s[:len(s)-len(suffix)], true
+}
+
+func validDatabase(s string) bool {
+	for _, c := range s {
+		switch c {
+		case '/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', 0:
+			return false
+		}
+	}
+	return true
+}
+
+// checkFields refuses what the command does not know, and notes the fields
+// that every command has.
+func (r *Request) checkFields() error {
+	first := true
+	for it := value.Iter(r.body); it.Next(); {
+		name := string(it.Name)
+		if first {
+			first = false
+			continue
+		}
+		if slices.Contains(r.spec.absent, name) {
+			if asksForSomething(name, it.Value) {
+				return fault.Unsupported("the option %s of %s", name, r.name)
+			}
+			continue
+		}
+		if slices.Contains(r.spec.fields, name) {
+			continue
+		}
+		switch name {
+		case "apiVersion", "apiStrict", "apiDeprecationErrors":
+			return fault.Unsupported("the stable API (%s)", name)
+		case "maxTimeMS":
+			n, ok := value.Whole(it.Value)
+			if !ok {
+				return fault.New(fault.BadValue, "maxTimeMS must be a number")
+			}
+			if n < 0 {
+				return fault.New(fault.BadValue, "%d value for maxTimeMS is out of range", n)
+			}
+			if n > 0 && r.name != "getMore" {
+				r.deadline = r.start.Add(time.Duration(n) * time.Millisecond)
+			}
+			continue
+		}
+		if r.spec.lenient || slices.Contains(generic, name) {
+			continue
+		}
+		return fault.New(fault.UnknownCommandField, "BSON field '%s.%s' is an unknown field.", r.name, name)
+	}
+	for name := range r.seqs {
+		if !slices.Contains(r.spec.fields, name) {
+			return fault.New(fault.UnknownCommandField, "BSON field '%s.%s' is an unknown field.", r.name, name)
+		}
+		if !value.Missing(value.Field(r.body, name)) {
+			return fault.New(40413, "BSON field '%s.%s' is a duplicate field", r.name, name)
+		}
+	}
+	return nil
+}
+
+// asksForSomething tells an option that changes the answer from one that
+// spells out the default.
+func asksForSomething(name string, v value.Value) bool {
+	switch {
+	case value.Nullish(v):
+		return false
+	case name == "collation" && value.IsDoc(v):
+		l := value.Field(v.Data, "locale")
+		return !(l.Type == bsoncore.TypeString && l.StringValue() == "simple" || value.Len(v.Data) == 0)
+	case value.IsDoc(v) && (name == "min" || name == "max" || name == "let"):
+		return value.Len(v.Data) > 0
+	case v.Type == bsoncore.TypeBoolean:
+		return v.Boolean()
+	}
+	return true
+}
+
+// begin checks concerns and enters the session and transaction that the
+// command names.
+func (r *Request) begin() error {
+	if err := r.checkConcerns(); err != nil {
+		return err
+	}
+	if err := r.enterSession(); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (r *Request) checkConcerns() error {
+	inTxn := !value.Missing(value.Field(r.body, "autocommit"))
+	if wc := value.Field(r.body, "writeConcern"); value.IsDoc(wc) {
+		if inTxn && r.name != "commitTransaction" && r.name != "abortTransaction" {
+			return fault.New(fault.InvalidOptions, "writeConcern is not allowed within a multi-statement transaction")
+		}
+		for it := value.Iter(wc.Data); it.Next(); {
+			switch string(it.Name) {
+			case "w":
+				switch {
+				case it.Value.Type == bsoncore.TypeString:
+					if w := it.Value.StringValue(); w != "majority" {
+						r.concern = fault.New(79, "No write concern mode named '%s' found in replica set configuration", w)
+					}
+				case value.IsNumber(it.Value):
+					n, ok := value.Whole(it.Value)
+					if !ok || n < 0 || n > 50 {
+						return fault.New(fault.FailedToParse, "w has to be a non-negative number and not greater than 50; found: %s", it.Value.String())
+					}
+					if n > 1 {
+						r.concern = fault.New(fault.UnsatisfiableWriteConcern, "Not enough data-bearing nodes")
+					}
+				default:
+					return fault.New(fault.FailedToParse, "w has to be a number or string")
+				}
+			case "j", "fsync", "wtimeout", "getLastError", "provenance":
+			default:
+				return fault.New(fault.FailedToParse, "unrecognized write concern field: %s", it.Name)
+			}
+		}
+	}
+	if rc := value.Field(r.body, "readConcern"); value.IsDoc(rc) {
+		if inTxn && !value.Truthy(value.Field(r.body, "startTransaction")) {
+			return fault.New(fault.InvalidOptions, "Only the first command in a transaction may specify a readConcern")
+		}
+		level := value.Field(rc.Data, "level")
+		if !value.Missing(level) {
+			if level.Type != bsoncore.TypeString {
+				return fault.New(fault.TypeMismatch, "readConcern.level must be a string")
+			}
+			switch l := level.StringValue(); l {
+			case "local", "majority", "available", "linearizable":
+				if inTxn && (l == "available" || l == "linearizable") {
+					return fault.New(fault.InvalidOptions, "The readConcern level must be either 'local' (default), 'majority' or 'snapshot' in order to run in a transaction")
+				}
+			case "snapshot":
+				if !inTxn {
+					return fault.New(fault.InvalidOptions, "readConcern level 'snapshot' is only valid in multi-statement transactions")
+				}
+			default:
+				return fault.New(fault.FailedToParse, "readConcern.level must be either 'local', 'majority', 'linearizable', 'available', or 'snapshot'")
+			}
+		}
+	}
+	return nil
+}
+
+// expired reports that the command's time is up.
+func (r *Request) expired() error {
+	if !r.deadline.IsZero() && time.Now().After(r.deadline) {
+		return fault.New(fault.MaxTimeMSExpired, "operation exceeded time limit")
+	}
+	select {
+	case <-r.e.ctx.Done():
+		return fault.New(fault.InterruptedAtShutdown, "interrupted at shutdown")
+	case <-r.conn.Closed:
+		return fault.New(11601, "operation was interrupted: the connection is closed")
+	default:
+		return nil
+	}
+}
+
+// write runs fn in the committer, for at most as long as the command may take.
+func (r *Request) write(fn func(tx *store.Tx) error) error {
+	stop := make(chan struct{})
+	if !r.deadline.IsZero() {
+		t := time.AfterFunc(time.Until(r.deadline), func() { close(stop) })
+		defer t.Stop()
+	}
+	err := r.e.store.Write(stop, fn)
+	if err == store.ErrStopped {
+		return fault.New(fault.MaxTimeMSExpired, "operation exceeded time limit")
+	}
+	return err
+}
+
+// view runs fn on the transaction's state, or on a snapshot of its own.
+func (r *Request) view(fn func(tx *store.Tx) error) error {
+	if r.tx != nil {
+		return fn(r.tx)
+	}
+	tx, err := r.e.store.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer tx.Close()
+	return fn(tx)
+}
+
+// slow logs a command that took long.
+func (r *Request) slow() {
+	d := time.Since(r.start)
+	if d < r.e.cfg.SlowQuery || r.name == "hello" || r.name == "isMaster" {
+		return
+	}
+	r.e.log.Warn("slow command", "command", r.name, "db", r.db, "collection", r.collectionName(), "took", d.Round(time.Millisecond),
+		"plan", r.planSummary, "docsExamined", r.docsExamined, "keysExamined", r.keysExamined, "returned", r.returned, "app", r.conn.AppName)
+}
+
+func (r *Request) collectionName() string {
+	if r.value.Type == bsoncore.TypeString {
+		return r.value.StringValue()
+	}
+	return ""
+}
+
+// collection reads and checks the collection's name, the command's value.
+func (r *Request) collection() (string, error) {
+	if r.value.Type != bsoncore.TypeString {
+		return "", fault.New(fault.InvalidNamespace, "collection name has invalid type %s", value.TypeName(r.value.Type))
+	}
+	name := r.value.StringValue()
+	return name, checkCollection(r.db, name)
+}
+
+func checkCollection(db, name string) error {
+	bad := name == "" || name[0] == '.' || len(db)+1+len(name) > 255
+	for i := range len(name) {
+		bad = bad || name[i] == '$' || name[i] == 0
+	}
+	if bad {
+		return fault.New(fault.InvalidNamespace, "Invalid namespace specified '%s.%s'", db, name)
+	}
+	return nil
+}
+
+// writable refuses the names that belong to MongoDB itself.
+func writable(db, name string) error {
+	if len(name) > 7 && name[:7] == "system." || db == "local" || db == "config" {
+		return fault.New(fault.InvalidNamespace, "cannot write to '%s.%s'", db, name)
+	}
+	return nil
+}
+
+// Typed access to the command's fields.
+
+func (r *Request) field(name string) value.Value { return value.Field(r.body, name) }
+
+func (r *Request) wrongType(name string, v value.Value, want string) error {
+	return fault.New(fault.TypeMismatch, "BSON field '%s.%s' is the wrong type '%s', expected type '%s'", r.name, name, value.TypeName(v.Type), want)
+}
+
+func (r *Request) boolean(name string, otherwise bool) (bool, error) {
+	v := r.field(name)
+	switch {
+	case value.Missing(v):
+		return otherwise, nil
+	case v.Type == bsoncore.TypeBoolean, value.IsNumber(v):
+		return value.Truthy(v), nil
+	}
+	return false, r.wrongType(name, v, "bool")
+}
+
+// document returns a field that must be a document, empty where it is missing.
+func (r *Request) document(name string) (value.Doc, error) {
+	v := r.field(name)
+	switch {
+	case value.Nullish(v):
+		return value.EmptyDoc(), nil
+	case value.IsDoc(v):
+		return v.Data, nil
+	}
+	return nil, r.wrongType(name, v, "object")
+}
+
+func (r *Request) whole(name string, otherwise int64) (int64, error) {
+	v := r.field(name)
+	switch {
+	case value.Nullish(v):
+		return otherwise, nil
+	case !value.IsNumber(v):
+		return 0, r.wrongType(name, v, "long")
+	}
+	n, ok := value.Whole(v)
+	if !ok {
+		n = int64(value.Float(v))
+	}
+	return n, nil
+}
+
+// list returns the documents of a field that came in the body or as a
+// sequence.
+func (r *Request) list(name string) ([]value.Doc, error) {
+	if docs, ok := r.seqs[name]; ok {
+		return docs, r.checkBatch(name, len(docs))
+	}
+	v := r.field(name)
+	if value.Missing(v) {
+		return nil, fault.New(fault.MissingCommandField, "BSON field '%s.%s' is missing but a required field", r.name, name)
+	}
+	if !value.IsArray(v) {
+		return nil, r.wrongType(name, v, "array")
+	}
+	var docs []value.Doc
+	for it := value.Iter(v.Data); it.Next(); {
+		if !value.IsDoc(it.Value) {
+			return nil, r.wrongType(fmt.Sprintf("%s.%d", name, len(docs)), it.Value, "object")
+		}
+		docs = append(docs, it.Value.Data)
+	}
+	return docs, r.checkBatch(name, len(docs))
+}
+
+func (r *Request) checkBatch(name string, n int) error {
+	if n == 0 || n > wire.MaxBatch {
+		return fault.New(fault.InvalidLength, "Write batch sizes must be between 1 and %d. Got %d operations.", wire.MaxBatch, n)
+	}
+	return nil
+}
+
+// array returns a field that must be an array.
+func (r *Request) array(name string) ([]value.Value, error) {
+	v := r.field(name)
+	switch {
+	case value.Missing(v):
+		return nil, nil
+	case value.IsArray(v):
+		return value.Elements(v.Data), nil
+	}
+	return nil, r.wrongType(name, v, "array")
+}

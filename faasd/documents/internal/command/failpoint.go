@@ -1,0 +1,236 @@
+package command
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+// failpoints make commands fail on purpose, as MongoDB's failCommand does for
+// its drivers' tests.
+type failpoints struct {
+	mu sync.Mutex
+	on *failpoint
+}
+
+type failpoint struct {
+	left         int64 // how often it still strikes, -1 for ever
+	skip         int64 // how often it lets pass first
+	commands     []string
+	appName      string
+	code         int32
+	labels       []string
+	labelsGiven  bool
+	close        bool
+	block        time.Duration
+	writeConcern value.Doc
+	internalToo  bool
+}
+
+// blow is what a failpoint does to one command.
+type blow struct {
+	close        bool
+	writeConcern value.Doc
+	labels       []string
+}
+
+func configureFailPoint(r *Request) error {
+	if r.value.Type != bsoncore.TypeString {
+		return r.wrongType(r.name, r.value, "string")
+	}
+	if r.value.StringValue() != "failCommand" {
+		return fault.Unsupported("the failpoint %s", r.value.StringValue())
+	}
+	fp := &failpoint{}
+	mode := r.field("mode")
+	switch {
+	case mode.Type == bsoncore.TypeString && mode.StringValue() == "off":
+		fp = nil
+	case mode.Type == bsoncore.TypeString && mode.StringValue() == "alwaysOn":
+		fp.left = -1
+	case value.IsDoc(mode) && value.Len(mode.Data) == 1:
+		it := value.Iter(mode.Data)
+		it.Next()
+		n, ok := value.Whole(it.Value)
+		if !ok || n < 0 {
+			return fault.New(fault.BadValue, "a failpoint's '%s' must be a non-negative number", it.Name)
+		}
+		switch string(it.Name) {
+		case "times":
+			fp.left = n
+		case "skip":
+			fp.left, fp.skip = -1, n
+		default:
+			return fault.Unsupported("the failpoint mode %s", it.Name)
+		}
+	default:
+		return fault.New(fault.BadValue, "unknown failpoint mode: %s", mode.String())
+	}
+	if fp != nil {
+		data, err := r.document("data")
+		if err != nil {
+			return err
+		}
+		if err := fp.read(data); err != nil {
+			return err
+		}
+	}
+	f := &r.e.failpoints
+	f.mu.Lock()
+	f.on = fp
+	f.mu.Unlock()
+	r.out = bsoncore.AppendInt32Element(r.out, "count", 0)
+	return nil
+}
+
+func (fp *failpoint) read(data value.Doc) error {
+	block := false
+	var blockMS int64
+	for it := value.Iter(data); it.Next(); {
+		v := it.Value
+		switch string(it.Name) {
+		case "failCommands":
+			if !value.IsArray(v) {
+				return fault.New(fault.BadValue, "failCommands must be an array")
+			}
+			for c := value.Iter(v.Data); c.Next(); {
+				s, ok := c.Value.StringValueOK()
+				if !ok {
+					return fault.New(fault.BadValue, "failCommands must hold names")
+				}
+				fp.commands = append(fp.commands, s)
+			}
+		case "errorCode":
+			n, ok := value.Whole(v)
+			if !ok {
+				return fault.New(fault.BadValue, "errorCode must be a number")
+			}
+			fp.code = int32(n)
+		case "errorLabels":
+			fp.labelsGiven = true
+			for c := value.Iter(v.Data); c.Next(); {
+				if s, ok := c.Value.StringValueOK(); ok {
+					fp.labels = append(fp.labels, s)
+				}
+			}
+		case "closeConnection":
+			fp.close = value.Truthy(v)
+		case "blockConnection":
+			block = value.Truthy(v)
+		case "blockTimeMS":
+			blockMS, _ = value.Whole(v)
+		case "writeConcernError":
+			if !value.IsDoc(v) {
+				return fault.New(fault.BadValue, "writeConcernError must be a document")
+			}
+			fp.writeConcern = append(value.Doc(nil), v.Data...)
+		case "appName":
+			fp.appName, _ = v.StringValueOK()
+		case "failInternalCommands":
+			fp.internalToo = value.Truthy(v)
+		default:
+			return fault.Unsupported("the failCommand option %s", it.Name)
+		}
+	}
+	if block {
+		if blockMS <= 0 {
+			return fault.New(fault.BadValue, "blockConnection needs a positive blockTimeMS")
+		}
+		fp.block = time.Duration(blockMS) * time.Millisecond
+	}
+	return nil
+}
+
+// hit lets the failpoint strike the command, if it is meant.
+func (f *failpoints) hit(r *Request) (b blow, err error) {
+	if !r.e.cfg.FailPoints {
+		return b, nil
+	}
+	f.mu.Lock()
+	fp := f.on
+	strikes := fp != nil && r.name != "configureFailPoint" && (slices.Contains(fp.commands, r.name) || r.name == "isMaster" && slices.Contains(fp.commands, "ismaster")) &&
+		(fp.appName == "" || fp.appName == r.conn.AppName || fp.appName == clientAppName(r))
+	if strikes && fp.skip > 0 {
+		fp.skip--
+		strikes = false
+	}
+	if strikes && fp.left == 0 {
+		strikes = false
+	}
+	if strikes && fp.left > 0 {
+		fp.left--
+	}
+	f.mu.Unlock()
+	if !strikes {
+		return b, nil
+	}
+	if fp.block > 0 {
+		t := time.NewTimer(fp.block)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-r.conn.Closed:
+		case <-r.e.ctx.Done():
+		}
+	}
+	switch {
+	case fp.close:
+		return blow{close: true}, nil
+	case fp.code != 0:
+		e := fault.New(fp.code, "Failing command via 'failCommand' failpoint")
+		e.Labels = fp.labels
+		if !fp.labelsGiven {
+			e.Labels = r.labelsFor(fp.code)
+		}
+		return b, e
+	}
+	b.writeConcern, b.labels = fp.writeConcern, fp.labels
+	if fp.writeConcern != nil && !fp.labelsGiven {
+		n, _ := value.Whole(value.Field(fp.writeConcern, "code"))
+		b.labels = nil
+		if retryableCode(int32(n)) && r.txnNumber >= 0 && (!r.inTxn || r.name == "commitTransaction" || r.name == "abortTransaction") {
+			b.labels = []string{"RetryableWriteError"}
+		}
+	}
+	return b, nil
+}
+
+func clientAppName(r *Request) string {
+	if c := r.field("client"); value.IsDoc(c) {
+		if a := value.Field(c.Data, "application"); value.IsDoc(a) {
+			s, _ := value.Field(a.Data, "name").StringValueOK()
+			return s
+		}
+	}
+	return ""
+}
+
+// labelsFor are the labels that a server gives an error by its code.
+func (r *Request) labelsFor(code int32) []string {
+	ends := r.name == "commitTransaction" || r.name == "abortTransaction"
+	switch {
+	case r.inTxn && !ends && (code == fault.WriteConflict || code == fault.SnapshotUnavailable || code == fault.LockTimeout ||
+		code == fault.NoSuchTransaction || retryableCode(code)):
+		return []string{"TransientTransactionError"}
+	case r.name == "commitTransaction" && code == fault.NoSuchTransaction:
+		return []string{"TransientTransactionError"}
+	case r.txnNumber >= 0 && (!r.inTxn || ends) && retryableCode(code):
+		return []string{"RetryableWriteError"}
+	}
+	return nil
+}
+
+// retryableCode reports whether drivers may retry a write after this error
+// (the retryable writes specification's list).
+func retryableCode(code int32) bool {
+	switch code {
+	case 6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,163 @@
+package command
+
+import (
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/project"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
+	engine "github.com/kiosk-shop/kiosk/faasd/documents/internal/update"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+func findAndModify(r *Request) error {
+	name, err := r.collection()
+	if err != nil {
+		return err
+	}
+	if err := writable(r.db, name); err != nil {
+		return err
+	}
+	q, err := r.document("query")
+	if err != nil {
+		return err
+	}
+	now := r.start
+	sel := selection{hint: hint(r.field("hint"))}
+	if sel.filter, err = query.Compile(q, now.UnixMilli()); err != nil {
+		return err
+	}
+	sort, err := r.document("sort")
+	if err != nil {
+		return err
+	}
+	if sel.sort, sel.natural, err = parseSort(sort); err != nil {
+		return err
+	}
+	removes, err := r.boolean("remove", false)
+	if err != nil {
+		return err
+	}
+	after, err := r.boolean("new", false)
+	if err != nil {
+		return err
+	}
+	upsert, err := r.boolean("upsert", false)
+	if err != nil {
+		return err
+	}
+	u := r.field("update")
+	switch {
+	case removes && !value.Missing(u):
+		return fault.New(fault.FailedToParse, "Cannot specify both an update and remove=true")
+	case removes && upsert:
+		return fault.New(fault.FailedToParse, "Cannot specify both upsert=true and remove=true")
+	case removes && after:
+		return fault.New(fault.FailedToParse, "Cannot specify both new=true and remove=true; 'remove' always returns the deleted document")
+	case !removes && value.Missing(u):
+		return fault.New(fault.FailedToParse, "Either an update or remove=true must be specified")
+	}
+	filters, err := r.array("arrayFilters")
+	if err != nil {
+		return err
+	}
+	var up *engine.Update
+	if !removes {
+		if up, err = engine.Compile(u, filters, now, aggregate.Update(now.UnixMilli())); err != nil {
+			return err
+		}
+	}
+	fields, err := r.document("fields")
+	if err != nil {
+		return err
+	}
+	var shape *project.Projection
+	if value.Len(fields) > 0 {
+		if shape, err = project.Compile(fields, true, now.UnixMilli()); err != nil {
+			return err
+		}
+	}
+	result, err := r.modifyOne(name, upsert, sel, r.retry(), 0, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
+		return famApply(tx, c, t, famArgs{sel.filter, up, after, upsert, shape})
+	})
+	if err != nil {
+		return err
+	}
+	for it := value.Iter(result); it.Next(); {
+		if string(it.Name) != "n" {
+			r.out = bsoncore.AppendValueElement(r.out, string(it.Name), it.Value)
+		}
+	}
+	return nil
+}
+
+type famArgs struct {
+	filter *query.Filter
+	up     *engine.Update // nil to remove
+	after  bool
+	upsert bool
+	shape  *project.Projection
+}
+
+// famApply does the work on the document found and makes the reply. Field n of
+// it says whether anything was done and is not for the client.
+func famApply(tx *store.Tx, c *store.Collection, t *target, a famArgs) (value.Doc, error) {
+	var shown value.Doc
+	var n int32
+	last := []byte(nil)
+	switch {
+	case t == nil && a.upsert:
+		doc, err := a.up.Upsert(a.filter)
+		if err != nil {
+			return nil, err
+		}
+		if err := tx.Insert(c, doc); err != nil {
+			return nil, err
+		}
+		n = 1
+		last = bsoncore.AppendBooleanElement(last, "updatedExisting", false)
+		last = bsoncore.AppendValueElement(last, "upserted", value.Field(doc, "_id"))
+		if a.after {
+			shown = doc
+		}
+	case t == nil:
+		if a.up != nil {
+			last = bsoncore.AppendBooleanElement(last, "updatedExisting", false)
+		}
+	case a.up == nil:
+		if err := tx.Delete(c, t.pk, t.doc); err != nil {
+			return nil, err
+		}
+		n, shown = 1, t.doc
+	default:
+		_, doc, err := replaceDoc(tx, c, t, a.up)
+		if err != nil {
+			return nil, err
+		}
+		n, shown = 1, t.doc
+		if a.after {
+			shown = doc
+		}
+		last = bsoncore.AppendBooleanElement(last, "updatedExisting", true)
+	}
+	v := value.Null()
+	if shown != nil {
+		if a.shape != nil {
+			pos := -1
+			if t != nil {
+				pos = t.pos
+			}
+			var err error
+			if shown, err = a.shape.Apply(shown, pos); err != nil {
+				return nil, err
+			}
+		}
+		v = value.Of(shown)
+	}
+	return bsoncore.BuildDocument(nil,
+		bsoncore.AppendInt32Element(nil, "n", n),
+		bsoncore.BuildDocumentElement(nil, "lastErrorObject", bsoncore.AppendInt32Element(nil, "n", n), last),
+		bsoncore.AppendValueElement(nil, "value", v)), nil
+}

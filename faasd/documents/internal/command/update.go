@@ -1,0 +1,188 @@
+package command
+
+import (
+	"bytes"
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
+	engine "github.com/kiosk-shop/kiosk/faasd/documents/internal/update"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+func update(r *Request) error {
+	name, err := r.collection()
+	if err != nil {
+		return err
+	}
+	if err := writable(r.db, name); err != nil {
+		return err
+	}
+	statements, err := r.list("updates")
+	if err != nil {
+		return err
+	}
+	ordered, err := r.boolean("ordered", true)
+	if err != nil {
+		return err
+	}
+	if asksForSomething("let", r.field("let")) {
+		return fault.Unsupported("the option let of update")
+	}
+	y := r.retry()
+	var n, modified int32
+	var upserted []value.Value
+	var errs writeErrors
+	for i, st := range statements {
+		res, err := r.updateStatement(name, st, y, i)
+		if err != nil {
+			if fatal(err) {
+				return err
+			}
+			errs.add(i, err)
+			if ordered {
+				break
+			}
+			continue
+		}
+		n += value.Field(res, "n").Int32()
+		modified += value.Field(res, "nModified").Int32()
+		if id := value.Field(res, "upserted"); !value.Missing(id) {
+			upserted = append(upserted, value.Of(bsoncore.BuildDocument(nil,
+				bsoncore.AppendInt32Element(nil, "index", int32(i)),
+				bsoncore.AppendValueElement(nil, "_id", id))))
+		}
+	}
+	r.out = bsoncore.AppendInt32Element(r.out, "n", n)
+	r.out = bsoncore.AppendInt32Element(r.out, "nModified", modified)
+	if len(upserted) > 0 {
+		r.out = bsoncore.AppendValueElement(r.out, "upserted", value.Array(upserted...))
+	}
+	r.out = errs.appendTo(r.out)
+	return nil
+}
+
+// checkStatement refuses fields that a statement does not have.
+func (r *Request) checkStatement(list string, st value.Doc, known ...string) error {
+	for it := value.Iter(st); it.Next(); {
+		name := string(it.Name)
+		if name == "collation" || name == "c" || name == "let" {
+			if asksForSomething(name, it.Value) {
+				return fault.Unsupported("the option %s of %s", name, r.name)
+			}
+			continue
+		}
+		if !slices.Contains(known, name) {
+			return fault.New(fault.UnknownCommandField, "BSON field '%s.%s.%s' is an unknown field.", r.name, list, name)
+		}
+	}
+	return nil
+}
+
+func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int) (value.Doc, error) {
+	if err := r.checkStatement("updates", st, "q", "u", "upsert", "multi", "hint", "arrayFilters"); err != nil {
+		return nil, err
+	}
+	q, u := value.Field(st, "q"), value.Field(st, "u")
+	if !value.IsDoc(q) || value.Missing(u) {
+		return nil, fault.New(fault.MissingCommandField, "BSON field 'update.updates.q' or 'update.updates.u' is missing but a required field")
+	}
+	multi := value.Truthy(value.Field(st, "multi"))
+	upsert := value.Truthy(value.Field(st, "upsert"))
+	var filters []value.Value
+	if f := value.Field(st, "arrayFilters"); value.IsArray(f) {
+		filters = value.Elements(f.Data)
+	}
+	now := r.start
+	up, err := engine.Compile(u, filters, now, aggregate.Update(now.UnixMilli()))
+	if err != nil {
+		return nil, err
+	}
+	if multi && up.Replacement() {
+		return nil, fault.New(fault.FailedToParse, "multi update is not supported for replacement-style update")
+	}
+	sel := selection{hint: hint(value.Field(st, "hint"))}
+	if sel.filter, err = query.Compile(q.Data, now.UnixMilli()); err != nil {
+		return nil, err
+	}
+	if multi {
+		if y != nil {
+			return nil, fault.New(fault.InvalidOptions, "Cannot use (or request) retryable writes with multi=true")
+		}
+		return r.updateMany(name, sel, up, upsert)
+	}
+	return r.modifyOne(name, upsert, sel, y, stmt, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
+		if t == nil {
+			if !upsert {
+				return updateResult(0, 0, value.Value{}), nil
+			}
+			return insertUpsert(tx, c, sel.filter, up)
+		}
+		changed, _, err := replaceDoc(tx, c, t, up)
+		if err != nil {
+			return nil, err
+		}
+		return updateResult(1, changed, value.Value{}), nil
+	})
+}
+
+func updateResult(n, modified int32, upserted value.Value) value.Doc {
+	b := bsoncore.AppendInt32Element(nil, "n", n)
+	b = bsoncore.AppendInt32Element(b, "nModified", modified)
+	if !value.Missing(upserted) {
+		b = bsoncore.AppendValueElement(b, "upserted", upserted)
+	}
+	return bsoncore.BuildDocument(nil, b)
+}
+
+func insertUpsert(tx *store.Tx, c *store.Collection, f *query.Filter, up *engine.Update) (value.Doc, error) {
+	doc, err := up.Upsert(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := tx.Insert(c, doc); err != nil {
+		return nil, err
+	}
+	return updateResult(1, 0, value.Field(doc, "_id")), nil
+}
+
+// replaceDoc applies an update to a document that was found.
+func replaceDoc(tx *store.Tx, c *store.Collection, t *target, up *engine.Update) (changed int32, now value.Doc, err error) {
+	if now, err = up.Apply(t.doc, t.pos, false); err != nil {
+		return 0, nil, err
+	}
+	if bytes.Equal(now, t.doc) {
+		return 0, now, nil
+	}
+	return 1, now, tx.Replace(c, t.pk, t.doc, now)
+}
+
+func (r *Request) updateMany(name string, sel selection, up *engine.Update, upsert bool) (value.Doc, error) {
+	var n, modified int32
+	err := r.modifyAll(name, sel, func(tx *store.Tx, c *store.Collection, t *target) error {
+		changed, _, err := replaceDoc(tx, c, t, up)
+		if err == nil {
+			n++
+			modified += changed
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 && upsert {
+		// Look again and insert in one step, where nothing comes between.
+		return r.modifyOne(name, true, sel, nil, 0, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
+			if t == nil {
+				return insertUpsert(tx, c, sel.filter, up)
+			}
+			changed, _, err := replaceDoc(tx, c, t, up)
+			return updateResult(1, changed, value.Value{}), err
+		})
+	}
+	return updateResult(n, modified, value.Value{}), nil
+}

@@ -1,0 +1,343 @@
+package command
+
+import (
+	"errors"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+// retry is what a session has kept of a retryable write: the results of the
+// statements that were made. It is stored with the write itself, so a
+// statement is applied once however often it is sent, across a restart too.
+// A nil retry keeps nothing.
+type retry struct {
+	session *session
+	number  int64
+	loaded  bool
+	results map[int32]value.Doc
+	order   []int32
+	dirty   bool
+}
+
+func (r *Request) retry() *retry {
+	if r.session == nil || r.inTxn {
+		return nil
+	}
+	return &retry{session: r.session, number: r.txnNumber, results: map[int32]value.Doc{}}
+}
+
+// load reads what earlier tries of the same write have left.
+func (y *retry) load(tx *store.Tx) {
+	if y == nil || y.loaded {
+		return
+	}
+	y.loaded = true
+	rec := tx.Session(y.session.id)
+	if rec == nil || value.Field(rec, "txnNumber").Int64() != y.number {
+		return
+	}
+	for it := value.Iter(value.Field(rec, "results").Data); it.Next(); {
+		id := value.Field(it.Value.Data, "id").Int32()
+		y.results[id] = value.Field(it.Value.Data, "r").Data
+		y.order = append(y.order, id)
+	}
+}
+
+func (y *retry) result(stmt int) (value.Doc, bool) {
+	if y == nil {
+		return nil, false
+	}
+	d, ok := y.results[int32(stmt)]
+	return d, ok
+}
+
+func (y *retry) keep(stmt int, result value.Doc) {
+	if y == nil {
+		return
+	}
+	y.results[int32(stmt)] = result
+	y.order = append(y.order, int32(stmt))
+	y.dirty = true
+}
+
+// save stores the results in the same commit as the writes.
+func (y *retry) save(tx *store.Tx) {
+	if y == nil || !y.dirty {
+		return
+	}
+	y.dirty = false
+	i, b := bsoncore.AppendDocumentStart(nil)
+	b = bsoncore.AppendInt64Element(b, "txnNumber", y.number)
+	b = bsoncore.AppendDateTimeElement(b, "used", time.Now().UnixMilli())
+	a, b := bsoncore.AppendArrayElementStart(b, "results")
+	for n, id := range y.order {
+		b = bsoncore.BuildDocumentElement(b, itoa(n),
+			bsoncore.AppendInt32Element(nil, "id", id),
+			bsoncore.AppendDocumentElement(nil, "r", y.results[id]))
+	}
+	b, _ = bsoncore.AppendArrayEnd(b, a)
+	b, _ = bsoncore.AppendDocumentEnd(b, i)
+	tx.PutSession(y.session.id, b)
+}
+
+// writeErrors gathers the errors of a command's statements.
+type writeErrors struct {
+	b []value.Value
+}
+
+func (w *writeErrors) add(index int, err error) {
+	f := fault.From(err)
+	b := bsoncore.AppendInt32Element(nil, "index", int32(index))
+	b = bsoncore.AppendInt32Element(b, "code", f.Code)
+	b = append(b, f.Fields...)
+	b = bsoncore.AppendStringElement(b, "errmsg", f.Message)
+	w.b = append(w.b, value.Of(bsoncore.BuildDocument(nil, b)))
+}
+
+func (w *writeErrors) appendTo(dst []byte) []byte {
+	if len(w.b) == 0 {
+		return dst
+	}
+	return bsoncore.AppendValueElement(dst, "writeErrors", value.Array(w.b...))
+}
+
+// fatal tells errors that end a whole command from those of one statement.
+func fatal(err error) bool {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return true
+	}
+	switch f.Code {
+	case fault.WriteConflict, fault.ShutdownInProgress, fault.InternalError, fault.MaxTimeMSExpired,
+		fault.InterruptedAtShutdown, fault.NoSuchTransaction, 11601:
+		return true
+	}
+	return false
+}
+
+// searchBudget is how many documents a write may look at inside the committer,
+// where all other writes wait. What takes longer is searched for outside, on a
+// snapshot, and only checked again inside.
+const searchBudget = 1000
+
+// chunk bounds how many documents of one command go into one commit, so that
+// other writes get their turn.
+const chunk = 1000
+
+// target is one document found for a write.
+type target struct {
+	pk  []byte
+	doc value.Doc // as it was when found
+	pos int       // where the query matched an array
+}
+
+// search returns the first document of a selection, in a state that may be the
+// committer's; errBudget where that would look at too many.
+func (r *Request) search(tx *store.Tx, c *store.Collection, sel selection, budget int) (*target, error) {
+	sel.limit, sel.projection = 1, nil
+	s, err := r.open(tx, c, sel)
+	if err != nil {
+		return nil, err
+	}
+	s.stopAt = budget
+	defer s.pause()
+	doc, err := s.source()
+	if doc == nil || err != nil {
+		return nil, err
+	}
+	return &target{pk: store.PK(doc), doc: append(value.Doc(nil), doc...)}, nil
+}
+
+// searchAll returns the keys of all documents of a selection.
+func (r *Request) searchAll(tx *store.Tx, c *store.Collection, sel selection) ([][]byte, error) {
+	s, err := r.open(tx, c, sel)
+	if err != nil {
+		return nil, err
+	}
+	defer s.pause()
+	var pks [][]byte
+	for {
+		pk, doc, err := s.next()
+		if doc == nil || err != nil {
+			return pks, err
+		}
+		pks = append(pks, append([]byte(nil), pk...))
+	}
+}
+
+// recheck looks at a document found earlier: nil where it no longer matches.
+func recheck(tx *store.Tx, c *store.Collection, sel selection, pk []byte) (*target, error) {
+	doc := tx.Get(c, pk)
+	if doc == nil {
+		return nil, nil
+	}
+	ok, pos, err := sel.filter.MatchAt(doc)
+	if !ok || err != nil {
+		return nil, err
+	}
+	return &target{pk: pk, doc: doc, pos: pos}, nil
+}
+
+// modifyOne finds the first document of a selection and gives it to apply, in
+// one step that no other write comes between. apply gets nil where there is no
+// such document. It is only called again where it returned a blocked write.
+func (r *Request) modifyOne(name string, create bool, sel selection, y *retry, stmt int, apply func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error)) (result value.Doc, err error) {
+	step := func(tx *store.Tx, found []byte, budget int) error {
+		y.load(tx)
+		if kept, ok := y.result(stmt); ok {
+			result = append(value.Doc(nil), kept...)
+			return nil
+		}
+		c, err := tx.Collection(r.db, name, false)
+		if err != nil {
+			return err
+		}
+		var t *target
+		if c != nil {
+			if found != nil {
+				if t, err = recheck(tx, c, sel, found); err != nil {
+					return err
+				}
+				if t == nil {
+					return errMoved
+				}
+			} else {
+				if t, err = r.search(tx, c, sel, budget); err != nil {
+					return err
+				}
+				if t != nil {
+					_, t.pos, _ = sel.filter.MatchAt(t.doc)
+				}
+			}
+		}
+		if t == nil && create {
+			if c, err = tx.Collection(r.db, name, true); err != nil {
+				return err
+			}
+		}
+		if result, err = apply(tx, c, t); err != nil {
+			return err
+		}
+		if value.Truthy(value.Field(result, "n")) || value.IsDoc(value.Field(result, "value")) {
+			y.keep(stmt, result)
+		}
+		y.save(tx)
+		return nil
+	}
+	if r.tx != nil {
+		return result, step(r.tx, nil, 0)
+	}
+	err = r.write(func(tx *store.Tx) error { return step(tx, nil, searchBudget) })
+	for try := 0; errors.Is(err, errBudget) || errors.Is(err, errMoved); try++ {
+		if err := r.expired(); err != nil {
+			return nil, err
+		}
+		var found []byte
+		err = r.view(func(tx *store.Tx) error {
+			t, err := r.search(tx, tx.Catalog().Lookup(r.db, name), sel, 0)
+			if t != nil {
+				found = t.pk
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		budget := 0
+		if found == nil {
+			// There was none a moment ago: what came since may be left out, but
+			// an upsert still has to be made.
+			if !create {
+				return apply(nil, nil, nil)
+			}
+			err = r.write(func(tx *store.Tx) error { return r.insertMissing(tx, name, y, stmt, &result, apply) })
+			continue
+		}
+		err = r.write(func(tx *store.Tx) error { return step(tx, found, budget) })
+	}
+	return result, err
+}
+
+func (r *Request) insertMissing(tx *store.Tx, name string, y *retry, stmt int, result *value.Doc, apply func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error)) error {
+	c, err := tx.Collection(r.db, name, true)
+	if err != nil {
+		return err
+	}
+	if *result, err = apply(tx, c, nil); err != nil {
+		return err
+	}
+	y.keep(stmt, *result)
+	y.save(tx)
+	return nil
+}
+
+// errMoved says that a document found outside the committer no longer matches.
+var errMoved = fault.New(fault.InternalError, "the document changed meanwhile")
+
+// modifyAll gives every document of a selection to apply, in chunks. A
+// document that another write takes away meanwhile is left out.
+func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx, c *store.Collection, t *target) error) error {
+	var pks [][]byte
+	err := r.view(func(tx *store.Tx) error {
+		var c *store.Collection
+		var err error
+		if r.tx != nil {
+			if c, err = tx.Collection(r.db, name, false); err != nil {
+				return err
+			}
+		} else {
+			c = tx.Catalog().Lookup(r.db, name)
+		}
+		if c == nil {
+			return nil
+		}
+		pks, err = r.searchAll(tx, c, sel)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	at := 0
+	step := func(tx *store.Tx) error {
+		c, err := tx.Collection(r.db, name, false)
+		if err != nil || c == nil {
+			return err
+		}
+		for end := min(len(pks), at+chunk); at < end; at++ {
+			t, err := recheck(tx, c, sel, pks[at])
+			if err != nil {
+				return err
+			}
+			if t == nil {
+				continue
+			}
+			if err := apply(tx, c, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for at < len(pks) {
+		before := at
+		if r.tx != nil {
+			err = step(r.tx)
+		} else {
+			err = r.write(step)
+		}
+		if err != nil {
+			return err
+		}
+		if at == before { // the collection is gone
+			return nil
+		}
+		if err := r.expired(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

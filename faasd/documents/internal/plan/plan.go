@@ -1,0 +1,317 @@
+// Package plan decides how a query is answered: by which index, over which
+// ranges of its keys, and whether that already gives the order asked for.
+package plan
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+// SortKey is one field of a sort.
+type SortKey struct {
+	Path  string
+	Parts []string
+	Desc  bool
+}
+
+// ParseSort reads a sort document.
+func ParseSort(doc []byte) ([]SortKey, error) {
+	var keys []SortKey
+	for it := value.Iter(doc); it.Next(); {
+		path := string(it.Name)
+		if value.IsDoc(it.Value) {
+			return nil, fault.Unsupported("a sort by $meta")
+		}
+		n, ok := value.Whole(it.Value)
+		if !value.IsNumber(it.Value) {
+			return nil, fault.New(15974, "Illegal key in $sort specification: %s: %s", path, it.Value.String())
+		}
+		if !ok || n != 1 && n != -1 {
+			return nil, fault.New(15975, "$sort key ordering must be 1 (for ascending) or -1 (for descending)")
+		}
+		if path == "" || strings.HasPrefix(path, ".") || strings.HasSuffix(path, ".") || strings.Contains(path, "..") {
+			return nil, fault.New(40352, "FieldPath cannot be constructed with empty string")
+		}
+		if path[0] == '$' {
+			if path == "$natural" {
+				return nil, fault.Unsupported("a sort by $natural together with other options")
+			}
+			return nil, fault.New(16410, "FieldPath field names may not start with '$'. Consider using $getField or $setField.")
+		}
+		keys = append(keys, SortKey{path, strings.Split(path, "."), n < 0})
+	}
+	return keys, nil
+}
+
+// Plan is how to find the documents of a query. What it finds is a superset:
+// the filter is still to be applied.
+type Plan struct {
+	Index   *store.Index
+	Ranges  []store.Range
+	Reverse bool
+	Sorted  bool // the order asked for comes by itself
+	Bounded bool // the ranges leave something out
+	// Union is set instead for an $or whose branches each have an index.
+	Union []*Plan
+}
+
+// maxRanges bounds the ranges that $in lists on several fields multiply to.
+const maxRanges = 2000
+
+// Choose picks a plan. hint may be empty, an index name or a key pattern.
+func Choose(f *query.Filter, c *store.Collection, sort []SortKey, hint value.Value) (*Plan, error) {
+	leaves, others := f.Conjuncts()
+	candidates := c.Indexes
+	if !value.Missing(hint) {
+		var err error
+		var natural *Plan
+		if candidates, natural, err = hinted(c, hint); err != nil {
+			return nil, err
+		}
+		if natural != nil {
+			natural.Sorted = len(sort) == 0
+			return natural, nil
+		}
+	}
+	var best *Plan
+	bestScore := -1
+	for _, ix := range candidates {
+		p, score := consider(ix, leaves, sort)
+		if p != nil && score > bestScore {
+			best, bestScore = p, score
+		}
+	}
+	if !value.Missing(hint) {
+		if best == nil {
+			// A hinted sparse or partial index gives what it holds.
+			best = &Plan{Index: candidates[0], Ranges: []store.Range{{}}}
+		}
+		return best, nil
+	}
+	if best == nil || !best.Bounded {
+		if u := union(f, c, others); u != nil && (best == nil || !best.Sorted || len(sort) == 0) {
+			return u, nil
+		}
+	}
+	if best == nil {
+		best = &Plan{Index: c.Indexes[0], Ranges: []store.Range{{}}, Sorted: len(sort) == 0}
+	}
+	return best, nil
+}
+
+func hinted(c *store.Collection, hint value.Value) ([]*store.Index, *Plan, error) {
+	bad := fault.New(fault.BadValue, "error processing query: planner returned error: bad hint: hint provided does not correspond to an existing index")
+	switch hint.Type {
+	case bsoncore.TypeString:
+		if ix := c.Find(hint.StringValue()); ix != nil {
+			return []*store.Index{ix}, nil, nil
+		}
+		return nil, nil, bad
+	case bsoncore.TypeEmbeddedDocument:
+		if n := value.Field(hint.Data, "$natural"); !value.Missing(n) {
+			return nil, &Plan{Index: c.Indexes[0], Ranges: []store.Range{{}}, Reverse: value.Float(n) < 0}, nil
+		}
+		if ixs := c.FindKey(hint.Data); len(ixs) > 0 {
+			return ixs, nil, nil
+		}
+		return nil, nil, bad
+	}
+	return nil, nil, fault.New(fault.FailedToParse, "Hint must be a string or an object")
+}
+
+// union plans an $or branch by branch.
+func union(f *query.Filter, c *store.Collection, others []query.Node) *Plan {
+	for _, n := range others {
+		or, ok := n.(*query.Or)
+		if !ok {
+			continue
+		}
+		u := &Plan{}
+		for _, branch := range or.Nodes {
+			leaves, _ := query.Conjuncts(branch)
+			var best *Plan
+			bestScore := -1
+			for _, ix := range c.Indexes {
+				if p, score := consider(ix, leaves, nil); p != nil && p.Bounded && score > bestScore {
+					best, bestScore = p, score
+				}
+			}
+			if best == nil {
+				u = nil
+				break
+			}
+			u.Union = append(u.Union, best)
+			u.Bounded = true
+		}
+		if u != nil {
+			return u
+		}
+	}
+	return nil
+}
+
+// consider makes the plan for one index, nil where it cannot serve, and its
+// worth: equalities first, then a range, then the order.
+func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int) {
+	if ix.Partial != nil && !implied(ix.Partial, leaves) {
+		return nil, -1
+	}
+	multikey := ix.Multikey()
+	prefixes := [][]byte{nil}
+	ranges := []store.Range(nil)
+	score, equal := 0, 0
+	bounded := false
+	var roots []string
+	points := true // every field so far has one single value
+	for i, part := range ix.Parts {
+		if numericComponent(part.Path) {
+			break
+		}
+		root, _, _ := strings.Cut(part.Path, ".")
+		if multikey && slices.Contains(roots, root) {
+			break // the two conditions may hold for different elements
+		}
+		iv, exact := bounds(part.Path, leaves, multikey)
+		if iv == nil {
+			break
+		}
+		if ix.Sparse && i == 0 && includesNull(iv) {
+			break
+		}
+		bounded = true
+		roots = append(roots, root)
+		if part.Desc {
+			iv = inverted(iv)
+		}
+		if exact && len(prefixes)*len(iv) <= maxRanges {
+			var next [][]byte
+			for _, p := range prefixes {
+				for _, v := range iv {
+					next = append(next, slices.Concat(p, v.Lo))
+				}
+			}
+			prefixes = next
+			score += 100
+			if len(iv) > 1 {
+				points = false
+				score -= 10
+			}
+			if points {
+				equal = i + 1
+			}
+			continue
+		}
+		for _, p := range prefixes {
+			for _, v := range iv {
+				r := store.Range{Lo: slices.Concat(p, v.Lo)}
+				if v.Hi != nil {
+					r.Hi = slices.Concat(p, v.Hi)
+				} else {
+					r.Hi = value.Successor(p)
+				}
+				ranges = append(ranges, r)
+			}
+		}
+		score += 40
+		break
+	}
+	if ix.Sparse && !bounded {
+		return nil, -1
+	}
+	if ranges == nil {
+		for _, p := range prefixes {
+			ranges = append(ranges, store.Range{Lo: p, Hi: value.Successor(p)})
+		}
+	}
+	p := &Plan{Index: ix, Ranges: merge(ranges), Bounded: bounded, Sorted: len(sort) == 0}
+	if len(sort) > 0 && !multikey {
+		if ok, reverse := ordered(ix, equal, leaves, sort); ok {
+			p.Sorted, p.Reverse = true, reverse
+			score += 30
+		}
+	}
+	if !bounded && (len(sort) == 0 || !p.Sorted) {
+		if !ix.Primary() {
+			return nil, -1
+		}
+		return p, 0
+	}
+	if ix.Unique && bounded && equal == len(ix.Parts) {
+		score += 1000
+	}
+	return p, score
+}
+
+func numericComponent(path string) bool {
+	for c := range strings.SplitSeq(path, ".") {
+		if _, ok := value.ArrayIndex(c); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// ordered reports whether walking the index, whose first equal fields have one
+// value each, gives the order of sort.
+func ordered(ix *store.Index, equal int, leaves []*query.Leaf, sort []SortKey) (ok, reverse bool) {
+	at, first := 0, true
+	for _, k := range sort {
+		for at < equal && ix.Parts[at].Path != k.Path {
+			at++
+		}
+		if at >= len(ix.Parts) {
+			return false, false
+		}
+		if ix.Parts[at].Path != k.Path {
+			if pinned(ix, equal, k.Path) {
+				continue
+			}
+			return false, false
+		}
+		if at >= equal { // one value sorts either way
+			flip := ix.Parts[at].Desc != k.Desc
+			if !first && flip != reverse {
+				return false, false
+			}
+			reverse, first = flip, false
+		}
+		at++
+	}
+	return true, reverse
+}
+
+func pinned(ix *store.Index, equal int, path string) bool {
+	for _, p := range ix.Parts[:equal] {
+		if p.Path == path {
+			return true
+		}
+	}
+	return false
+}
+
+// merge sorts ranges and joins those that touch.
+func merge(rs []store.Range) []store.Range {
+	slices.SortFunc(rs, func(a, b store.Range) int { return bytes.Compare(a.Lo, b.Lo) })
+	out := rs[:0]
+	for _, r := range rs {
+		if r.Hi != nil && bytes.Compare(r.Lo, r.Hi) >= 0 {
+			continue // empty
+		}
+		if n := len(out); n > 0 && (out[n-1].Hi == nil || bytes.Compare(r.Lo, out[n-1].Hi) <= 0) {
+			if out[n-1].Hi != nil && (r.Hi == nil || bytes.Compare(r.Hi, out[n-1].Hi) > 0) {
+				out[n-1].Hi = r.Hi
+			}
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}

@@ -1,0 +1,296 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+// An index entry's key is the indexed values (value.AppendKey of each, bits
+// inverted for descending fields) followed by the document's primary key; its
+// value is the length of the first part.
+type keyEntry struct{ key, val []byte }
+
+// maxKey bounds an entry's key. bbolt's own bound is 32,768.
+const maxKey = 32000
+
+func newEntry(tuple, pk []byte) keyEntry {
+	return keyEntry{slices.Concat(tuple, pk), binary.BigEndian.AppendUint16(nil, uint16(len(tuple)))}
+}
+
+func entryPK(key, val []byte) []byte { return key[binary.BigEndian.Uint16(val):] }
+
+// tuples returns the keys that the index has for a document, without the
+// primary key, sorted and each once; none where the document is not indexed.
+func (ix *Index) tuples(doc value.Doc) (tuples [][]byte, multikey bool, err error) {
+	if ix.Partial != nil {
+		if ok, err := ix.Partial.Match(doc); err != nil || !ok {
+			return nil, false, err
+		}
+	}
+	ps := make([]pending, len(ix.Parts))
+	for i, p := range ix.Parts {
+		ps[i] = pending{value.Of(doc), p.parts}
+	}
+	g := generator{ix: ix}
+	if err := g.expand(ps); err != nil {
+		return nil, false, err
+	}
+	if len(g.out) > 1 {
+		slices.SortFunc(g.out, bytes.Compare)
+		g.out = slices.CompactFunc(g.out, bytes.Equal)
+	}
+	return g.out, g.multikey, nil
+}
+
+// pending is how far one field of an index has been followed.
+type pending struct {
+	v    value.Value
+	rest []string
+}
+
+// settled marks a value that arrays are no longer taken apart in.
+var settled = []string{}
+
+type generator struct {
+	ix       *Index
+	out      [][]byte
+	multikey bool
+	present  bool
+}
+
+// expand follows every field up to its value or an array. All fields that meet
+// an array must meet the same one, whose elements then each make keys.
+func (g *generator) expand(ps []pending) error {
+	var array *pending
+	for i := range ps {
+		p := &ps[i]
+		for len(p.rest) > 0 {
+			if p.v.Type == bsoncore.TypeEmbeddedDocument {
+				p.v, p.rest = value.Field(p.v.Data, p.rest[0]), p.rest[1:]
+				if len(p.rest) == 0 {
+					p.rest = nil
+				}
+				continue
+			}
+			if p.v.Type == bsoncore.TypeArray {
+				if n, ok := value.ArrayIndex(p.rest[0]); ok {
+					if e := value.Index(p.v.Data, n); !value.Missing(e) {
+						p.v, p.rest = e, p.rest[1:]
+						if len(p.rest) == 0 {
+							p.rest = nil
+						}
+						continue
+					}
+				}
+				break
+			}
+			p.v, p.rest = value.Value{}, settled
+		}
+		if p.v.Type == bsoncore.TypeArray && (p.rest == nil || len(p.rest) > 0) {
+			if array != nil && &array.v.Data[0] != &p.v.Data[0] {
+				return fault.New(fault.CannotIndexParallelArrays, "cannot index parallel arrays [%s] [%s]", g.name(ps, array), g.name(ps, p))
+			}
+			array = p
+		}
+	}
+	if array == nil {
+		g.emit(ps)
+		return nil
+	}
+	g.multikey = true
+	elements := value.Elements(array.v.Data)
+	same := &array.v.Data[0]
+	if len(elements) == 0 {
+		next := slices.Clone(ps)
+		for i, p := range ps {
+			if p.v.Type == bsoncore.TypeArray && !isSettled(p) && &p.v.Data[0] == same {
+				next[i] = pending{value.Value{}, settled}
+				if p.rest == nil {
+					next[i].v = value.Value{Type: bsoncore.TypeUndefined}
+				}
+			}
+		}
+		return g.expand(next)
+	}
+	for _, e := range elements {
+		next := slices.Clone(ps)
+		for i, p := range ps {
+			if p.v.Type != bsoncore.TypeArray || isSettled(p) || &p.v.Data[0] != same {
+				continue
+			}
+			switch {
+			case p.rest == nil:
+				next[i] = pending{e, settled}
+			case e.Type == bsoncore.TypeEmbeddedDocument:
+				next[i] = pending{e, p.rest}
+			default:
+				next[i] = pending{value.Value{}, settled}
+			}
+		}
+		if err := g.expand(next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isSettled(p pending) bool { return p.rest != nil && len(p.rest) == 0 }
+
+func (g *generator) name(ps []pending, p *pending) string {
+	for i := range ps {
+		if &ps[i] == p {
+			parts := g.ix.Parts[i].parts
+			return parts[len(parts)-len(p.rest)-1]
+		}
+	}
+	return ""
+}
+
+func (g *generator) emit(ps []pending) {
+	if g.ix.Sparse {
+		any := false
+		for _, p := range ps {
+			any = any || !value.Missing(p.v)
+		}
+		if !any {
+			return
+		}
+	}
+	var key []byte
+	for i, p := range ps {
+		start := len(key)
+		key = value.AppendKey(key, p.v)
+		if g.ix.Parts[i].Desc {
+			for j := start; j < len(key); j++ {
+				key[j] = ^key[j]
+			}
+		}
+	}
+	g.out = append(g.out, key)
+}
+
+func (ix *Index) checkSize(tuples [][]byte, pk []byte) error {
+	for _, t := range tuples {
+		if len(t)+len(pk) > maxKey {
+			return fault.New(fault.KeyTooLong, "index key too long for index %s: %d bytes, at most %d are allowed", ix.Name, len(t)+len(pk), maxKey)
+		}
+	}
+	return nil
+}
+
+// owner returns the primary key of a document other than pk that has the
+// tuple.
+func (tx *Tx) owner(ix *Index, tuple, pk []byte) []byte {
+	cur := tx.cursor(ix.ID, false)
+	defer cur.close()
+	for k, v := cur.seek(tuple); k != nil && bytes.HasPrefix(k, tuple); k, v = cur.next() {
+		if other := entryPK(k, v); !bytes.Equal(other, pk) {
+			return bytes.Clone(other)
+		}
+	}
+	return nil
+}
+
+// duplicate is MongoDB's E11000.
+func duplicate(c *Collection, ix *Index, doc value.Doc, tuple []byte) error {
+	var shown []string
+	var keyValue []byte
+	values := ix.valuesOf(doc, tuple)
+	for i, p := range ix.Parts {
+		v := values[i]
+		shown = append(shown, fmt.Sprintf("%s: %s", p.Path, shellString(v)))
+		keyValue = bsoncore.AppendValueElement(keyValue, p.Path, v)
+	}
+	e := fault.New(fault.DuplicateKey, "E11000 duplicate key error collection: %s index: %s dup key: { %s }", c.Namespace(), ix.Name, strings.Join(shown, ", "))
+	e.Fields = bsoncore.AppendDocumentElement(e.Fields, "keyPattern", ix.KeyPattern())
+	e.Fields = bsoncore.BuildDocumentElement(e.Fields, "keyValue", keyValue)
+	return e
+}
+
+// valuesOf finds the values of doc that make the tuple: keys do not decode.
+func (ix *Index) valuesOf(doc value.Doc, tuple []byte) []value.Value {
+	out := make([]value.Value, len(ix.Parts))
+	for i, p := range ix.Parts {
+		out[i] = value.Null()
+		value.Walk(value.Of(doc), p.parts, -1, func(v value.Value, _ int) bool {
+			candidates := []value.Value{v}
+			if value.IsArray(v) {
+				candidates = value.Elements(v.Data)
+			}
+			for _, c := range candidates {
+				key := value.AppendKey(nil, c)
+				if p.Desc {
+					key = value.Invert(key)
+				}
+				if bytes.HasPrefix(tuple, key) {
+					if !value.Missing(c) {
+						out[i] = c
+					}
+					tuple = tuple[len(key):]
+					return false
+				}
+			}
+			return true
+		})
+	}
+	return out
+}
+
+func shellString(v value.Value) string {
+	switch v.Type {
+	case bsoncore.TypeObjectID:
+		id := v.ObjectID()
+		return fmt.Sprintf("ObjectId('%x')", id[:])
+	case bsoncore.TypeNull, 0:
+		return "null"
+	case bsoncore.TypeInt32, bsoncore.TypeInt64:
+		n, _ := value.Whole(v)
+		return fmt.Sprint(n)
+	case bsoncore.TypeDouble:
+		return fmt.Sprint(v.Double())
+	case bsoncore.TypeString:
+		return `"` + v.StringValue() + `"`
+	}
+	return v.String()
+}
+
+// build makes the sorted entries of a new index.
+func (tx *Tx) build(c *Collection, ix *Index) ([]keyEntry, error) {
+	var entries []keyEntry
+	cur := tx.cursor(c.ID, false)
+	defer cur.close()
+	for k, doc := cur.seek(nil); k != nil; k, doc = cur.next() {
+		tuples, multikey, err := ix.tuples(doc)
+		if err != nil {
+			return nil, err
+		}
+		if multikey {
+			ix.multikey.Store(true)
+		}
+		if err := ix.checkSize(tuples, k); err != nil {
+			return nil, err
+		}
+		for _, t := range tuples {
+			entries = append(entries, newEntry(t, k))
+		}
+	}
+	slices.SortFunc(entries, func(a, b keyEntry) int { return bytes.Compare(a.key, b.key) })
+	if ix.Unique {
+		for i := 1; i < len(entries); i++ {
+			n := binary.BigEndian.Uint16(entries[i].val)
+			tuple := entries[i].key[:n]
+			if bytes.HasPrefix(entries[i-1].key, tuple) {
+				return nil, duplicate(c, ix, tx.Get(c, entries[i].key[n:]), tuple)
+			}
+		}
+	}
+	return entries, nil
+}

@@ -1,0 +1,309 @@
+// Package store keeps documents and their indexes in one bbolt file.
+//
+// A bbolt read transaction is a consistent snapshot of all collections and
+// indexes, so reading needs no locks. All writing goes through one committer
+// goroutine that gathers whatever is waiting into one bbolt transaction: one
+// sync to disk for all clients that wrote meanwhile (group commit). A server
+// transaction (Txn) reads its snapshot, keeps what it writes in memory, and
+// locks the documents and unique keys that it touches until it ends.
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+)
+
+// Options of a store.
+type Options struct {
+	// Sync waits for the disk before a write is acknowledged. Without it an
+	// acknowledged write survives the process, not the machine.
+	Sync bool
+	Log  *slog.Logger
+}
+
+// Store is an open data directory. It is locked against other processes.
+type Store struct {
+	db      *bolt.DB
+	log     *slog.Logger
+	mu      sync.RWMutex // guards catalog; held for writing while a changed one is committed
+	catalog *Catalog
+	nextID  atomic.Uint64
+	locks   lockTable
+	ops     chan *op
+	stop    chan struct{}
+	stopped chan struct{}
+	closing sync.Once
+}
+
+// Fixed buckets. Collections and indexes have buckets of their own, named by
+// their eight-byte id, counted from firstID.
+var (
+	catalogBucket  = []byte("catalog")
+	sessionsBucket = []byte("sessions")
+)
+
+const (
+	multikeyBucket = 1 // id of each index that has seen an array
+	firstID        = 16
+)
+
+// FileName is the name of the one file in the data directory.
+const FileName = "documents.db"
+
+// mapSize is how much address space the file is mapped into from the start.
+// Growing the mapping would have to wait for every open snapshot; a mapping is
+// only address space, so ask for more than a development database will need.
+// Beyond it things still work, but a commit that grows the file waits for open
+// transactions, 60 s at most each.
+const mapSize = min(64<<30, math.MaxInt/4)
+
+// ErrLocked says that another process has the data directory open.
+var ErrLocked = errors.New("the data directory is in use by another process")
+
+// Open opens or creates the store in dir.
+func Open(dir string, opts Options) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	db, err := bolt.Open(filepath.Join(dir, FileName), 0o600, &bolt.Options{
+		Timeout:         200 * time.Millisecond,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: mapSize,
+		NoSync:          !opts.Sync,
+		NoGrowSync:      false,
+	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	s := &Store{db: db, log: opts.Log, ops: make(chan *op, 1024), stop: make(chan struct{}), stopped: make(chan struct{})}
+	s.locks.init()
+	if err := s.load(); err != nil {
+		db.Close()
+		return nil, err
+	}
+	go s.commitLoop()
+	return s, nil
+}
+
+// load makes sure that the fixed buckets are there and reads the catalog.
+func (s *Store) load() error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for _, b := range [][]byte{catalogBucket, sessionsBucket, bucketName(multikeyBucket)} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("preparing the data file: %w", err)
+	}
+	return s.db.View(func(tx *bolt.Tx) error {
+		cat, highest, err := readCatalog(tx)
+		if err != nil {
+			return err
+		}
+		s.catalog = cat
+		s.nextID.Store(max(highest, firstID))
+		return nil
+	})
+}
+
+// Close waits for the writes under way and closes the file. Snapshots and
+// transactions must have ended.
+func (s *Store) Close() error {
+	s.closing.Do(func() { close(s.stop) })
+	<-s.stopped
+	return s.db.Close()
+}
+
+func bucketName(id uint64) []byte {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], id)
+	return b[:]
+}
+
+// op is work for the committer.
+type op struct {
+	run  func(tx *Tx) error
+	err  error
+	done chan struct{}
+}
+
+// errBlocked says that a write met a document which an open transaction has
+// locked.
+type errBlocked struct{ by *Txn }
+
+func (errBlocked) Error() string { return "blocked by a transaction" }
+
+// Write runs fn in the committer and returns when what it did is durable. fn
+// sees all earlier writes. It must check before it writes: when it returns an
+// error, whatever it had already written is kept. Where fn meets a document
+// that an open transaction has locked, it is run again after that transaction
+// has ended, so it must remember how far it got. stop ends the waiting.
+func (s *Store) Write(stop <-chan struct{}, fn func(tx *Tx) error) error {
+	return s.submit(stop, &op{run: fn})
+}
+
+// ErrStopped is returned by Write when it was told to stop waiting.
+var ErrStopped = errors.New("stopped waiting")
+
+func (s *Store) submit(stop <-chan struct{}, o *op) error {
+	for {
+		o.done = make(chan struct{})
+		select {
+		case <-s.stop:
+			return fault.New(fault.ShutdownInProgress, "the server is shutting down")
+		case s.ops <- o:
+		}
+		select {
+		case <-o.done:
+		case <-s.stopped:
+			select {
+			case <-o.done:
+			default:
+				return fault.New(fault.ShutdownInProgress, "the server is shutting down")
+			}
+		}
+		var blocked errBlocked
+		if !errors.As(o.err, &blocked) {
+			return o.err
+		}
+		select {
+		case <-blocked.by.done:
+		case <-stop:
+			return ErrStopped
+		case <-s.stop:
+			return fault.New(fault.ShutdownInProgress, "the server is shutting down")
+		}
+	}
+}
+
+// maxBatch bounds how much is put into one commit.
+const maxBatch = 1024
+
+func (s *Store) commitLoop() {
+	defer close(s.stopped)
+	for {
+		var batch []*op
+		select {
+		case o := <-s.ops:
+			batch = append(batch, o)
+		case <-s.stop:
+			// Writes that came in before the stop are still made.
+			select {
+			case o := <-s.ops:
+				batch = append(batch, o)
+			default:
+				return
+			}
+		}
+		for len(batch) < maxBatch {
+			select {
+			case o := <-s.ops:
+				batch = append(batch, o)
+				continue
+			default:
+			}
+			break
+		}
+		s.commit(batch)
+	}
+}
+
+// commit makes all of batch, in order, in one transaction of the file.
+func (s *Store) commit(batch []*op) {
+	err := s.tryCommit(batch)
+	if err != nil {
+		s.log.Error("commit failed", "error", err, "writes", len(batch))
+	}
+	for _, o := range batch {
+		if err != nil {
+			o.err = err
+		}
+		close(o.done)
+	}
+}
+
+func (s *Store) tryCommit(batch []*op) (err error) {
+	btx, err := s.db.Begin(true)
+	if err != nil {
+		return fault.New(fault.InternalError, "begin: %v", err)
+	}
+	defer s.locks.committed()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.New(fault.InternalError, "a write failed: %v", p)
+			s.log.Error("panic in the committer", "panic", p)
+		}
+		if err != nil {
+			btx.Rollback()
+		}
+	}()
+	tx := &Tx{s: s, btx: btx, catalog: s.catalog, direct: true, id: btx.ID()}
+	for _, o := range batch {
+		o.err = o.run(tx)
+		if tx.broken != nil {
+			return tx.broken
+		}
+	}
+	// A snapshot and its catalog are taken together, so they are also put in
+	// place together.
+	if tx.catalog != s.catalog {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	if err := btx.Commit(); err != nil {
+		return fault.New(fault.InternalError, "commit: %v", err)
+	}
+	if tx.catalog != s.catalog {
+		s.catalog = tx.catalog
+	}
+	return nil
+}
+
+// Snapshot opens a read-only view of the latest committed state. It must be
+// closed, soon.
+func (s *Store) Snapshot() (*Tx, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	btx, err := s.db.Begin(false)
+	if err != nil {
+		return nil, fault.New(fault.ShutdownInProgress, "the server is shutting down")
+	}
+	return &Tx{s: s, btx: btx, catalog: s.catalog, id: btx.ID()}, nil
+}
+
+// Stats are figures about the file, for serverStatus and benchmarks.
+func (s *Store) Stats() (size int64, openReads int) {
+	if fi, err := os.Stat(s.db.Path()); err == nil {
+		size = fi.Size()
+	}
+	return size, s.db.Stats().OpenTxN
+}
+
+// Blocked reports whether a write must be tried again because it met a
+// transaction's lock; fn of Write returns such an error as it is.
+func Blocked(err error) bool {
+	var b errBlocked
+	return errors.As(err, &b)
+}

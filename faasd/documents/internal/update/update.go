@@ -1,0 +1,573 @@
+// Package update applies MongoDB's updates to documents: replacement,
+// operators, and aggregation pipelines.
+package update
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
+)
+
+// Value is an encoded BSON value.
+type Value = value.Value
+
+// Update is a compiled update. It is used for one statement: $currentDate is
+// the time at which it was compiled.
+type Update struct {
+	replacement value.Doc
+	ops         []operation
+	pipeline    func(doc value.Doc) (value.Doc, error)
+	filters     map[string]*query.Filter
+	source      Value
+}
+
+// Replacement reports whether the update is a whole document.
+func (u *Update) Replacement() bool { return u.replacement != nil }
+
+// operation is one operator on one path.
+type operation struct {
+	op   string
+	path []string
+	// edit makes the new value of the old one, either of which may be missing.
+	edit   func(old Value) (Value, error)
+	create bool // makes what is missing on the way
+	insert bool // only for inserting
+	rename []string
+}
+
+// Stages compiles the stages of a pipeline update into a function.
+type Stages func(stages []Value) (func(doc value.Doc) (value.Doc, error), error)
+
+// Compile reads an update. stages is how pipelines are compiled.
+func Compile(u Value, arrayFilters []Value, now time.Time, stages Stages) (*Update, error) {
+	up := &Update{source: u}
+	switch {
+	case value.IsArray(u):
+		if len(arrayFilters) > 0 {
+			return nil, fault.New(fault.FailedToParse, "arrayFilters may not be specified for pipeline-syle updates")
+		}
+		f, err := stages(value.Elements(u.Data))
+		up.pipeline = f
+		return up, err
+	case !value.IsDoc(u):
+		return nil, fault.New(fault.FailedToParse, "Update argument must be either an object or an array")
+	}
+	it := value.Iter(u.Data)
+	if !it.Next() || !strings.HasPrefix(string(it.Name), "$") {
+		if len(arrayFilters) > 0 {
+			return nil, fault.New(fault.FailedToParse, "arrayFilters may not be specified for replacement updates")
+		}
+		up.replacement = value.Doc(u.Data)
+		return up, checkStored(u.Data, "")
+	}
+	if err := up.compileFilters(arrayFilters); err != nil {
+		return nil, err
+	}
+	for it := value.Iter(u.Data); it.Next(); {
+		if err := up.operator(string(it.Name), it.Value, now); err != nil {
+			return nil, err
+		}
+	}
+	// MongoDB works through the paths in the order of their names.
+	slices.SortStableFunc(up.ops, func(a, b operation) int { return comparePaths(a.path, b.path) })
+	return up, up.checkConflicts()
+}
+
+func comparePaths(a, b []string) int {
+	return slices.CompareFunc(a, b, func(x, y string) int {
+		i, okI := value.ArrayIndex(x)
+		j, okJ := value.ArrayIndex(y)
+		if okI && okJ {
+			return i - j
+		}
+		return strings.Compare(x, y)
+	})
+}
+
+func (u *Update) compileFilters(filters []Value) error {
+	u.filters = map[string]*query.Filter{}
+	for _, f := range filters {
+		if !value.IsDoc(f) {
+			return fault.New(fault.TypeMismatch, "arrayFilters must hold documents")
+		}
+		id, err := filterIdentifier(f.Data)
+		if err != nil {
+			return err
+		}
+		if id == "" {
+			return fault.New(fault.FailedToParse, "Cannot use an expression without a top-level field name in arrayFilters")
+		}
+		if u.filters[id] != nil {
+			return fault.New(fault.FailedToParse, "Found multiple array filters with the same top-level field name %s", id)
+		}
+		q, err := query.Compile(f.Data, time.Now().UnixMilli())
+		if err != nil {
+			return fault.New(fault.FailedToParse, "Error parsing array filter :: caused by :: %s", fault.From(err).Message)
+		}
+		u.filters[id] = q
+	}
+	return nil
+}
+
+func filterIdentifier(doc []byte) (string, error) {
+	id := ""
+	for it := value.Iter(doc); it.Next(); {
+		var found string
+		name := string(it.Name)
+		switch name {
+		case "$and", "$or", "$nor":
+			for e := value.Iter(it.Value.Data); e.Next(); {
+				f, err := filterIdentifier(e.Value.Data)
+				if err != nil {
+					return "", err
+				}
+				if found != "" && f != found {
+					return "", fault.New(fault.FailedToParse, "Error parsing array filter :: caused by :: Expected a single top-level field name, found '%s' and '%s'", found, f)
+				}
+				found = f
+			}
+		default:
+			found, _, _ = strings.Cut(name, ".")
+		}
+		if id != "" && found != id {
+			return "", fault.New(fault.FailedToParse, "Error parsing array filter :: caused by :: Expected a single top-level field name, found '%s' and '%s'", id, found)
+		}
+		id = found
+	}
+	return id, nil
+}
+
+func (u *Update) operator(op string, arg Value, now time.Time) error {
+	make, known := operators[op]
+	if !known {
+		return fault.New(fault.FailedToParse, "Unknown modifier: %s. Expected a valid update modifier or pipeline-style update specified as an array", op)
+	}
+	if !value.IsDoc(arg) {
+		return fault.New(fault.FailedToParse, "Modifiers operate on fields but we found type %s instead. For example: {$mod: {<field>: ...}} not {%s: %s}", value.TypeName(arg.Type), op, arg.String())
+	}
+	if value.Len(arg.Data) == 0 {
+		return fault.New(fault.FailedToParse, "'%s' is empty. You must specify a field like so: {%s: {<field>: ...}}", op, op)
+	}
+	for it := value.Iter(arg.Data); it.Next(); {
+		path, err := u.parsePath(string(it.Name))
+		if err != nil {
+			return err
+		}
+		o := operation{op: op, path: path, create: true}
+		if op == "$rename" {
+			if it.Value.Type != bsoncore.TypeString {
+				return fault.New(fault.BadValue, "The 'to' field for $rename must be a string: %s: %s", string(it.Name), it.Value.String())
+			}
+			to, err := u.parsePath(it.Value.StringValue())
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(append(slices.Clone(path), to...), func(s string) bool { return s[0] == '$' }) {
+				return fault.New(fault.BadValue, "The source and target field for $rename may not be dynamic: %s", strings.Join(path, "."))
+			}
+			o.rename = to
+		} else if o.edit, err = make(it.Value, now, string(it.Name)); err != nil {
+			return err
+		}
+		switch op {
+		case "$unset", "$pop", "$pull", "$pullAll":
+			o.create = false
+		case "$setOnInsert":
+			o.insert = true
+		}
+		u.ops = append(u.ops, o)
+	}
+	return nil
+}
+
+func (u *Update) parsePath(s string) ([]string, error) {
+	path := strings.Split(s, ".")
+	for i, c := range path {
+		switch {
+		case c == "":
+			return nil, fault.New(fault.EmptyFieldName, "The update path '%s' contains an empty field name, which is not allowed.", s)
+		case c[0] != '$':
+		case i == 0:
+			return nil, fault.New(fault.DollarPrefixedFieldName, "The dollar ($) prefixed field '%s' in '%s' is not allowed in the context of an update.", c, s)
+		case c == "$" || c == "$[]":
+		case strings.HasPrefix(c, "$[") && strings.HasSuffix(c, "]"):
+			if u.filters[c[2:len(c)-1]] == nil {
+				return nil, fault.New(fault.BadValue, "No array filter found for identifier '%s' in path '%s'", c[2:len(c)-1], s)
+			}
+		default:
+			return nil, fault.New(fault.DollarPrefixedFieldName, "The dollar ($) prefixed field '%s' in '%s' is not valid for storage.", c, s)
+		}
+	}
+	return path, nil
+}
+
+// checkConflicts refuses two operators on the same path or one inside the
+// other, and array filters that nothing uses.
+func (u *Update) checkConflicts() error {
+	var paths [][]string
+	used := map[string]bool{}
+	for _, o := range u.ops {
+		paths = append(paths, o.path)
+		if o.rename != nil {
+			paths = append(paths, o.rename)
+		}
+		for _, c := range o.path {
+			if strings.HasPrefix(c, "$[") {
+				used[c[2:len(c)-1]] = true
+			}
+		}
+	}
+	slices.SortFunc(paths, func(a, b []string) int { return slices.Compare(a, b) })
+	for i := 1; i < len(paths); i++ {
+		a, b := paths[i-1], paths[i]
+		if len(a) <= len(b) && slices.Equal(a, b[:len(a)]) {
+			return fault.New(fault.ConflictingUpdateOperators, "Updating the path '%s' would create a conflict at '%s'", strings.Join(b, "."), strings.Join(a, "."))
+		}
+	}
+	for id := range u.filters {
+		if !used[id] {
+			return fault.New(fault.FailedToParse, "The array filter for identifier '%s' was not used in the update %s", id, u.source.String())
+		}
+	}
+	return nil
+}
+
+// Apply returns the updated document. pos is where the query matched an array
+// (for $), inserting whether the document is being made by an upsert.
+func (u *Update) Apply(doc value.Doc, pos int, inserting bool) (value.Doc, error) {
+	id := value.Field(doc, "_id")
+	var out value.Doc
+	switch {
+	case u.replacement != nil:
+		out = replace(id, u.replacement)
+	case u.pipeline != nil:
+		var err error
+		if out, err = u.pipeline(doc); err != nil {
+			return nil, err
+		}
+		if value.Missing(value.Field(out, "_id")) && !value.Missing(id) {
+			out = replace(id, out)
+		}
+	default:
+		v := value.Of(doc)
+		for _, o := range u.ops {
+			if o.insert && !inserting {
+				continue
+			}
+			var err error
+			if v, err = u.apply(o, v, pos); err != nil {
+				return nil, err
+			}
+		}
+		out = v.Data
+	}
+	if newID := value.Field(out, "_id"); !value.Missing(id) && !sameValue(id, newID) {
+		if u.replacement != nil || u.pipeline != nil {
+			return nil, fault.New(fault.ImmutableField, "After applying the update, the (immutable) field '_id' was found to have been altered to _id: %s", newID.String())
+		}
+		return nil, fault.New(fault.ImmutableField, "Performing an update on the path '_id' would modify the immutable field '_id'")
+	}
+	if err := checkStored(out, ""); err != nil {
+		return nil, err
+	}
+	if len(out) > MaxDocument {
+		return nil, fault.New(17419, "Resulting document after update is larger than %d", MaxDocument)
+	}
+	return out, nil
+}
+
+// MaxDocument is the largest document that may be stored: MongoDB's 16 MiB.
+const MaxDocument = 16 << 20
+
+func sameValue(a, b Value) bool { return value.Equal(a, b) }
+
+// replace is a replacement document with its _id in front.
+func replace(id Value, doc value.Doc) value.Doc {
+	own := value.Field(doc, "_id")
+	if value.Missing(id) || !value.Missing(own) && !sameValue(id, own) {
+		id = own
+	}
+	return WithID(doc, id)
+}
+
+// WithID puts the _id in front of a document's other fields.
+func WithID(doc value.Doc, id Value) value.Doc {
+	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)+32))
+	if !value.Missing(id) {
+		b = bsoncore.AppendValueElement(b, "_id", id)
+	}
+	for it := value.Iter(doc); it.Next(); {
+		if string(it.Name) != "_id" {
+			b = bsoncore.AppendValueElement(b, string(it.Name), it.Value)
+		}
+	}
+	b, _ = bsoncore.AppendDocumentEnd(b, i)
+	return b
+}
+
+// NewID makes an _id.
+func NewID() Value {
+	id := bson.NewObjectID()
+	return Value{Type: bsoncore.TypeObjectID, Data: id[:]}
+}
+
+// Upsert makes the document that an upsert inserts.
+func (u *Update) Upsert(f *query.Filter) (value.Doc, error) {
+	doc := value.EmptyDoc()
+	seen := map[string]Value{}
+	for _, eq := range f.Equalities() {
+		if u.replacement != nil && eq.Path != "_id" {
+			continue
+		}
+		path := strings.Split(eq.Path, ".")
+		if old, ok := seen[eq.Path]; ok && !value.Equal(old, eq.Value) {
+			return nil, fault.New(54, "cannot infer query fields to set, path '%s' is matched twice", eq.Path)
+		}
+		seen[eq.Path] = eq.Value
+		for p := range seen {
+			if p != eq.Path && (strings.HasPrefix(p, eq.Path+".") || strings.HasPrefix(eq.Path, p+".")) {
+				return nil, fault.New(54, "cannot infer query fields to set, both paths '%s' and '%s' are matched", p, eq.Path)
+			}
+		}
+		v, err := edit(value.Of(doc), path, true, func(Value) (Value, error) { return eq.Value, nil }, path)
+		if err != nil {
+			return nil, err
+		}
+		doc = v.Data
+	}
+	base := doc
+	if u.replacement != nil || u.pipeline != nil {
+		// The query may name an _id, and the replacement another.
+		if own := value.Field(u.replacement, "_id"); u.replacement != nil && value.Missing(value.Field(base, "_id")) && !value.Missing(own) {
+			base = WithID(base, own)
+		}
+	}
+	out, err := u.Apply(base, -1, true)
+	if err != nil {
+		return nil, err
+	}
+	id := value.Field(out, "_id")
+	if value.Missing(id) {
+		id = NewID()
+	}
+	out = WithID(out, id)
+	return out, CheckID(id)
+}
+
+// CheckID refuses what cannot be an _id.
+func CheckID(id Value) error {
+	switch id.Type {
+	case bsoncore.TypeArray:
+		return fault.New(53, "The '_id' value cannot be of type array")
+	case bsoncore.TypeRegex:
+		return fault.New(53, "The '_id' value cannot be of type regex")
+	case bsoncore.TypeUndefined:
+		return fault.New(53, "The '_id' value cannot be of type undefined")
+	case bsoncore.TypeEmbeddedDocument:
+		for it := value.Iter(id.Data); it.Next(); {
+			if len(it.Name) > 0 && it.Name[0] == '$' {
+				return fault.New(fault.DollarPrefixedFieldName, "The dollar ($) prefixed field '%s' in '_id.%s' is not valid for storage.", it.Name, it.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func checkStored(doc []byte, path string) error {
+	depth := strings.Count(path, ".")
+	if depth > 100 {
+		return fault.New(15, "cannot nest deeper than 100 levels")
+	}
+	first := string(value.Field(doc, "$ref").Data) != ""
+	for it := value.Iter(doc); it.Next(); {
+		if len(it.Name) > 0 && it.Name[0] == '$' && !(first && isRef(string(it.Name))) {
+			return fault.New(fault.DollarPrefixedFieldName, "The dollar ($) prefixed field '%s' in '%s' is not valid for storage.", it.Name, path+string(it.Name))
+		}
+		if it.Value.Type == bsoncore.TypeEmbeddedDocument || it.Value.Type == bsoncore.TypeArray {
+			if err := checkStored(it.Value.Data, path+string(it.Name)+"."); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func isRef(name string) bool { return name == "$ref" || name == "$id" || name == "$db" }
+
+func (u *Update) apply(o operation, doc Value, pos int) (Value, error) {
+	if o.rename != nil {
+		return u.rename(o, doc)
+	}
+	return u.at(doc, o.path, nil, pos, o)
+}
+
+// at resolves the positional parts of a path and then edits.
+func (u *Update) at(doc Value, path, done []string, pos int, o operation) (Value, error) {
+	i := slices.IndexFunc(path, func(c string) bool { return c[0] == '$' })
+	if i < 0 {
+		full := append(slices.Clone(done), path...)
+		return edit(doc, full, o.create, o.edit, full)
+	}
+	head := append(slices.Clone(done), path[:i]...)
+	if path[i] == "$" {
+		if pos < 0 {
+			return doc, fault.New(fault.BadValue, "The positional operator did not find the match needed from the query.")
+		}
+		return u.at(doc, path[i+1:], append(head, itoa(pos)), pos, o)
+	}
+	array := get(doc, head)
+	if !value.IsArray(array) {
+		if value.Missing(array) {
+			return doc, fault.New(fault.BadValue, "The path '%s' must exist in the document in order to apply array updates.", strings.Join(head, "."))
+		}
+		return doc, fault.New(fault.BadValue, "Cannot apply array updates to non-array element %s: %s", head[len(head)-1], array.String())
+	}
+	filter := u.filters[path[i][2:len(path[i])-1]]
+	id := path[i][2 : len(path[i])-1]
+	n := 0
+	for it := value.Iter(array.Data); it.Next(); n++ {
+		if filter != nil {
+			ok, err := filter.Match(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, id, it.Value)))
+			if err != nil {
+				return doc, err
+			}
+			if !ok {
+				continue
+			}
+		}
+		var err error
+		if doc, err = u.at(doc, path[i+1:], append(slices.Clone(head), itoa(n)), pos, o); err != nil {
+			return doc, err
+		}
+	}
+	return doc, nil
+}
+
+func itoa(n int) string {
+	if n < 10 {
+		return string(rune('0' + n))
+	}
+	return itoa(n/10) + string(rune('0'+n%10))
+}
+
+// get follows a path exactly: names in documents, numbers in arrays.
+func get(v Value, path []string) Value {
+	for _, c := range path {
+		switch v.Type {
+		case bsoncore.TypeEmbeddedDocument:
+			v = value.Field(v.Data, c)
+		case bsoncore.TypeArray:
+			i, ok := value.ArrayIndex(c)
+			if !ok {
+				return Value{}
+			}
+			v = value.Index(v.Data, i)
+		default:
+			return Value{}
+		}
+	}
+	return v
+}
+
+// maxPadding is how far behind an array's end an element may be set.
+const maxPadding = 1_500_000
+
+// edit returns v with what f makes of the value at path.
+func edit(v Value, path []string, create bool, f func(Value) (Value, error), full []string) (Value, error) {
+	if len(path) == 0 {
+		return f(v)
+	}
+	name, rest := path[0], path[1:]
+	switch v.Type {
+	case bsoncore.TypeEmbeddedDocument:
+		old := value.Field(v.Data, name)
+		n, err := edit(old, rest, create, f, full)
+		if err != nil || value.Missing(old) && value.Missing(n) {
+			return v, err
+		}
+		return value.Of(value.SetField(v.Data, name, n)), nil
+	case bsoncore.TypeArray:
+		i, ok := value.ArrayIndex(name)
+		if !ok {
+			if !create {
+				return v, nil
+			}
+			return v, notViable(name, full, len(full)-len(path), v)
+		}
+		vs := value.Elements(v.Data)
+		if i >= len(vs) {
+			n, err := edit(Value{}, rest, create, f, full)
+			if err != nil || value.Missing(n) {
+				return v, err
+			}
+			if i-len(vs) > maxPadding {
+				return v, fault.New(fault.BadValue, "can't backfill more than %d elements", maxPadding)
+			}
+			for len(vs) < i {
+				vs = append(vs, value.Null())
+			}
+			return value.Array(append(vs, n)...), nil
+		}
+		n, err := edit(vs[i], rest, create, f, full)
+		if err != nil {
+			return v, err
+		}
+		if value.Missing(n) {
+			n = value.Null() // elements are unset in place
+		}
+		vs[i] = n
+		return value.Array(vs...), nil
+	case 0:
+		if !create {
+			return v, nil
+		}
+		n, err := edit(Value{}, rest, create, f, full)
+		if err != nil || value.Missing(n) {
+			return v, err
+		}
+		return value.Of(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, name, n))), nil
+	}
+	if !create {
+		return v, nil
+	}
+	return v, notViable(name, full, len(full)-len(path), v)
+}
+
+func notViable(name string, full []string, at int, v Value) error {
+	parent := ""
+	if at > 0 {
+		parent = full[at-1]
+	}
+	return fault.New(fault.PathNotViable, "Cannot create field '%s' in element {%s: %s}", name, parent, v.String())
+}
+
+func (u *Update) rename(o operation, doc Value) (Value, error) {
+	for _, path := range [][]string{o.path, o.rename} {
+		v := doc
+		for i, c := range path {
+			if value.IsArray(v) {
+				return doc, fault.New(fault.BadValue, "The source and destination field for $rename cannot pass through an array: '%s'", strings.Join(path[:i+1], "."))
+			}
+			if !value.IsDoc(v) {
+				break
+			}
+			v = value.Field(v.Data, c)
+		}
+	}
+	old := get(doc, o.path)
+	if value.Missing(old) {
+		return doc, nil
+	}
+	out, err := edit(doc, o.path, false, func(Value) (Value, error) { return Value{}, nil }, o.path)
+	if err != nil {
+		return doc, err
+	}
+	return edit(out, o.rename, true, func(Value) (Value, error) { return old, nil }, o.rename)
+}
