@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -212,7 +211,12 @@ func outside(a *gateway.Answer, t target) *gateway.Answer {
 // send writes an answer.
 func (d *Door) send(w http.ResponseWriter, r *http.Request, a *gateway.Answer) {
 	h := w.Header()
-	maps.Copy(h, a.Header)
+	for name, values := range a.Header {
+		if name == "Vary" { // the door's own stays
+			values = append(h[name], values...)
+		}
+		h[name] = values
+	}
 	if a.Status >= 400 && h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "no-store")
 	}
@@ -227,10 +231,10 @@ func (d *Door) send(w http.ResponseWriter, r *http.Request, a *gateway.Answer) {
 
 func (d *Door) serveHealth(w http.ResponseWriter, r *http.Request) {
 	if d.stopping.Load() {
-		d.send(w, r, gateway.NewProblem(http.StatusServiceUnavailable, "Stopping."))
+		d.send(w, r, gateway.Unavailable("The shop is closing.", time.Second))
 		return
 	}
-	ok(d, w, r)
+	d.sendOK(w, r)
 }
 
 func (d *Door) serveReady(w http.ResponseWriter, r *http.Request) {
@@ -240,13 +244,13 @@ func (d *Door) serveReady(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := d.functions.Ready(r.Context()); err != nil {
 		slog.Warn("not ready", "error", err)
-		d.send(w, r, gateway.NewProblem(http.StatusServiceUnavailable, "The gateway does not answer."))
+		d.send(w, r, gateway.Unavailable("The gateway does not answer.", time.Second))
 		return
 	}
-	ok(d, w, r)
+	d.sendOK(w, r)
 }
 
-func ok(d *Door, w http.ResponseWriter, r *http.Request) {
+func (d *Door) sendOK(w http.ResponseWriter, r *http.Request) {
 	d.send(w, r, &gateway.Answer{
 		Status: http.StatusOK,
 		Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Cache-Control": {"no-store"}},

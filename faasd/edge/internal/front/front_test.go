@@ -14,6 +14,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,9 @@ func wantProblem(t *testing.T, response *http.Response, status int) {
 	}
 	if err := json.Unmarshal(body, &problem); err != nil || problem.Status != status || problem.Title == "" || problem.Type == "" {
 		t.Errorf("got %s (%v)", body, err)
+	}
+	if (response.Header.Get("Retry-After") != "") != (status == 503) {
+		t.Errorf("Retry-After: %q", response.Header.Get("Retry-After"))
 	}
 	if response.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("Cache-Control: %q", response.Header.Get("Cache-Control"))
@@ -337,11 +341,15 @@ func TestCORS(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			door, functions := open(t, Config{Origins: test.origins})
+			functions.answer.Header.Set("Vary", "Accept-Language")
 			got := ask(door, "GET", "/api/inventory", "", "Origin: "+test.origin).Header
 			if got.Get("Access-Control-Allow-Origin") != test.want || got.Get("Access-Control-Allow-Credentials") != "" {
 				t.Errorf("answer: %v", got)
 			}
-			if (got.Get("Vary") == "Origin") != (test.origins != nil) || (got.Get("Access-Control-Expose-Headers") != "") != (test.want != "") {
+			if want := map[bool][]string{true: {"Origin", "Accept-Language"}, false: {"Accept-Language"}}[test.origins != nil]; !slices.Equal(got.Values("Vary"), want) {
+				t.Errorf("Vary: %v", got.Values("Vary"))
+			}
+			if (got.Get("Access-Control-Expose-Headers") != "") != (test.want != "") {
 				t.Errorf("answer: %v", got)
 			}
 			if refused := ask(door, "GET", "/api/nothing", "", "Origin: "+test.origin); refused.StatusCode != 404 {

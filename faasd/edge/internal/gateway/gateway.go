@@ -212,6 +212,10 @@ func rateLimited(h http.Header) bool {
 	return false
 }
 
+func unavailable(retryAfter time.Duration) *Answer {
+	return Unavailable("This part of the shop is not available right now. Please try again.", retryAfter)
+}
+
 func timeout() *Answer {
 	return NewProblem(http.StatusGatewayTimeout, "The shop did not answer in time. What you asked for may have happened all the same.")
 }

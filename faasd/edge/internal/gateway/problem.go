@@ -37,10 +37,10 @@ func NewProblem(status int, detail string) *Answer {
 	return &Answer{Status: status, Header: http.Header{"Content-Type": {problemType}}, Body: body}
 }
 
-// unavailable is the one answer to everything that is wrong behind the edge
-// and may be right again in a moment.
-func unavailable(retryAfter time.Duration) *Answer {
-	answer := NewProblem(http.StatusServiceUnavailable, "This part of the shop is not available right now. Please try again.")
+// Unavailable is the answer to what is wrong behind the edge and may be right
+// again in a moment.
+func Unavailable(detail string, retryAfter time.Duration) *Answer {
+	answer := NewProblem(http.StatusServiceUnavailable, detail)
 	answer.Header.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	return answer
 }
