@@ -110,9 +110,10 @@ func TestRoutes(t *testing.T) {
 		{"PUT", "/api/orders/" + id + "/status", "PUT", "orders/" + id + "/status", ""},
 		{"POST", "/api/email", "POST", "send-email", ""},
 	}
+	door, functions := open(t, Config{})
 	for _, test := range tests {
 		t.Run(test.method+" "+test.target, func(t *testing.T) {
-			door, functions := open(t, Config{})
+			functions.asked = nil
 			body := `{"x":"ü"}`
 			response := ask(door, test.method, test.target, body)
 			if response.StatusCode != 200 {
@@ -137,6 +138,7 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestNotFound(t *testing.T) {
+	door, functions := open(t, Config{})
 	for _, path := range []string{
 		"/api", "/api/", "/api/nothing", "/api/users", "/api/users/", "/api/users/you", "/api/users/%6De",
 		"/api/inventory/", "/api/inventory/1", "/api/inventory/" + id + "0", "/api/inventory/" + id[1:] + "g",
@@ -145,7 +147,6 @@ func TestNotFound(t *testing.T) {
 		"/API/inventory", "/function/products", "/async-function/send-email", "/system/functions", "/nothing", "/.git/config",
 	} {
 		t.Run(path, func(t *testing.T) {
-			door, functions := open(t, Config{})
 			wantProblem(t, ask(door, "GET", path, ""), 404)
 			if len(functions.asked) > 0 {
 				t.Errorf("asked %v", functions.asked)
@@ -167,13 +168,13 @@ func TestMethods(t *testing.T) {
 		"/healthz":                      "GET, HEAD",
 		"/readyz":                       "GET, HEAD",
 	}
+	door, functions := open(t, Config{})
 	for path, want := range allow {
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "BREW"} {
 			if strings.Contains(", "+want+",", ", "+method+",") {
 				continue
 			}
 			t.Run(method+" "+path, func(t *testing.T) {
-				door, functions := open(t, Config{})
 				response := ask(door, method, path, "{}")
 				wantProblem(t, response, 405)
 				if got := response.Header.Get("Allow"); got != want {
