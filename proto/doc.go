@@ -3,4 +3,11 @@
 // three files of package pb live together in one binary.
 package proto
 
+import "embed"
+
+// Files are the .proto files, for whoever wants to hand them out.
+//
+//go:embed *.proto
+var Files embed.FS
+
 //go:generate go run ./internal/generate

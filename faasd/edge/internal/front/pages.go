@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/proto"
 )
 
 //go:embed assets
@@ -42,6 +43,17 @@ func loadPages(shopName string) (map[string]page, error) {
 			return nil, err
 		}
 		add(path, file.kind, content)
+	}
+	protos, err := proto.Files.ReadDir(".")
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range protos {
+		content, err := proto.Files.ReadFile(file.Name())
+		if err != nil {
+			return nil, err
+		}
+		add("/proto/"+file.Name(), "text/plain; charset=utf-8", content)
 	}
 	described, err := newReference(pages[openAPIPath].content)
 	if err != nil {

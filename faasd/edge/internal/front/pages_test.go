@@ -18,6 +18,8 @@ func TestPages(t *testing.T) {
 	kinds := map[string]string{
 		"/": "text/html; charset=utf-8", "/docs": "text/html; charset=utf-8", "/style.css": "text/css; charset=utf-8",
 		"/shop.js": "text/javascript; charset=utf-8", "/icon.svg": "image/svg+xml", openAPIPath: "application/json",
+		"/proto/user.proto": "text/plain; charset=utf-8", "/proto/inventory.proto": "text/plain; charset=utf-8",
+		"/proto/order.proto": "text/plain; charset=utf-8", "/proto/mailer.proto": "text/plain; charset=utf-8",
 	}
 	door, functions := open(t, Config{ShopName: `<b>"Ann's" & Co`})
 	if got := slices.Sorted(maps.Keys(door.pages)); !slices.Equal(got, slices.Sorted(maps.Keys(kinds))) {
