@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/faasd/documents
+
+go 1.26

@@ -1,0 +1,59 @@
+// Package function is what the tests of the local box deploy: it tells what it
+// was given, and misbehaves as told.
+package function
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.com/shared"
+	handler "github.com/openfaas/templates-sdk/go-http"
+)
+
+// Function has no state.
+type Function struct{}
+
+// New is called once.
+func New(context.Context) (handler.FunctionHandler, error) { return Function{}, nil }
+
+// Handle answers what the request and the process look like.
+func (Function) Handle(req handler.Request) (handler.Response, error) {
+	query, _ := url.ParseQuery(req.QueryString) // what can be read of it
+	slog.Info("called", "note", query.Get("note"))
+	if query.Has("exit") {
+		os.Exit(3)
+	}
+	if pause, err := time.ParseDuration(query.Get("sleep")); err == nil {
+		time.Sleep(pause)
+	}
+	secrets := map[string]string{}
+	files, err := filepath.Glob(filepath.Join(os.Getenv("secret_mount_path"), "*"))
+	if err != nil {
+		return handler.Response{}, err
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return handler.Response{}, err
+		}
+		secrets[filepath.Base(file)] = string(content)
+	}
+	environment := map[string]string{}
+	for _, entry := range os.Environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		environment[name] = value
+	}
+	body, err := json.Marshal(map[string]any{
+		"greeting": shared.Greet(req), "pid": os.Getpid(), "method": req.Method,
+		"path": req.Header.Get("X-Function-Path"), "query": req.QueryString,
+		"headers": req.Header, "environment": environment, "secrets": secrets,
+	})
+	return handler.Response{StatusCode: http.StatusOK, Body: body, Header: http.Header{"Content-Type": {"application/json"}}}, err
+}
