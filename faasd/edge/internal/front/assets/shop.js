@@ -122,7 +122,7 @@ async function showProducts(next) {
 
 function productCard(product) {
   const tile = element("div", { className: "tile", ariaHidden: "true" }, [...product.name][0].toUpperCase());
-  const hue = [...product.category].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 360, 7);
+  const hue = [...product.name].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 360, 7);
   tile.style.setProperty("--hue", hue);
   const few = product.stock > 0 && product.stock <= 5;
   const stock = element("span", { className: few ? "stock few" : "stock" }, product.stock === 0 ? "sold out" : few ? `only ${product.stock} left` : "in stock");
@@ -228,7 +228,8 @@ function state(order) {
 // --- the account -----------------------------------------------------------
 
 function showAccount() {
-  $("#account").textContent = session.get() ? `Sign out ${session.get().name || ""}`.trim() : "Sign in";
+  $("#account").textContent = session.get() ? "Sign out" : "Sign in";
+  $("#account").title = session.get()?.name || "";
   $("#orders-section").hidden = !session.get();
 }
 
