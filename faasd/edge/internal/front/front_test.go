@@ -155,6 +155,23 @@ func TestNotFound(t *testing.T) {
 	}
 }
 
+// FuzzFind makes sure that no path, however written, leads to anything but a
+// function's own resources.
+func FuzzFind(f *testing.F) {
+	for _, r := range routes {
+		f.Add(strings.Replace(r.path, "{id}", id, 1))
+	}
+	f.Add("/api/orders/" + id + "/../../x/status")
+	safe := regexp.MustCompile(`^[a-z-]+(/(me|refresh|logout|[0-9a-fA-F]{24}(/status)?))?$`)
+	f.Fuzz(func(t *testing.T, path string) {
+		for method, target := range find(path) {
+			if !safe.MatchString(target.functionPath()) || strings.Replace(target.path, "{id}", target.id, 1) != path {
+				t.Errorf("%s %q leads to %q", method, path, target.functionPath())
+			}
+		}
+	})
+}
+
 func TestMethods(t *testing.T) {
 	allow := map[string]string{
 		"/api/users/register":           "POST",
