@@ -19,28 +19,18 @@ type pipeline struct {
 	name string // of the collection
 	sel  selection
 	rest aggregate.Stage
+	out  *output // nil unless it ends with $out or $merge
+	// sessions is set for {aggregate: 1} with $listLocalSessions.
+	sessions bool
 }
 
 func (r *Request) pipeline() (p pipeline, err error) {
-	switch {
-	case r.value.Type == bsoncore.TypeString:
-		if p.name, err = r.collection(); err != nil {
-			return p, err
-		}
-	case value.IsNumber(r.value):
-		stages, err := r.array("pipeline")
-		if err != nil {
-			return p, err
-		}
-		if len(stages) > 0 && value.IsDoc(stages[0]) {
-			// Refuses what is not here by its name.
-			if _, err := aggregate.Compile(stages[:1], aggregate.Limits{}); err != nil {
-				return p, err
-			}
-		}
-		return p, fault.New(fault.InvalidNamespace, "{aggregate: 1} is not valid for this pipeline; a collection is required.")
-	default:
+	if value.IsNumber(r.value) {
+		p.name = "$cmd.aggregate"
+	} else if r.value.Type != bsoncore.TypeString {
 		return p, fault.New(fault.FailedToParse, "Invalid command format: the 'aggregate' field must specify a collection name or 1")
+	} else if p.name, err = r.collection(); err != nil {
+		return p, err
 	}
 	if value.Missing(r.field("pipeline")) {
 		return p, fault.New(fault.MissingCommandField, "BSON field 'aggregate.pipeline' is missing but a required field")
@@ -54,11 +44,23 @@ func (r *Request) pipeline() (p pipeline, err error) {
 		return p, err
 	}
 	lim := aggregate.Limits{Now: r.start.UnixMilli(), UseDisk: disk}
+	if stages, p.out, err = r.cutOutput(stages); err != nil {
+		return p, err
+	}
+	if value.IsNumber(r.value) {
+		if stages, err = p.cutSessions(stages); err != nil {
+			return p, err
+		}
+	}
 	// The whole pipeline must be sound before its head goes to the planner.
 	if _, err = aggregate.Compile(stages, lim); err != nil {
 		return p, err
 	}
-	match, sort, rest := aggregate.Split(stages)
+	var match, sort []byte
+	rest := stages
+	if !p.sessions {
+		match, sort, rest = aggregate.Split(stages)
+	}
 	if match == nil {
 		match = value.EmptyDoc()
 	}
@@ -75,6 +77,18 @@ func (r *Request) pipeline() (p pipeline, err error) {
 		return p, err
 	}
 	return p, nil
+}
+
+// cutSessions takes the one stage off that needs no collection.
+func (p *pipeline) cutSessions(stages []value.Value) ([]value.Value, error) {
+	if len(stages) > 0 && value.IsDoc(stages[0]) && !value.Missing(value.Field(stages[0].Data, "$listLocalSessions")) {
+		p.sessions = true
+		return stages[1:], nil
+	}
+	if _, err := aggregate.Compile(stages, aggregate.Limits{}); err != nil {
+		return nil, err // refuses what is not here by its name
+	}
+	return nil, fault.New(fault.InvalidNamespace, "{aggregate: 1} is not valid for this pipeline; a collection is required.")
 }
 
 func aggregation(r *Request) error {
@@ -108,7 +122,37 @@ func aggregation(r *Request) error {
 		if err != nil {
 			return err
 		}
+		if p.sessions {
+			s.source = r.e.localSessions()
+		}
 		s.source = p.rest(s.source)
+		if p.out != nil {
+			if err := p.out.write(r, s.source); err != nil {
+				return err
+			}
+			s.pause()
+			s.source = func() (value.Doc, error) { return nil, nil }
+		}
 		return r.reply(s, r.db+"."+p.name, batch, false, false)
 	})
+}
+
+func (e *Engine) localSessions() aggregate.Source {
+	all := e.sessions.all()
+	return func() (value.Doc, error) {
+		if len(all) == 0 {
+			return nil, nil
+		}
+		x := all[0]
+		all = all[1:]
+		return bsoncore.BuildDocument(nil,
+			bsoncore.BuildDocumentElement(nil, "_id", bsoncore.AppendBinaryElement(nil, "id", 4, x.id)),
+			bsoncore.AppendDateTimeElement(nil, "lastUse", x.lastUse.Load())), nil
+	}
+}
+
+// selectionOf selects by a query alone.
+func selectionOf(q []byte) (selection, error) {
+	f, err := query.Compile(q, 0)
+	return selection{filter: f}, err
 }

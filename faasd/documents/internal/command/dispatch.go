@@ -50,14 +50,14 @@ func init() {
 		"isMaster": {run: hello, lenient: true},
 
 		"insert":        {run: insert, txn: true, retry: true, fields: []string{"documents", "ordered", "bypassDocumentValidation"}},
-		"update":        {run: update, txn: true, retry: true, fields: []string{"updates", "ordered", "bypassDocumentValidation", "let"}},
-		"delete":        {run: remove, txn: true, retry: true, fields: []string{"deletes", "ordered"}, absent: []string{"let"}},
-		"findAndModify": {run: findAndModify, txn: true, retry: true, fields: []string{"query", "sort", "remove", "update", "new", "fields", "upsert", "bypassDocumentValidation", "arrayFilters", "hint"}, absent: []string{"collation", "let"}},
+		"update":        {run: update, txn: true, retry: true, fields: []string{"updates", "ordered", "bypassDocumentValidation"}},
+		"delete":        {run: remove, txn: true, retry: true, fields: []string{"deletes", "ordered"}},
+		"findAndModify": {run: findAndModify, txn: true, retry: true, fields: []string{"query", "sort", "remove", "update", "new", "fields", "upsert", "bypassDocumentValidation", "arrayFilters", "hint"}, absent: []string{"collation"}},
 
-		"find":        {run: find, txn: true, fields: findFields, absent: []string{"collation", "min", "max", "returnKey", "showRecordId", "tailable", "awaitData", "oplogReplay", "let"}},
+		"find":        {run: find, txn: true, fields: findFields, absent: []string{"collation", "min", "max", "returnKey", "showRecordId", "tailable", "awaitData", "oplogReplay"}},
 		"getMore":     {run: getMore, txn: true, fields: []string{"collection", "batchSize", "term", "lastKnownCommittedOpTime"}},
 		"killCursors": {run: killCursors, txn: true, fields: []string{"cursors"}},
-		"aggregate":   {run: aggregation, txn: true, fields: []string{"pipeline", "cursor", "allowDiskUse", "explain", "bypassDocumentValidation", "hint"}, absent: []string{"collation", "let"}},
+		"aggregate":   {run: aggregation, txn: true, fields: []string{"pipeline", "cursor", "allowDiskUse", "explain", "bypassDocumentValidation", "hint"}, absent: []string{"collation"}},
 		"count":       {run: count, fields: []string{"query", "limit", "skip", "hint", "fields"}, absent: []string{"collation"}},
 		"distinct":    {run: distinct, txn: true, fields: []string{"key", "query", "hint"}, absent: []string{"collation"}},
 		"explain":     {run: explain, fields: []string{"verbosity"}},
@@ -132,6 +132,7 @@ type Request struct {
 	noReply   bool
 	concern   error // a write concern that cannot be met
 	legacy    bool
+	hangUp    bool // a failpoint closes the connection instead of answering
 
 	docsExamined, keysExamined, returned int
 	planSummary                          string
@@ -193,8 +194,8 @@ func (r *Request) serve(m *wire.Message) (err error, close bool) {
 		return err, false
 	}
 	defer r.end(&err)
-	if err := r.spec.run(r); err != nil {
-		return err, false
+	if err := r.spec.run(r); err != nil || r.hangUp {
+		return err, r.hangUp
 	}
 	r.slow()
 	wce := fp.writeConcern
@@ -314,7 +315,7 @@ func (r *Request) checkFields() error {
 		if r.spec.lenient || slices.Contains(generic, name) {
 			continue
 		}
-		return fault.New(fault.UnknownCommandField, "BSON field '%s.%s' is an unknown field.", r.name, name)
+		return r.unknownField(name)
 	}
 	for name := range r.seqs {
 		if !slices.Contains(r.spec.fields, name) {
@@ -327,6 +328,19 @@ func (r *Request) checkFields() error {
 	return nil
 }
 
+// unknownField words its refusal as each command of MongoDB 4.4 does.
+func (r *Request) unknownField(name string) error {
+	switch r.name {
+	case "find":
+		return fault.New(fault.FailedToParse, "Failed to parse: Unrecognized field '%s'.", name)
+	case "aggregate":
+		return fault.New(fault.FailedToParse, "unrecognized field '%s'", name)
+	case "findAndModify":
+		return fault.New(fault.UnknownCommandField, "BSON field '%s' is an unknown field.", name)
+	}
+	return fault.New(fault.UnknownCommandField, "BSON field '%s.%s' is an unknown field.", r.name, name)
+}
+
 // asksForSomething tells an option that changes the answer from one that
 // spells out the default.
 func asksForSomething(name string, v value.Value) bool {
@@ -336,7 +350,7 @@ func asksForSomething(name string, v value.Value) bool {
 	case name == "collation" && value.IsDoc(v):
 		l := value.Field(v.Data, "locale")
 		return !(l.Type == bsoncore.TypeString && l.StringValue() == "simple" || value.Len(v.Data) == 0)
-	case value.IsDoc(v) && (name == "min" || name == "max" || name == "let"):
+	case value.IsDoc(v) && (name == "min" || name == "max"):
 		return value.Len(v.Data) > 0
 	case v.Type == bsoncore.TypeBoolean:
 		return v.Boolean()

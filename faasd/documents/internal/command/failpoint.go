@@ -15,7 +15,9 @@ import (
 // its drivers' tests.
 type failpoints struct {
 	mu sync.Mutex
-	on *failpoint
+	on *failpoint // failCommand
+	// onPrimaryTransactionalWrite
+	onWrite *failpoint
 }
 
 type failpoint struct {
@@ -43,10 +45,11 @@ func configureFailPoint(r *Request) error {
 	if r.value.Type != bsoncore.TypeString {
 		return r.wrongType(r.name, r.value, "string")
 	}
-	if r.value.StringValue() != "failCommand" {
-		return fault.Unsupported("the failpoint %s", r.value.StringValue())
+	name := r.value.StringValue()
+	if name != "failCommand" && name != "onPrimaryTransactionalWrite" {
+		return fault.Unsupported("the failpoint %s", name)
 	}
-	fp := &failpoint{}
+	fp := &failpoint{close: name == "onPrimaryTransactionalWrite"} // unless told otherwise
 	mode := r.field("mode")
 	switch {
 	case mode.Type == bsoncore.TypeString && mode.StringValue() == "off":
@@ -82,7 +85,11 @@ func configureFailPoint(r *Request) error {
 	}
 	f := &r.e.failpoints
 	f.mu.Lock()
-	f.on = fp
+	if name == "failCommand" {
+		f.on = fp
+	} else {
+		f.onWrite = fp
+	}
 	f.mu.Unlock()
 	r.out = bsoncore.AppendInt32Element(r.out, "count", 0)
 	return nil
@@ -105,7 +112,7 @@ func (fp *failpoint) read(data value.Doc) error {
 				}
 				fp.commands = append(fp.commands, s)
 			}
-		case "errorCode":
+		case "errorCode", "failBeforeCommitExceptionCode":
 			n, ok := value.Whole(v)
 			if !ok {
 				return fault.New(fault.BadValue, "errorCode must be a number")
@@ -146,6 +153,41 @@ func (fp *failpoint) read(data value.Doc) error {
 	return nil
 }
 
+// strike counts a hit down and reports whether it is one.
+func (fp *failpoint) strike() bool {
+	switch {
+	case fp.skip > 0:
+		fp.skip--
+		return false
+	case fp.left == 0:
+		return false
+	case fp.left > 0:
+		fp.left--
+	}
+	return true
+}
+
+// transactionalWrite lets the failpoint onPrimaryTransactionalWrite strike a
+// retryable write: with a code the write is not made, without one it is and
+// the answer is lost.
+func (r *Request) transactionalWrite(y *retry) error {
+	if y == nil || !r.e.cfg.FailPoints {
+		return nil
+	}
+	f := &r.e.failpoints
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fp := f.onWrite
+	if fp == nil || !fp.strike() {
+		return nil
+	}
+	r.hangUp = fp.close
+	if fp.code != 0 {
+		return fault.New(fp.code, "Failing write via 'onPrimaryTransactionalWrite' failpoint")
+	}
+	return nil
+}
+
 // hit lets the failpoint strike the command, if it is meant.
 func (f *failpoints) hit(r *Request) (b blow, err error) {
 	if !r.e.cfg.FailPoints {
@@ -155,16 +197,7 @@ func (f *failpoints) hit(r *Request) (b blow, err error) {
 	fp := f.on
 	strikes := fp != nil && r.name != "configureFailPoint" && (slices.Contains(fp.commands, r.name) || r.name == "isMaster" && slices.Contains(fp.commands, "ismaster")) &&
 		(fp.appName == "" || fp.appName == r.conn.AppName || fp.appName == clientAppName(r))
-	if strikes && fp.skip > 0 {
-		fp.skip--
-		strikes = false
-	}
-	if strikes && fp.left == 0 {
-		strikes = false
-	}
-	if strikes && fp.left > 0 {
-		fp.left--
-	}
+	strikes = strikes && fp.strike()
 	f.mu.Unlock()
 	if !strikes {
 		return b, nil

@@ -31,6 +31,7 @@ func insert(r *Request) error {
 	var n int32
 	var errs writeErrors
 	at, stop := 0, false
+	struck := false
 	step := func(tx *store.Tx) error {
 		y.load(tx)
 		c, err := tx.Collection(r.db, name, true)
@@ -41,6 +42,12 @@ func insert(r *Request) error {
 			if _, done := y.result(at); done {
 				n++
 				continue
+			}
+			if !struck {
+				struck = true
+				if err := r.transactionalWrite(y); err != nil {
+					return err
+				}
 			}
 			doc, err := prepare(docs[at])
 			if err == nil {

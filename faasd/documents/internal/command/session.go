@@ -2,6 +2,7 @@ package command
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -27,8 +28,8 @@ const (
 type session struct {
 	mu      sync.Mutex
 	id      []byte
-	used    time.Time
-	number  int64 // the highest transaction number seen
+	lastUse atomic.Int64 // milliseconds since 1970
+	number  int64        // the highest transaction number seen
 	state   txnState
 	txn     *store.Txn
 	began   time.Time
@@ -55,11 +56,23 @@ func (s *sessions) get(id []byte) *session {
 		s.mu.Unlock()
 		x.mu.Lock()
 		if !x.removed {
-			x.used = time.Now()
+			x.touch()
 			return x
 		}
 		x.mu.Unlock()
 	}
+}
+
+// note makes sure that a session is known, without waiting for a command of it.
+func (s *sessions) note(id []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.m[string(id)]
+	if x == nil {
+		x = &session{id: append([]byte(nil), id...), number: -1}
+		s.m[string(id)] = x
+	}
+	x.touch()
 }
 
 func (s *sessions) all() []*session {
@@ -88,6 +101,8 @@ func (s *sessions) abortAll() {
 		x.mu.Unlock()
 	}
 }
+
+func (x *session) touch() { x.lastUse.Store(time.Now().UnixMilli()) }
 
 // abort ends an open transaction.
 func (x *session) abort(state txnState) {
@@ -142,6 +157,7 @@ func (r *Request) enterSession() error {
 		if !value.Missing(autocommit) || starts {
 			return fault.New(fault.InvalidOptions, "'autocommit' field requires a transaction number to also be specified")
 		}
+		r.e.sessions.note(data)
 		return nil // nothing of the session's state is needed
 	}
 	n, ok := value.Whole(number)
@@ -255,7 +271,7 @@ func (r *Request) end(err *error) {
 	if r.tx != nil && x.state == inProgress && (*err != nil || r.failed()) {
 		x.abort(aborted)
 	}
-	x.used = time.Now()
+	x.touch()
 	r.leaveSession()
 }
 
@@ -289,7 +305,7 @@ func (e *Engine) expireTransactions() {
 func (e *Engine) expireSessions() {
 	for _, x := range e.sessions.all() {
 		if x.mu.TryLock() {
-			if time.Since(x.used) > sessionTimeout {
+			if time.Since(time.UnixMilli(x.lastUse.Load())) > sessionTimeout {
 				e.sessions.remove(x)
 			}
 			x.mu.Unlock()

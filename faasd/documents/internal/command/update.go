@@ -30,9 +30,6 @@ func update(r *Request) error {
 	if err != nil {
 		return err
 	}
-	if asksForSomething("let", r.field("let")) {
-		return fault.Unsupported("the option let of update")
-	}
 	y := r.retry()
 	var n, modified int32
 	var upserted []value.Value
@@ -70,7 +67,7 @@ func update(r *Request) error {
 func (r *Request) checkStatement(list string, st value.Doc, known ...string) error {
 	for it := value.Iter(st); it.Next(); {
 		name := string(it.Name)
-		if name == "collation" || name == "c" || name == "let" {
+		if name == "collation" {
 			if asksForSomething(name, it.Value) {
 				return fault.Unsupported("the option %s of %s", name, r.name)
 			}

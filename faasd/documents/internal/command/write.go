@@ -220,6 +220,9 @@ func (r *Request) modifyOne(name string, create bool, sel selection, y *retry, s
 				return err
 			}
 		}
+		if err := r.transactionalWrite(y); err != nil {
+			return err
+		}
 		if result, err = apply(tx, c, t); err != nil {
 			return err
 		}
