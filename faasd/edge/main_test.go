@@ -48,6 +48,7 @@ func start(t *testing.T, arguments []string, settings ...string) *process {
 	command.Env = append([]string{
 		"EDGE_TEST_RUN_MAIN=1", "BIND_ADDRESS=127.0.0.1", "PORT=0", "GRPC_PORT=0", "GATEWAY_URL=http://127.0.0.1:1",
 		"secret_mount_path=" + t.TempDir(),
+		"GORACE=atexit_sleep_ms=0", // else the race detector lingers for a second
 	}, settings...)
 	stdin, err := command.StdinPipe()
 	if err != nil {
