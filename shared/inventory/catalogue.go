@@ -173,5 +173,5 @@ func (c *Catalogue) change(ctx context.Context, id kiosk.ID, match Match, fn fun
 }
 
 func (c *Catalogue) movement(p Product, delta int, cause Cause, actor kiosk.Actor) Movement {
-	return Movement{ID: kiosk.NewID(), ProductID: p.ID, Delta: delta, Cause: cause, Reference: actor.ID, At: c.Now()}
+	return Movement{ID: kiosk.NewID(), ProductID: p.ID, Delta: delta, Cause: cause, By: actor.ID, At: c.Now()}
 }

@@ -99,7 +99,8 @@ type Movement struct {
 	ProductID kiosk.ID
 	Delta     int
 	Cause     Cause
-	Reference kiosk.ID // the order, or the actor who changed the product
+	Order     kiosk.ID // that took or returned; else empty
+	By        kiosk.ID // the actor who changed the product; else empty
 	At        time.Time
 }
 

@@ -36,7 +36,7 @@ func (s *Stock) Take(ctx context.Context, order kiosk.ID, lines []Line) (bool, e
 		if err != nil || !ok {
 			return false, err
 		}
-		movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: line.ProductID, Delta: -line.Quantity, Cause: CauseTaken, Reference: order, At: now})
+		movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: line.ProductID, Delta: -line.Quantity, Cause: CauseTaken, Order: order, At: now})
 	}
 	return true, s.Shelves.Record(ctx, movements...)
 }
@@ -51,7 +51,7 @@ func (s *Stock) Return(ctx context.Context, order kiosk.ID, lines []Line) error 
 			return err
 		}
 		if ok {
-			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: line.ProductID, Delta: line.Quantity, Cause: CauseReturned, Reference: order, At: now})
+			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: line.ProductID, Delta: line.Quantity, Cause: CauseReturned, Order: order, At: now})
 		}
 	}
 	return s.Shelves.Record(ctx, movements...)

@@ -52,7 +52,7 @@ func (m Mails) Claim(ctx context.Context, r mail.Record, now time.Time) (mail.Re
 		return mail.Record{}, false, unavailable(err)
 	}
 	record, err := m.Find(ctx, r.Key)
-	return record, result.ModifiedCount == 1, err
+	return record, result.MatchedCount == 1, err
 }
 
 // Settle ends an attempt.

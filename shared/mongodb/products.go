@@ -39,9 +39,8 @@ var productIndexes = []mongo.IndexModel{
 var movementIndexes = []mongo.IndexModel{
 	index(bson.D{{Key: "product_id", Value: 1}, {Key: "at", Value: 1}}),
 	{
-		Keys: bson.D{{Key: "reference", Value: 1}, {Key: "product_id", Value: 1}, {Key: "cause", Value: 1}},
-		Options: options.Index().SetUnique(true).SetPartialFilterExpression(
-			bson.D{{Key: "cause", Value: bson.D{{Key: "$in", Value: bson.A{inventory.CauseTaken, inventory.CauseReturned}}}}}),
+		Keys:    bson.D{{Key: "order_id", Value: 1}, {Key: "product_id", Value: 1}, {Key: "cause", Value: 1}},
+		Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("order_id")),
 	},
 }
 
@@ -204,7 +203,8 @@ type movementDocument struct {
 	ProductID bson.ObjectID   `bson:"product_id"`
 	Delta     int             `bson:"delta"`
 	Cause     inventory.Cause `bson:"cause"`
-	Reference bson.ObjectID   `bson:"reference"`
+	OrderID   bson.ObjectID   `bson:"order_id,omitempty"`
+	By        bson.ObjectID   `bson:"by,omitempty"`
 	At        time.Time       `bson:"at"`
 }
 
@@ -214,7 +214,7 @@ func (r Products) Record(ctx context.Context, movements ...inventory.Movement) e
 		return nil
 	}
 	docs := convert(movements, func(m inventory.Movement) movementDocument {
-		return movementDocument{objectID(m.ID), objectID(m.ProductID), m.Delta, m.Cause, objectID(m.Reference), m.At}
+		return movementDocument{objectID(m.ID), objectID(m.ProductID), m.Delta, m.Cause, objectID(m.Order), objectID(m.By), m.At}
 	})
 	_, err := r.ledger.InsertMany(ctx, docs)
 	return unavailable(err)

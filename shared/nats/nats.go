@@ -67,7 +67,11 @@ func Open(url, name string, replicas int) (*Conn, error) {
 		nats.Timeout(2*time.Second), nats.DrainTimeout(5*time.Second), nats.PingInterval(10*time.Second),
 		// An event that cannot leave now is kept by the outbox, not here.
 		nats.ReconnectBufSize(-1),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { slog.Warn("nats is away", "error", err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil: we have closed it
+				slog.Warn("nats is away", "error", err)
+			}
+		}),
 		nats.ReconnectHandler(func(*nats.Conn) { slog.Info("nats is back") }),
 	)
 	if err != nil {

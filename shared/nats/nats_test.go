@@ -3,6 +3,7 @@ package nats_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,7 @@ func open(t *testing.T, url string) *nats.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	testservers.Eventually(t, "a connection to NATS", func() bool { return conn.Ready(t.Context()) == nil })
+	testservers.Eventually(t, "a connection to NATS", func() error { return conn.Ready(t.Context()) })
 	return conn
 }
 
@@ -69,6 +70,15 @@ func (s *seen) count(event string) int {
 		}
 	}
 	return n
+}
+
+func (s *seen) expect(e outbox.Entry, times int) func() error {
+	return func() error {
+		if n := s.count(string(e.ID)); n != times {
+			return fmt.Errorf("the event came %d times, want %d", n, times)
+		}
+		return nil
+	}
 }
 
 func run(t *testing.T, conn *nats.Conn, subject string, handle nats.Handler) (stop func()) {
@@ -120,7 +130,7 @@ func TestSecondPublishIsHarmless(t *testing.T) {
 		}
 	}
 	last := publish(t, conn, subject, "{}")
-	testservers.Eventually(t, "the event after it", func() bool { return got.count(string(last.ID)) == 1 })
+	testservers.Eventually(t, "the event after it", got.expect(last, 1))
 	if n := got.count(string(e.ID)); n != 1 {
 		t.Errorf("the event came %d times", n)
 	}
@@ -142,7 +152,7 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 		return nil
 	})
 	e := publish(t, conn, subject, "{}")
-	testservers.Eventually(t, "the third attempt", func() bool { return got.count(string(e.ID)) == 3 })
+	testservers.Eventually(t, "the third attempt", got.expect(e, 3))
 }
 
 func TestPoisonBecomesADeadLetter(t *testing.T) {
@@ -171,19 +181,19 @@ func TestPoisonBecomesADeadLetter(t *testing.T) {
 		attempts string
 	}{{poison, "1"}, {bug, "5"}} {
 		var letter *jetstream.RawStreamMsg
-		testservers.Eventually(t, "the dead letter", func() bool {
+		testservers.Eventually(t, "the dead letter", func() error {
 			stream, err := js.Stream(t.Context(), "DEAD_LETTERS")
 			if err != nil {
-				return false
+				return err
 			}
 			for seq := uint64(1); ; seq++ {
 				msg, err := stream.GetMsg(t.Context(), seq, jetstream.WithGetMsgSubject("dead."+subject))
 				if err != nil {
-					return false
+					return err
 				}
 				if msg.Header.Get("Kiosk-Event") == string(want.ID) {
 					letter = msg
-					return true
+					return nil
 				}
 				seq = msg.Sequence
 			}
@@ -206,19 +216,24 @@ func TestRestartOfTheServer(t *testing.T) {
 	var got seen
 	run(t, conn, subject, func(_ context.Context, event string, _ []byte) error { got.add(event); return nil })
 	before := publish(t, conn, subject, "{}")
-	testservers.Eventually(t, "the event before", func() bool { return got.count(string(before.ID)) == 1 })
+	testservers.Eventually(t, "the event before", got.expect(before, 1))
 
 	server.Shutdown()
 	server.WaitForShutdown()
-	testservers.Eventually(t, "the loss to be noticed", func() bool { return conn.Ready(t.Context()) != nil })
+	testservers.Eventually(t, "the loss to be noticed", func() error {
+		if conn.Ready(t.Context()) == nil {
+			return errors.New("still ready")
+		}
+		return nil
+	})
 	if _, err := conn.Deliver(t.Context(), outbox.Entry{ID: kiosk.NewID(), Subject: subject}); !kiosk.KindUnavailable.Is(err) {
 		t.Errorf("with NATS away: %v", err)
 	}
 
 	testservers.StartNATS(t, address, dir)
-	testservers.Eventually(t, "NATS to be back", func() bool { return conn.Ready(t.Context()) == nil })
+	testservers.Eventually(t, "NATS to be back", func() error { return conn.Ready(t.Context()) })
 	after := publish(t, conn, subject, "{}")
-	testservers.Eventually(t, "the event after", func() bool { return got.count(string(after.ID)) == 1 })
+	testservers.Eventually(t, "the event after", got.expect(after, 1))
 }
 
 func TestStopFinishesWhatIsUnderWay(t *testing.T) {

@@ -178,7 +178,7 @@ func (s *sessionStore) End(context.Context, kiosk.ID) error {
 	return nil
 }
 
-func (s *sessionStore) EndAll(context.Context, kiosk.ID, kiosk.ID) error { return s.End(nil, "") }
+func (s *sessionStore) EndAll(ctx context.Context, _, _ kiosk.ID) error { return s.End(ctx, "") }
 
 func (s *sessionStore) OfUser(context.Context, kiosk.ID) ([]kiosk.ID, error) {
 	return []kiosk.ID{s.session.ID}, nil

@@ -224,22 +224,22 @@ func (s *Shop) Sender() *mail.Sender {
 	return &mail.Sender{Transport: transport, Records: s.db.Mails(), Now: now}
 }
 
-// Outbox delivers what was decided: events to NATS, mails to the function that
-// sends them.
+// Outbox delivers what was decided.
 func (s *Shop) Outbox() *outbox.Outbox {
-	if s.outbox != nil {
-		return s.outbox
+	if s.outbox == nil {
+		s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, s.couriers(), now)
+		s.close = append(s.close, func() error { s.outbox.Close(); return nil })
 	}
-	records := s.db.Mails()
-	postman := openfaas.NewPostman(s.config.String("GATEWAY_URL", defaultGateway), func() (string, error) {
-		return s.tokens.Access(kiosk.Service(), user.ServiceLifetime)
-	}, records)
-	s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, map[outbox.Kind]outbox.Courier{
-		outbox.Event: s.NATS(),
-		outbox.Mail:  postman,
-	}, now)
-	s.close = append(s.close, func() error { s.outbox.Close(); return nil })
 	return s.outbox
+}
+
+// couriers take events to NATS, and mails to the function that sends them.
+func (s *Shop) couriers() map[outbox.Kind]outbox.Courier {
+	serviceToken := func() (string, error) { return s.tokens.Access(kiosk.Service(), user.ServiceLifetime) }
+	return map[outbox.Kind]outbox.Courier{
+		outbox.Event: s.NATS(),
+		outbox.Mail:  openfaas.NewPostman(s.config.String("GATEWAY_URL", defaultGateway), serviceToken, s.db.Mails()),
+	}
 }
 
 // NATS is the connection for events. A function does not need it to be ready:

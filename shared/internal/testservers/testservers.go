@@ -4,7 +4,6 @@
 package testservers
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -173,17 +172,19 @@ func StartNATS(t testing.TB, address, dir string) *server.Server {
 	return s
 }
 
-// Eventually polls until ok, which says what it waits for, or fails the test.
-func Eventually(t testing.TB, what string, ok func() bool) {
+// Eventually polls until what has come, which check tells by nil, or fails the
+// test with the last error.
+func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it never came: %s", what)
-		case <-time.After(10 * time.Millisecond):
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
 		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it never came: %s: %v", what, err)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
-

@@ -1,0 +1,173 @@
+package shop
+
+import (
+	"sync"
+	"testing"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/order"
+)
+
+func details(name, category, price string, stock int) inventory.Details {
+	return inventory.Details{Name: name, Category: category, Price: kiosk.Decimal(price), Stock: &stock}
+}
+
+func TestCatalogue(t *testing.T) {
+	s := open(t)
+	catalogue := s.Catalogue()
+	_, customer := s.register(t, "ada@example.com")
+	d := details("Pen", "paper", "1.5", 5)
+	d.SKU = "PEN-1"
+	p, err := catalogue.Create(t.Context(), admin, d)
+	if err != nil || p.Price != 150 || p.Stock != 5 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if got, err := catalogue.Get(t.Context(), p.ID); err != nil || got != p {
+		t.Errorf("%+v, %v, want %+v", got, err, p)
+	}
+	_, err = catalogue.Create(t.Context(), admin, d)
+	expectKind(t, err, kiosk.KindConflict, "the same SKU")
+	if _, err := catalogue.Create(t.Context(), admin, details("No SKU", "paper", "1", 1)); err != nil {
+		t.Error(err)
+	}
+	if _, err := catalogue.Create(t.Context(), admin, details("No SKU either", "paper", "1", 1)); err != nil {
+		t.Error(err)
+	}
+	_, err = catalogue.Create(t.Context(), customer, details("Pen", "paper", "1", 1))
+	expectKind(t, err, kiosk.KindForbidden, "a customer creates")
+	_, err = catalogue.Create(t.Context(), admin, inventory.Details{})
+	expectKind(t, err, kiosk.KindInvalid, "nothing")
+
+	same := func(p inventory.Product) inventory.Match {
+		return func(now inventory.Product) bool { return now.ETag() == p.ETag() }
+	}
+	changed, err := catalogue.Replace(t.Context(), admin, p.ID, same(p), details("Quill", "paper", "2", 7))
+	if err != nil || changed.Name != "Quill" || changed.Stock != 7 || changed.SKU != "" || changed.ETag() == p.ETag() || changed.CreatedAt != p.CreatedAt {
+		t.Errorf("%+v, %v", changed, err)
+	}
+	if got, err := catalogue.Get(t.Context(), p.ID); err != nil || got != changed {
+		t.Errorf("a reader sees %+v, %v", got, err)
+	}
+	_, err = catalogue.Replace(t.Context(), admin, p.ID, same(p), details("Feather", "paper", "2", 7))
+	expectKind(t, err, kiosk.KindStale, "what one saw is old")
+	expectKind(t, catalogue.Delete(t.Context(), admin, p.ID, same(p)), kiosk.KindStale, "what one saw is old")
+	_, err = catalogue.Replace(t.Context(), customer, p.ID, nil, details("Feather", "paper", "2", 7))
+	expectKind(t, err, kiosk.KindForbidden, "a customer changes")
+	expectKind(t, catalogue.Delete(t.Context(), customer, p.ID, nil), kiosk.KindForbidden, "a customer deletes")
+	_, err = catalogue.Replace(t.Context(), admin, kiosk.NewID(), nil, details("Feather", "paper", "2", 7))
+	expectKind(t, err, kiosk.KindNotFound, "no product")
+
+	if err := catalogue.Delete(t.Context(), admin, p.ID, same(changed)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = catalogue.Get(t.Context(), p.ID)
+	expectKind(t, err, kiosk.KindNotFound, "a product that has gone")
+	expectKind(t, catalogue.Delete(t.Context(), admin, p.ID, nil), kiosk.KindNotFound, "deleted twice")
+}
+
+func TestListProducts(t *testing.T) {
+	s := open(t)
+	for _, p := range []inventory.Details{
+		details("Pen", "paper", "3", 1), details("Ink (blue)", "paper", "2", 1), details("apple", "fruit", "1", 1), details("Pear", "fruit", "4", 1),
+	} {
+		p.Description = "A fine " + p.Name
+		if _, err := s.Catalogue().Create(t.Context(), admin, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := kiosk.Page{Number: 1, Limit: 10}
+	for _, test := range []struct {
+		name  string
+		query inventory.Query
+		want  []string
+		total int
+	}{
+		{"by name", inventory.Query{Sort: inventory.SortName, Page: page}, []string{"Ink (blue)", "Pear", "Pen", "apple"}, 4},
+		{"by price, dearest first", inventory.Query{Sort: inventory.SortPrice, Descending: true, Page: page}, []string{"Pear", "Pen", "Ink (blue)", "apple"}, 4},
+		{"by age", inventory.Query{Sort: inventory.SortCreatedAt, Page: page}, []string{"Pen", "Ink (blue)", "apple", "Pear"}, 4},
+		{"of a category", inventory.Query{Category: "fruit", Sort: inventory.SortPrice, Page: page}, []string{"apple", "Pear"}, 2},
+		{"by text, letters' case aside", inventory.Query{Text: "FINE PE", Sort: inventory.SortPrice, Page: page}, []string{"Pen", "Pear"}, 2},
+		{"by text that would be a pattern", inventory.Query{Text: "(blue)", Sort: inventory.SortName, Page: page}, []string{"Ink (blue)"}, 1},
+		{"by text that matches nothing", inventory.Query{Text: ".*", Sort: inventory.SortName, Page: page}, nil, 0},
+		{"the second page", inventory.Query{Sort: inventory.SortPrice, Page: kiosk.Page{Number: 2, Limit: 3}}, []string{"Pear"}, 4},
+		{"beyond the last page", inventory.Query{Sort: inventory.SortPrice, Page: kiosk.Page{Number: 9, Limit: 3}}, nil, 4},
+	} {
+		products, total, err := s.Catalogue().List(t.Context(), test.query)
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		var got []string
+		for _, p := range products {
+			got = append(got, p.Name)
+		}
+		// The two pears differ only in the third letter, which no collation
+		// that MongoDB may have would turn around.
+		if test.name == "by name" {
+			test.want = []string{"Ink (blue)", "Pear", "Pen", "apple"}
+		}
+		if total != test.total || len(got) != len(test.want) {
+			t.Errorf("%s: %q of %d, want %q of %d", test.name, got, total, test.want, test.total)
+			continue
+		}
+		for i := range got {
+			if got[i] != test.want[i] {
+				t.Errorf("%s: %q, want %q", test.name, got, test.want)
+				break
+			}
+		}
+	}
+	for name, query := range map[string]inventory.Query{
+		"no sort":      {Page: page},
+		"another sort": {Sort: "stock", Page: page},
+		"no page":      {Sort: inventory.SortName},
+		"long text":    {Sort: inventory.SortName, Page: page, Text: string(make([]byte, 101))},
+	} {
+		_, _, err := s.Catalogue().List(t.Context(), query)
+		expectKind(t, err, kiosk.KindInvalid, name)
+	}
+}
+
+// TestShopkeeperAndCustomersAtOnce corrects the stock, seen by ETag, while
+// orders take it: neither loses the other's change.
+func TestShopkeeperAndCustomersAtOnce(t *testing.T) {
+	s := open(t)
+	_, ada := s.register(t, "ada@example.com")
+	pen := s.product(t, 100)
+	const buyers, restocks = 10, 5
+	orders := make([]order.Order, buyers)
+	for i := range orders {
+		orders[i] = s.place(t, ada, order.DraftLine{ProductID: pen.ID, Quantity: 1})
+	}
+	fulfilment, catalogue := s.Fulfilment(), s.Catalogue()
+	var wg sync.WaitGroup
+	for _, o := range orders {
+		wg.Go(func() {
+			if err := fulfilment.Fulfil(t.Context(), string(o.ID), order.Event{OrderID: o.ID}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Go(func() {
+		for added := 0; added < restocks; {
+			p, err := s.db.Products().ByID(t.Context(), pen.ID)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, err = catalogue.Replace(t.Context(), admin, pen.ID, func(now inventory.Product) bool { return now.ETag() == p.ETag() }, details("Pen", "paper", "1.50", p.Stock+10))
+			switch {
+			case err == nil:
+				added++
+			case !kiosk.KindStale.Is(err):
+				t.Error(err)
+				return
+			}
+		}
+	})
+	wg.Wait()
+	if got, want := s.stock(t, pen.ID), 100-buyers+10*restocks; got != want {
+		t.Errorf("%d in stock, want %d", got, want)
+	}
+}

@@ -1,0 +1,361 @@
+package shop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/order"
+)
+
+func TestPlace(t *testing.T) {
+	s := open(t)
+	u, actor := s.register(t, "ada@example.com")
+	pen, ink := s.product(t, 5), s.product(t, 5)
+	draft := order.Draft{Total: "6.0", Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}, {ProductID: ink.ID, Quantity: 1}, {ProductID: pen.ID, Quantity: 2}}}
+	o, replayed, err := s.Placing().Place(t.Context(), actor, draft)
+	if err != nil || replayed {
+		t.Fatal(replayed, err)
+	}
+	if o.UserID != u.ID || o.Status != order.Pending || o.Stock != order.StockPending || o.Total != 600 || o.Currency != "USD" || len(o.Lines) != 2 || len(o.History) != 1 {
+		t.Errorf("%+v", o)
+	}
+	for _, line := range o.Lines {
+		if want := map[kiosk.ID]int{pen.ID: 3, ink.ID: 1}[line.ProductID]; line.Quantity != want || line.Name != "Pen" || line.UnitPrice != 150 {
+			t.Errorf("%+v", line)
+		}
+	}
+	stored, err := s.Desk().Get(t.Context(), actor, o.ID)
+	if err != nil || fmt.Sprint(stored) != fmt.Sprint(o) {
+		t.Errorf("stored as %+v, %v", stored, err)
+	}
+	// A later price is not this order's.
+	if _, err := s.Catalogue().Replace(t.Context(), admin, pen.ID, nil, inventory.Details{Name: "Quill", Category: "paper", Stock: new(5), Price: "9"}); err != nil {
+		t.Fatal(err)
+	}
+	if stored, err := s.Desk().Get(t.Context(), actor, o.ID); err != nil || stored.Total != 600 {
+		t.Errorf("%+v, %v", stored, err)
+	}
+}
+
+func TestPlaceRefuses(t *testing.T) {
+	s := open(t)
+	u, actor := s.register(t, "ada@example.com")
+	_, stranger := s.register(t, "bob@example.com")
+	pen := s.product(t, 5)
+	one := []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}
+	for name, test := range map[string]struct {
+		actor kiosk.Actor
+		draft order.Draft
+		want  kiosk.Kind
+	}{
+		"nothing":                   {actor, order.Draft{}, kiosk.KindInvalid},
+		"too many lines":            {actor, order.Draft{Lines: make([]order.DraftLine, order.MaxLines+1)}, kiosk.KindInvalid},
+		"none of it":                {actor, order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID}}}, kiosk.KindInvalid},
+		"less than none":            {actor, order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: -1}}}, kiosk.KindInvalid},
+		"too much":                  {actor, order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: order.MaxQuantity + 1}}}, kiosk.KindInvalid},
+		"too much in two lines":     {actor, order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: order.MaxQuantity}, {ProductID: pen.ID, Quantity: 1}}}, kiosk.KindInvalid},
+		"no product":                {actor, order.Draft{Lines: []order.DraftLine{{ProductID: kiosk.NewID(), Quantity: 1}}}, kiosk.KindInvalid},
+		"no identifier":             {actor, order.Draft{Lines: []order.DraftLine{{ProductID: "x", Quantity: 1}}}, kiosk.KindInvalid},
+		"another total":             {actor, order.Draft{Lines: one, Total: "1.49"}, kiosk.KindInvalid},
+		"a total of three decimals": {actor, order.Draft{Lines: one, Total: "1.505"}, kiosk.KindInvalid},
+		"for somebody else":         {stranger, order.Draft{Lines: one, UserID: u.ID}, kiosk.KindForbidden},
+		"for nobody":                {admin, order.Draft{Lines: one, UserID: kiosk.NewID()}, kiosk.KindInvalid},
+		"for no identifier":         {admin, order.Draft{Lines: one, UserID: "x"}, kiosk.KindInvalid},
+		"by a service for whom":     {kiosk.Service(), order.Draft{Lines: one}, kiosk.KindInvalid},
+	} {
+		_, _, err := s.Placing().Place(t.Context(), test.actor, test.draft)
+		expectKind(t, err, test.want, name)
+	}
+	if _, total, err := s.Desk().List(t.Context(), admin, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || total != 0 {
+		t.Errorf("%d orders were stored, %v", total, err)
+	}
+	if o, _, err := s.Placing().Place(t.Context(), admin, order.Draft{Lines: one, UserID: u.ID}); err != nil || o.UserID != u.ID {
+		t.Errorf("an administrator, for a customer: %+v, %v", o, err)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	_, other := s.register(t, "bob@example.com")
+	pen := s.product(t, 50)
+	draft := order.Draft{Key: "key 1", Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}}
+	first, replayed, err := s.Placing().Place(t.Context(), actor, draft)
+	if err != nil || replayed {
+		t.Fatal(replayed, err)
+	}
+	again, replayed, err := s.Placing().Place(t.Context(), actor, draft)
+	if err != nil || !replayed || again.ID != first.ID {
+		t.Errorf("again: %s, %t, %v, want %s", again.ID, replayed, err, first.ID)
+	}
+	changed := draft
+	changed.Lines = []order.DraftLine{{ProductID: pen.ID, Quantity: 2}}
+	_, _, err = s.Placing().Place(t.Context(), actor, changed)
+	expectKind(t, err, kiosk.KindInvalid, "the key with another body")
+	if o, replayed, err := s.Placing().Place(t.Context(), other, draft); err != nil || replayed || o.ID == first.ID {
+		t.Errorf("another user's key: %s, %t, %v", o.ID, replayed, err)
+	}
+	// What was refused did not use the key up.
+	refused := order.Draft{Key: "key 2", Total: "1", Lines: draft.Lines}
+	_, _, err = s.Placing().Place(t.Context(), actor, refused)
+	expectKind(t, err, kiosk.KindInvalid, "a wrong total")
+	if _, replayed, err := s.Placing().Place(t.Context(), actor, order.Draft{Key: "key 2", Lines: draft.Lines}); err != nil || replayed {
+		t.Errorf("a key after a refusal: %t, %v", replayed, err)
+	}
+}
+
+// TestIdempotencyKeyAtOnce races without the lock, as if Redis were away: the
+// unique key in the transaction decides.
+func TestIdempotencyKeyAtOnce(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen := s.product(t, 50)
+	placing := s.Placing()
+	placing.Locks = noLocks{}
+	draft := order.Draft{Key: "key", Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}}
+	var wg sync.WaitGroup
+	ids := make([]kiosk.ID, 8)
+	for i := range ids {
+		wg.Go(func() {
+			o, _, err := placing.Place(t.Context(), actor, draft)
+			if err != nil {
+				t.Error(err)
+			}
+			ids[i] = o.ID
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Errorf("one key, several orders: %v", ids)
+		}
+	}
+	if _, total, err := s.Desk().List(t.Context(), actor, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || total != 1 {
+		t.Errorf("%d orders, %v", total, err)
+	}
+}
+
+type noLocks struct{}
+
+func (noLocks) Lock(context.Context, string) (func(), error) { return func() {}, nil }
+
+func TestFulfil(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen, ink := s.product(t, 5), s.product(t, 1)
+
+	taken := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 2}, order.DraftLine{ProductID: ink.ID, Quantity: 1}))
+	if taken.Status != order.Pending || taken.Stock != order.StockTaken || len(taken.History) != 2 || taken.History[1].By != kiosk.ServiceID {
+		t.Errorf("%+v", taken)
+	}
+	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 3 || b != 0 {
+		t.Errorf("left: %d and %d, want 3 and 0", a, b)
+	}
+
+	short := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1}, order.DraftLine{ProductID: ink.ID, Quantity: 1}))
+	if short.Status != order.Cancelled || short.Stock != order.StockShort || short.Reason != order.ReasonOutOfStock {
+		t.Errorf("%+v", short)
+	}
+	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 3 || b != 0 {
+		t.Errorf("left: %d and %d, want what was left before", a, b)
+	}
+	s.expectMails(t, "ada@example.com", welcomed, confirmed, apologized)
+
+	// Told again, by the same event or by another, nothing moves.
+	for _, o := range []order.Order{taken, short} {
+		for _, event := range []string{"event-" + string(o.ID), "another"} {
+			if err := s.Fulfilment().Fulfil(t.Context(), event, order.Event{OrderID: o.ID}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 3 || b != 0 {
+		t.Errorf("left: %d and %d, want what was left before", a, b)
+	}
+	s.expectMails(t, "ada@example.com", welcomed, confirmed, apologized)
+
+	if err := s.Fulfilment().Fulfil(t.Context(), "no such", order.Event{OrderID: kiosk.NewID()}); !errors.Is(err, order.ErrPoison) {
+		t.Errorf("an event about no order: %v", err)
+	}
+}
+
+// TestLastPiece is the classic race: many buyers, one piece, several workers,
+// and every event told twice.
+func TestLastPiece(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen := s.product(t, 1)
+	const buyers = 20
+	orders := make([]order.Order, buyers)
+	for i := range orders {
+		orders[i] = s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1})
+	}
+	fulfilment := s.Fulfilment()
+	var wg sync.WaitGroup
+	for i := range 2 * buyers {
+		wg.Go(func() {
+			o := orders[i%buyers]
+			event := "event-" + string(o.ID)
+			for kiosk.KindUnavailable.Is(fulfilment.Fulfil(t.Context(), event, order.Event{OrderID: o.ID})) {
+			}
+		})
+	}
+	wg.Wait()
+	count := map[order.Stock]int{}
+	for _, o := range orders {
+		o, err := s.Desk().Get(t.Context(), actor, o.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count[o.Stock]++
+	}
+	if count[order.StockTaken] != 1 || count[order.StockShort] != buyers-1 || s.stock(t, pen.ID) != 0 {
+		t.Errorf("%v, and %d left", count, s.stock(t, pen.ID))
+	}
+}
+
+func TestSetStatus(t *testing.T) {
+	s := open(t)
+	_, owner := s.register(t, "ada@example.com")
+	_, stranger := s.register(t, "bob@example.com")
+	pen := s.product(t, 100)
+	two := order.DraftLine{ProductID: pen.ID, Quantity: 2}
+	placed := func(*testing.T) kiosk.ID { return s.place(t, owner, two).ID }
+	taken := func(t *testing.T) kiosk.ID { return s.fulfil(t, s.place(t, owner, two)).ID }
+	then := func(before func(*testing.T) kiosk.ID, actor kiosk.Actor, to order.Status) func(*testing.T) kiosk.ID {
+		return func(t *testing.T) kiosk.ID {
+			id := before(t)
+			if _, err := s.Desk().SetStatus(t.Context(), actor, id, to, ""); err != nil {
+				t.Fatal(err)
+			}
+			return id
+		}
+	}
+	completed := then(taken, admin, order.Completed)
+	for _, test := range []struct {
+		name   string
+		before func(*testing.T) kiosk.ID
+		actor  kiosk.Actor
+		to     order.Status
+		want   kiosk.Kind // empty: it is done
+		stock  order.Stock
+		moved  int
+	}{
+		{"the owner cancels in time", placed, owner, order.Cancelled, "", order.StockNone, 0},
+		{"the owner cancels what was taken", taken, owner, order.Cancelled, "", order.StockReturned, +2},
+		{"an administrator cancels", taken, admin, order.Cancelled, "", order.StockReturned, +2},
+		{"an administrator completes", taken, admin, order.Completed, "", order.StockTaken, 0},
+		{"a service completes", taken, kiosk.Service(), order.Completed, "", order.StockTaken, 0},
+		{"a return", completed, admin, order.Cancelled, "", order.StockReturned, +2},
+		{"completed too early", placed, admin, order.Completed, kiosk.KindConflict, "", 0},
+		{"completed twice", completed, admin, order.Completed, kiosk.KindConflict, "", 0},
+		{"cancelled twice", then(taken, owner, order.Cancelled), admin, order.Cancelled, kiosk.KindConflict, "", 0},
+		{"completed after all", then(taken, owner, order.Cancelled), admin, order.Completed, kiosk.KindConflict, "", 0},
+		{"back to the start", taken, admin, order.Pending, kiosk.KindConflict, "", 0},
+		{"the owner completes", taken, owner, order.Completed, kiosk.KindForbidden, "", 0},
+		{"the owner returns", completed, owner, order.Cancelled, kiosk.KindForbidden, "", 0},
+		{"a stranger cancels", taken, stranger, order.Cancelled, kiosk.KindNotFound, "", 0},
+		{"of no order", func(*testing.T) kiosk.ID { return kiosk.NewID() }, admin, order.Cancelled, kiosk.KindNotFound, "", 0},
+		{"to no status", taken, admin, "SHIPPED", kiosk.KindInvalid, "", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			id := test.before(t)
+			before := s.stock(t, pen.ID)
+			o, err := s.Desk().SetStatus(t.Context(), test.actor, id, test.to, "")
+			if test.want != "" {
+				expectKind(t, err, test.want, "refused")
+			} else if err != nil || o.Status != test.to || o.Stock != test.stock {
+				t.Errorf("%s, stock %s, %v", o.Status, o.Stock, err)
+			}
+			if moved := s.stock(t, pen.ID) - before; moved != test.moved {
+				t.Errorf("stock moved by %d, want %d", moved, test.moved)
+			}
+		})
+	}
+
+	// An order that was cancelled before the worker saw it stays as it is.
+	id := then(placed, owner, order.Cancelled)(t)
+	before := s.stock(t, pen.ID)
+	if o := s.fulfil(t, order.Order{ID: id}); o.Status != order.Cancelled || o.Stock != order.StockNone || s.stock(t, pen.ID) != before {
+		t.Errorf("%+v", o)
+	}
+}
+
+func TestCancelAtOnce(t *testing.T) {
+	s := open(t)
+	_, owner := s.register(t, "ada@example.com")
+	pen := s.product(t, 5)
+	o := s.fulfil(t, s.place(t, owner, order.DraftLine{ProductID: pen.ID, Quantity: 2}))
+	desk := s.Desk()
+	var wg sync.WaitGroup
+	errs := make([]error, 50)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = desk.SetStatus(t.Context(), owner, o.ID, order.Cancelled, "changed my mind") })
+	}
+	wg.Wait()
+	done := 0
+	for _, err := range errs {
+		if err == nil {
+			done++
+		} else {
+			expectKind(t, err, kiosk.KindConflict, "a second cancellation")
+		}
+	}
+	if done != 1 || s.stock(t, pen.ID) != 5 {
+		t.Errorf("cancelled %d times, %d in stock, want once and 5", done, s.stock(t, pen.ID))
+	}
+	s.expectMails(t, "ada@example.com", welcomed, confirmed, cancelled)
+}
+
+func TestOrdersAreTheirOwners(t *testing.T) {
+	s := open(t)
+	_, ada := s.register(t, "ada@example.com")
+	_, bob := s.register(t, "bob@example.com")
+	pen := s.product(t, 10)
+	var ids []kiosk.ID
+	for range 3 {
+		ids = append(ids, s.place(t, ada, order.DraftLine{ProductID: pen.ID, Quantity: 1}).ID)
+	}
+	s.place(t, bob, order.DraftLine{ProductID: pen.ID, Quantity: 1})
+	if _, err := s.Desk().SetStatus(t.Context(), ada, ids[0], order.Cancelled, ""); err != nil {
+		t.Fatal(err)
+	}
+	page := kiosk.Page{Number: 1, Limit: 2}
+	for _, test := range []struct {
+		name  string
+		actor kiosk.Actor
+		query order.Query
+		total int
+	}{
+		{"one's own", ada, order.Query{Page: page}, 3},
+		{"one's own, by name", ada, order.Query{UserID: ada.ID, Page: page}, 3},
+		{"of a status", ada, order.Query{Status: order.Pending, Page: page}, 2},
+		{"a customer's, to the administrator", admin, order.Query{UserID: ada.ID, Status: order.Cancelled, Page: page}, 1},
+		{"everybody's", admin, order.Query{Page: page}, 4},
+	} {
+		orders, total, err := s.Desk().List(t.Context(), test.actor, test.query)
+		if err != nil || total != test.total || len(orders) != min(total, 2) {
+			t.Errorf("%s: %d of %d, %v, want %d", test.name, len(orders), total, err, test.total)
+		}
+		for i := 1; i < len(orders); i++ {
+			if orders[i].CreatedAt.After(orders[i-1].CreatedAt) {
+				t.Errorf("%s: not the newest first", test.name)
+			}
+		}
+	}
+	_, _, err := s.Desk().List(t.Context(), bob, order.Query{UserID: ada.ID, Page: page})
+	expectKind(t, err, kiosk.KindForbidden, "somebody else's")
+	_, _, err = s.Desk().List(t.Context(), bob, order.Query{Status: "X", Page: page})
+	expectKind(t, err, kiosk.KindInvalid, "of no status")
+	_, err = s.Desk().Get(t.Context(), bob, ids[0])
+	_, none := s.Desk().Get(t.Context(), bob, kiosk.NewID())
+	expectKind(t, err, kiosk.KindNotFound, "somebody else's order")
+	if none == nil || none.Error() != err.Error() {
+		t.Errorf("the answers tell which orders exist: %v, %v", err, none)
+	}
+}

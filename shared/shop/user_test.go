@@ -1,0 +1,305 @@
+package shop
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/crypto/bcrypt"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+func TestRegister(t *testing.T) {
+	s := open(t)
+	u, _ := s.register(t, "Ada@example.com")
+	if u.Username != "Ada@example.com" || u.Role != kiosk.RoleUser || strings.Contains(u.PasswordHash, password) {
+		t.Errorf("%+v", u)
+	}
+	s.expectMails(t, "Ada@example.com", welcomed)
+
+	for name, a := range map[string]user.NewAccount{
+		"the same address":               {Email: "Ada@example.com", Password: password},
+		"the same address, differently":  {Email: "ada@EXAMPLE.com", Username: "another", Password: password},
+		"the address of another as name": {Email: "ada@example.com", Username: "ada@example.com", Password: password},
+	} {
+		_, err := s.Registration().Register(t.Context(), a)
+		expectKind(t, err, kiosk.KindConflict, name)
+	}
+	if _, err := s.Registration().Register(t.Context(), user.NewAccount{Email: "bob@example.com", Username: "Bob", Password: password}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Registration().Register(t.Context(), user.NewAccount{Email: "bob2@example.com", Username: "bOB", Password: password})
+	expectKind(t, err, kiosk.KindConflict, "a name that is taken")
+	_, err = s.Registration().Register(t.Context(), user.NewAccount{Email: "nobody", Username: "x", Password: "short", Name: "\x00"})
+	var v kiosk.Violations
+	v.Add(err)
+	if len(v) != 3 { // e-mail, password, name: all at once
+		t.Errorf("%v", err)
+	}
+	s.expectMails(t, "bob2@example.com") // a refusal is no reason to write
+}
+
+func TestRegisterTheSameAtOnce(t *testing.T) {
+	s := open(t)
+	registration := s.Registration()
+	const racers = 8
+	errs := make([]error, racers)
+	var wg sync.WaitGroup
+	for i := range racers {
+		wg.Go(func() {
+			_, errs[i] = registration.Register(t.Context(), user.NewAccount{Email: "ada@example.com", Password: password})
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else {
+			expectKind(t, err, kiosk.KindConflict, "a loser")
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d accounts of one address", won)
+	}
+	s.expectMails(t, "ada@example.com", welcomed)
+}
+
+func TestAdministrator(t *testing.T) {
+	s := open(t)
+	registration := s.Registration()
+	for range 2 {
+		if err := registration.EnsureAdministrator(t.Context(), "admin@kiosk.local", password); err != nil {
+			t.Fatal(err)
+		}
+	}
+	grant, err := s.Authentication().Login(t.Context(), "admin@kiosk.local", password, "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	if err != nil || actor.Role != kiosk.RoleAdmin || !actor.Administers() {
+		t.Errorf("%+v, %v", actor, err)
+	}
+	if err := registration.EnsureAdministrator(t.Context(), "nobody", "short"); err == nil {
+		t.Error("bad settings were taken")
+	}
+	s.expectMails(t, "admin@kiosk.local")
+}
+
+func TestLogin(t *testing.T) {
+	s := open(t)
+	u, _ := s.register(t, "ada@example.com")
+	authentication, gate := s.Authentication(), s.Gatekeeper()
+	for _, login := range []string{"ada@example.com", " ADA@Example.com "} {
+		grant, err := authentication.Login(t.Context(), login, password, "192.0.2.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		actor, err := gate.Actor(t.Context(), grant.AccessToken)
+		if err != nil || actor.ID != u.ID || actor.Role != kiosk.RoleUser || actor.Administers() || !actor.Owns(u.ID) || actor.Owns(admin.ID) {
+			t.Errorf("%+v, %v", actor, err)
+		}
+	}
+	_, wrong := authentication.Login(t.Context(), "ada@example.com", "wrong", "192.0.2.1")
+	_, unknown := authentication.Login(t.Context(), "bob@example.com", password, "192.0.2.1")
+	expectKind(t, wrong, kiosk.KindUnauthenticated, "a wrong password")
+	if unknown == nil || wrong.Error() != unknown.Error() {
+		t.Errorf("the answers tell who has an account: %v, %v", wrong, unknown)
+	}
+	_, err := authentication.Login(t.Context(), "", "", "192.0.2.1")
+	expectKind(t, err, kiosk.KindInvalid, "nothing given")
+}
+
+func TestGuessingIsSlowedDown(t *testing.T) {
+	s := open(t)
+	s.register(t, "ada@example.com")
+	authentication := s.Authentication()
+	var reached int
+	for range 30 {
+		_, err := authentication.Login(t.Context(), "ada@example.com", "wrong", "192.0.2.1")
+		if kiosk.KindUnauthenticated.Is(err) {
+			reached++
+		} else {
+			expectKind(t, err, kiosk.KindTooMany, "a guess too many")
+		}
+	}
+	if reached != 10 {
+		t.Errorf("%d guesses reached the hash, want 10", reached)
+	}
+	if _, err := authentication.Login(t.Context(), "ada@example.com", password, "192.0.2.2"); err != nil {
+		t.Errorf("the owner, elsewhere: %v", err)
+	}
+}
+
+func TestOldHashesAreRenewed(t *testing.T) {
+	s := open(t)
+	u, _ := s.register(t, "ada@example.com")
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.PasswordHash = string(hash)
+	if err := s.db.Users().Update(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1"); err != nil {
+			t.Fatal(err)
+		}
+		u, err := s.db.Users().ByID(t.Context(), u.ID)
+		if err != nil || !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
+			t.Errorf("the hash is still %.10s..., %v", u.PasswordHash, err)
+		}
+	}
+}
+
+func TestSessions(t *testing.T) {
+	s := open(t)
+	s.register(t, "ada@example.com")
+	authentication, gate := s.Authentication(), s.Gatekeeper()
+	login := func() user.Grant {
+		t.Helper()
+		grant, err := authentication.Login(t.Context(), "ada@example.com", password, "192.0.2.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return grant
+	}
+	alive := func(grant user.Grant, want bool, what string) {
+		t.Helper()
+		_, err := gate.Actor(t.Context(), grant.AccessToken)
+		if want && err != nil || !want && !kiosk.KindUnauthenticated.Is(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+
+	first, other := login(), login()
+	second, err := authentication.Refresh(t.Context(), first.RefreshToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alive(second, true, "a refreshed session")
+	_, err = authentication.Refresh(t.Context(), first.RefreshToken)
+	expectKind(t, err, kiosk.KindUnauthenticated, "a spent refresh token")
+	alive(second, false, "the family of a stolen token")
+	_, err = authentication.Refresh(t.Context(), second.RefreshToken)
+	expectKind(t, err, kiosk.KindUnauthenticated, "the refresh token of a family that has ended")
+	alive(other, true, "another login")
+
+	actor, err := gate.Actor(t.Context(), other.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := authentication.Logout(t.Context(), actor); err != nil {
+		t.Fatal(err)
+	}
+	alive(other, false, "after the logout")
+	if err := authentication.Logout(t.Context(), kiosk.Service()); err != nil {
+		t.Error(err)
+	}
+	_, err = authentication.Refresh(t.Context(), "x")
+	expectKind(t, err, kiosk.KindUnauthenticated, "no refresh token")
+
+	// Of two who spend the same token at once, one is a thief.
+	third := login()
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = authentication.Refresh(t.Context(), third.RefreshToken) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		}
+	}
+	if won > 1 {
+		t.Errorf("one refresh token was spent %d times", won)
+	}
+	alive(third, false, "a session whose token two had")
+}
+
+func TestProfile(t *testing.T) {
+	s := open(t)
+	u, actor := s.register(t, "ada@example.com")
+	_, stranger := s.register(t, "bob@example.com")
+	profiles := s.Profiles()
+	for _, who := range []kiosk.Actor{actor, admin, kiosk.Service()} {
+		profile, err := profiles.Get(t.Context(), who, u.ID)
+		if err != nil || profile != u.Profile() {
+			t.Errorf("%+v, %v", profile, err)
+		}
+	}
+	_, err := profiles.Get(t.Context(), stranger, u.ID)
+	_, none := profiles.Get(t.Context(), admin, kiosk.NewID())
+	expectKind(t, err, kiosk.KindNotFound, "somebody else's account")
+	if none == nil || none.Error() != err.Error() {
+		t.Errorf("the answers tell who has an account: %v, %v", err, none)
+	}
+
+	change := func(who kiosk.Actor, c user.Change) (user.Profile, error) {
+		return profiles.Update(t.Context(), who, u.ID, "192.0.2.1", c)
+	}
+	profile, err := change(actor, user.Change{Name: new("Ada L."), Email: new("ada@example.org")})
+	if err != nil || profile.Name != "Ada L." || profile.Email != "ada@example.org" || profile.Username != "ada@example.org" {
+		t.Errorf("%+v, %v", profile, err)
+	}
+	if seen, err := profiles.Get(t.Context(), actor, u.ID); err != nil || seen != profile {
+		t.Errorf("a reader sees %+v, %v", seen, err)
+	}
+	for _, test := range []struct {
+		name string
+		who  kiosk.Actor
+		user.Change
+		want kiosk.Kind
+	}{
+		{"by a stranger", stranger, user.Change{Name: new("x")}, kiosk.KindNotFound},
+		{"an address that is taken", actor, user.Change{Email: new("bob@example.com")}, kiosk.KindConflict},
+		{"no address", actor, user.Change{Email: new("")}, kiosk.KindInvalid},
+		{"a password without the current one", actor, user.Change{Password: new("another password")}, kiosk.KindInvalid},
+		{"a wrong current password", actor, user.Change{Password: new("another password"), CurrentPassword: "x"}, kiosk.KindInvalid},
+		{"a common password", actor, user.Change{Password: new("password"), CurrentPassword: password}, kiosk.KindInvalid},
+	} {
+		_, err := change(test.who, test.Change)
+		expectKind(t, err, test.want, test.name)
+	}
+	_, err = profiles.Update(t.Context(), admin, kiosk.NewID(), "", user.Change{})
+	expectKind(t, err, kiosk.KindNotFound, "nobody's account")
+}
+
+func TestNewPasswordEndsOtherSessions(t *testing.T) {
+	s := open(t)
+	u, _ := s.register(t, "ada@example.com")
+	var actors []kiosk.Actor
+	var tokens []string
+	for range 3 {
+		grant, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		actors, tokens = append(actors, actor), append(tokens, grant.AccessToken)
+	}
+	if _, err := s.Profiles().Update(t.Context(), actors[0], u.ID, "192.0.2.1", user.Change{Password: new("another password"), CurrentPassword: password}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Gatekeeper().Actor(t.Context(), tokens[0]); err != nil {
+		t.Errorf("the session in which it was changed: %v", err)
+	}
+	for _, token := range tokens[1:] {
+		_, err := s.Gatekeeper().Actor(t.Context(), token)
+		expectKind(t, err, kiosk.KindUnauthenticated, "another session")
+	}
+	_, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
+	expectKind(t, err, kiosk.KindUnauthenticated, "the old password")
+	if _, err := s.Authentication().Login(t.Context(), "ada@example.com", "another password", "192.0.2.1"); err != nil {
+		t.Errorf("the new password: %v", err)
+	}
+}
