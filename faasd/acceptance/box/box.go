@@ -1,0 +1,315 @@
+// Package box starts the local box as a person would, watches what it prints,
+// and ends it the gentle way or the hard one. Each box has its own ports and
+// its own folder, so that several can run beside each other and beside the one
+// that its developer works with.
+package box
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// startTimeout bounds a start, which may have to compile everything.
+const startTimeout = 5 * time.Minute
+
+// Options say what box to start.
+type Options struct {
+	Dir string   // its DATA_DIR
+	Env []string // NAME=value, above what every box is given
+}
+
+// Box is a local box that was started.
+type Box struct {
+	Target    client.Target
+	MongoURI  string
+	MongoName string // of its database
+	JWTSecret string
+	Options   Options
+	Ports     map[string]int // by the variable that sets them
+	Took      time.Duration  // from start to ready
+
+	cmd    *exec.Cmd
+	output *output
+	done   chan struct{} // closed when the supervisor has ended
+}
+
+// program is the local box's supervisor, compiled once a process.
+var program = sync.OnceValues(func() (path string, err error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "kiosk-acceptance-")
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, "local")
+	build := exec.Command("go", "build", "-o", path, "./faasd/local")
+	build.Dir = root
+	if text, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("the local box does not compile: %w\n%s", err, text)
+	}
+	return path, nil
+})
+
+// Clean removes what was compiled.
+func Clean() {
+	if path, err := program(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+}
+
+// Root is the project's folder: the nearest above with a stack.yml.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "stack.yml")); err == nil {
+			return dir, nil
+		}
+		if filepath.Dir(dir) == dir {
+			return "", errors.New("there is no stack.yml above the current folder")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// ports are the variables that name what the box listens on.
+var ports = []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT"}
+
+// FreePorts finds n ports that nobody listens on, all different.
+func FreePorts(n int) ([]int, error) {
+	var free []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // all of them stay taken until all are found
+		free = append(free, l.Addr().(*net.TCPAddr).Port)
+	}
+	return free, nil
+}
+
+// New prepares a box on free ports. A MONGO_URI in the environment is the
+// database's server, in which the box gets a database of its own.
+func New(o Options) (*Box, error) {
+	free, err := FreePorts(len(ports))
+	if err != nil {
+		return nil, err
+	}
+	b := &Box{Options: o, Ports: map[string]int{}, JWTSecret: rand.Text() + rand.Text(), MongoName: client.Unique("kiosk")}
+	for i, name := range ports {
+		b.Ports[name] = free[i]
+	}
+	at := func(port string) string { return "127.0.0.1:" + strconv.Itoa(b.Ports[port]) }
+	b.Target = client.Target{
+		Front: "http://" + at("PORT"), Gateway: "http://" + at("GATEWAY_PORT"), GRPC: at("GRPC_PORT"),
+		Mail: "http://" + at("MAIL_PORT"), NATS: "nats://" + at("NATS_PORT"), AdminEmail: "admin@kiosk.local",
+	}
+	if b.MongoURI = os.Getenv("MONGO_URI"); b.MongoURI == "" {
+		b.MongoURI = "mongodb://" + at("MONGO_PORT") + "/?replicaSet=rs0"
+	}
+	return b, nil
+}
+
+// environment is what the box is started with: what a person's shell has, but
+// for the settings of tests of other things.
+func (b *Box) environment() []string {
+	var environment []string
+	for _, pair := range os.Environ() {
+		switch name, _, _ := strings.Cut(pair, "="); name {
+		case "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "SMTP_USERNAME", "SMTP_PASSWORD", "ADMIN_EMAIL", "ADMIN_PASSWORD":
+		default:
+			environment = append(environment, pair)
+		}
+	}
+	for name, port := range b.Ports {
+		environment = append(environment, name+"="+strconv.Itoa(port))
+	}
+	environment = append(environment, "DATA_DIR="+b.Options.Dir, "JWT_SECRET="+b.JWTSecret, "MONGO_DB_NAME="+b.MongoName)
+	return append(environment, b.Options.Env...)
+}
+
+// Launch starts the box and does not wait for it.
+func (b *Box) Launch() error {
+	path, err := program()
+	if err != nil {
+		return err
+	}
+	root, err := Root()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(path)
+	cmd.Dir, cmd.Env = root, b.environment()
+	b.output = &output{ready: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = b.output, b.output
+	// A group of its own, so that what interrupts the tests does not also
+	// interrupt the box before it is asked to stop.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	b.cmd, b.done = cmd, make(chan struct{})
+	go func() {
+		defer close(b.done)
+		_ = cmd.Wait() // how it ended is in its ProcessState
+	}()
+	return nil
+}
+
+// Start starts the box and waits until it says that it is ready. It may be
+// called again after the box has ended: the folder is the same then.
+func (b *Box) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	began := time.Now()
+	if err := b.Launch(); err != nil {
+		return err
+	}
+	select {
+	case <-b.output.ready:
+	case <-b.done:
+		return fmt.Errorf("the box ended before it was ready (%s):\n%s", b.cmd.ProcessState, b.Output())
+	case <-ctx.Done():
+		b.Kill()
+		return fmt.Errorf("the box was not ready in time:\n%s", b.Output())
+	}
+	b.Took = time.Since(began)
+	password, err := os.ReadFile(filepath.Join(b.Options.Dir, "admin-password"))
+	if err != nil {
+		return err
+	}
+	b.Target.AdminPassword = strings.TrimSpace(string(password))
+	return nil
+}
+
+// Done is closed when the supervisor has ended.
+func (b *Box) Done() <-chan struct{} { return b.done }
+
+// ExitCode is the supervisor's, after Done.
+func (b *Box) ExitCode() int { return b.cmd.ProcessState.ExitCode() }
+
+// Output is what the supervisor has printed so far.
+func (b *Box) Output() string { return b.output.String() }
+
+// Signal sends the supervisor a signal.
+func (b *Box) Signal(s syscall.Signal) error { return b.cmd.Process.Signal(s) }
+
+// Stop asks the box to stop and waits until it has; after a minute it kills it.
+func (b *Box) Stop() error {
+	if err := b.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-b.done:
+		return nil
+	case <-time.After(time.Minute):
+		b.Kill()
+		return errors.New("the box did not stop when it was asked to")
+	}
+}
+
+// Kill ends every process of the box with SIGKILL, as a power cut would, the
+// supervisor first so that it mends nothing. It returns when all are gone.
+func (b *Box) Kill() {
+	family := b.Processes()
+	_ = b.cmd.Process.Kill()
+	for _, p := range family {
+		p.kill()
+	}
+	<-b.done
+	for _, p := range family {
+		for p.Alive() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// Logs gives the last lines of each log file of the box that has any.
+func (b *Box) Logs(lines int) string {
+	var all bytes.Buffer
+	_ = filepath.WalkDir(filepath.Join(b.Options.Dir, "logs"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || len(text) == 0 {
+			return nil
+		}
+		last := strings.Split(strings.TrimSpace(string(text)), "\n")
+		fmt.Fprintf(&all, "== %s\n%s\n", entry.Name(), strings.Join(last[max(0, len(last)-lines):], "\n"))
+		return nil
+	})
+	return all.String()
+}
+
+// Share gives another box's folder what this one has compiled.
+func (b *Box) Share(dir string) error {
+	for _, folder := range []string{"bin", "gateway/images"} {
+		source := filepath.Join(b.Options.Dir, folder)
+		err := filepath.WalkDir(source, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			relative, err := filepath.Rel(b.Options.Dir, path)
+			if err != nil {
+				return err
+			}
+			target := filepath.Join(dir, relative)
+			if entry.IsDir() {
+				return os.MkdirAll(target, 0o700)
+			}
+			return os.Link(path, target)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// output collects what the box prints, and notices the line that begins with
+// "ready ".
+type output struct {
+	ready chan struct{}
+
+	mu   sync.Mutex
+	text bytes.Buffer
+	said bool
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.Write(p)
+	if !o.said && (bytes.HasPrefix(o.text.Bytes(), []byte("ready ")) || bytes.Contains(o.text.Bytes(), []byte("\nready "))) {
+		o.said = true
+		close(o.ready)
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}

@@ -1,0 +1,264 @@
+package acceptance_test
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// productForm is what a product looks like.
+func productForm(name, category string, stock int, price float64) object {
+	return object{
+		"id": anID, "name": name, "description": matcher(func(any) string { return "" }), "category": category,
+		"stock": stock, "price": price, "currency": textLike(`^[A-Z]{3}$`, "a currency"), "created_at": aTime, "updated_at": aTime,
+	}
+}
+
+// GET /api/inventory?category=&q=&sort=: anyone → 200 JSON array of products.
+func productList(v visit) {
+	admin, shelf := v.admin(v), client.Unique("shelf")
+	for _, p := range []object{
+		{"name": "Banana", "category": shelf, "stock": 3, "price": 0.5},
+		{"name": "apple", "category": shelf, "stock": 0, "price": 1.25, "description": "Crisp & red"},
+		{"name": "Cherry", "category": shelf, "stock": 9, "price": 12, "description": "100% RED. (really)"},
+	} {
+		v.do("POST /api/inventory").as(admin).body(p).answers(201)
+	}
+	listed := func(v visit, query string, want ...string) {
+		v.Helper()
+		got := v.do("GET /api/inventory?category=" + shelf + query).answers(200)
+		var found []string
+		products, ok := got.body.([]any)
+		if !ok {
+			v.Fatalf("a list is no array: %s", got.raw)
+		}
+		for _, p := range products {
+			found = append(found, p.(map[string]any)["name"].(string))
+		}
+		if !slices.Equal(found, want) {
+			v.Errorf("%s lists %q, not %q", query, found, want)
+		}
+		if n := got.header.Get("X-Total-Count"); n != fmt.Sprint(len(want)) {
+			v.Errorf("%s: X-Total-Count is %q", query, n)
+		}
+	}
+	v.do("GET /api/inventory?sort=price&category="+shelf).answers(200, list{
+		productForm("Banana", shelf, 3, 0.5), productForm("apple", shelf, 0, 1.25), productForm("Cherry", shelf, 9, 12),
+	})
+	listed(v, "&sort=price", "Banana", "apple", "Cherry")
+	listed(v, "&sort=-price", "Cherry", "apple", "Banana")
+	listed(v, "&sort=created_at", "Banana", "apple", "Cherry")
+	listed(v, "&sort=-created_at", "Cherry", "apple", "Banana")
+	listed(v, "&sort=price&q=red", "apple", "Cherry")
+	listed(v, "&q=BANANA", "Banana")
+	listed(v, "&q="+url.QueryEscape("100%"), "Cherry")
+	listed(v, "&q="+url.QueryEscape("(really)"), "Cherry")
+	listed(v, "&q=.*")
+	listed(v, "&q=nothing+of+the+kind")
+
+	// What sort by name makes of capitals is the database's collation; that
+	// both directions are each other's reverse is the contract's.
+	v.part("sort by name", func(v visit) {
+		var orders [2][]string
+		for i, sort := range []string{"name", "-name"} {
+			for _, p := range v.do("GET /api/inventory?category=" + shelf + "&sort=" + sort).answers(200).body.([]any) {
+				orders[i] = append(orders[i], p.(map[string]any)["name"].(string))
+			}
+		}
+		slices.Reverse(orders[1])
+		if len(orders[0]) != 3 || !slices.Equal(orders[0], orders[1]) {
+			v.Errorf("name: %q, -name turned round: %q", orders[0], orders[1])
+		}
+	})
+	// A category that is the beginning of another is another.
+	v.do("GET /api/inventory?category="+shelf[:len(shelf)-1]).answers(200, list{})
+}
+
+// limit 1..100 (20), page from 1; X-Total-Count and RFC 8288 Link headers.
+func productPages(v visit) {
+	shelf := client.Unique("shelf")
+	for i := range 23 {
+		body := object{"name": fmt.Sprintf("Thing %02d", i), "category": shelf, "stock": 1, "price": 1}
+		v.do("POST /api/inventory").as(v.admin(v)).body(body).answers(201)
+	}
+	page := func(query string, want int, first string) reply {
+		v.Helper()
+		got := v.do("GET /api/inventory?category=" + shelf + query).answers(200)
+		products, _ := got.body.([]any)
+		if len(products) != want {
+			v.Fatalf("%s gives %d products, not %d: %s", query, len(products), want, got.raw)
+		}
+		if want > 0 && products[0].(map[string]any)["name"] != first {
+			v.Errorf("%s begins with %v, not %s", query, products[0], first)
+		}
+		if n := got.header.Get("X-Total-Count"); n != "23" {
+			v.Errorf("%s: X-Total-Count is %q", query, n)
+		}
+		return got
+	}
+	page("", 20, "Thing 00")
+	page("&page=2", 3, "Thing 20")
+	page("&page=3", 0, "")
+	page("&limit=1&page=23", 1, "Thing 22")
+	page("&limit=100", 23, "Thing 00")
+	last := page("&limit=10&page=3", 3, "Thing 20")
+	middle := page("&limit=10&page=2", 10, "Thing 10")
+
+	for _, query := range []string{"limit=0", "limit=101", "limit=-1", "page=0", "page=-1", "limit=2147483648", "page=99999999999999999999"} {
+		field, _, _ := strings.Cut(query, "=")
+		if _, rpc := v.door.(*rpcDoor); rpc && strings.HasSuffix(query, "=0") {
+			continue // proto3 cannot tell 0 from nothing
+		}
+		v.do("GET /api/inventory?"+query).refuses(422, field)
+	}
+	for _, query := range []string{"limit=ten", "page=1.5", "page=1e3", "limit=%20"} {
+		field, _, _ := strings.Cut(query, "=")
+		v.do("GET /api/inventory?"+query).refuses(400, field)
+	}
+	v.do("GET /api/inventory?sort=stock").refuses(422, "sort")
+	v.do("GET /api/inventory?sort=-").refuses(422, "sort")
+
+	if middle.rpc != "" {
+		return
+	}
+	rels := links(v, middle)
+	for rel, want := range map[string]string{"first": "1", "prev": "1", "next": "3", "last": "3"} {
+		if rels[rel].Get("page") != want || rels[rel].Get("limit") != "10" || rels[rel].Get("category") != shelf {
+			v.Errorf("Link %s of page 2 leads to %v", rel, rels[rel])
+		}
+	}
+	if rels := links(v, last); rels["next"] != nil || rels["prev"].Get("page") != "2" {
+		v.Errorf("the last page's links are %v", rels)
+	}
+}
+
+var link = regexp.MustCompile(`<([^>]*)>; rel="([a-z]+)"`)
+
+// links reads an RFC 8288 header: the query of each relation's target.
+func links(v visit, r reply) map[string]url.Values {
+	v.Helper()
+	found := map[string]url.Values{}
+	for _, match := range link.FindAllStringSubmatch(r.header.Get("Link"), -1) {
+		u, err := url.Parse(match[1])
+		if err != nil || u.Path != "/api/inventory" && u.Path != "/api/orders" {
+			v.Errorf("Link leads to %q", match[1])
+			continue
+		}
+		found[match[2]] = u.Query()
+	}
+	return found
+}
+
+// GET /api/inventory/{id}: anyone → 200 product with ETag; 304 on
+// If-None-Match.
+func lookingAtAProduct(v visit) {
+	p := v.product(v, "lamp", 7, 19.99)
+	got := v.do("GET /api/inventory/"+p.ID).answers(200, productForm(p.Name, p.Category, 7, 19.99), object{"id": p.ID})
+	v.do("GET /api/inventory/ffffffffffffffffffffffff").answers(404)
+	if got.rpc != "" {
+		return
+	}
+	etag := got.header.Get("ETag")
+	if !regexp.MustCompile(`^(W/)?"[^"]+"$`).MatchString(etag) {
+		v.Fatalf("the ETag is %q", etag)
+	}
+	for _, header := range []string{etag, "W/" + etag, `"other", ` + etag, "*"} {
+		again := v.do("GET /api/inventory/"+p.ID).with("If-None-Match", header).answers(304)
+		if again.header.Get("ETag") != etag {
+			v.Errorf("a 304 with the ETag %q", again.header.Get("ETag"))
+		}
+	}
+	v.do("GET /api/inventory/"+p.ID).with("If-None-Match", `"other"`).answers(200)
+	v.do("HEAD /api/inventory/" + p.ID).answers(200)
+
+	v.part("a sale changes the ETag", func(v visit) {
+		v.buys(v, v.customer(v, "ada"), client.Item{ProductID: p.ID, Quantity: 1})
+		v.do("GET /api/inventory/"+p.ID).with("If-None-Match", etag).answers(200, object{"stock": 6})
+	})
+}
+
+// POST /api/inventory: admin, {name, description?, category, stock, price,
+// sku?, image_url?} → 201 product + Location.
+func creatingAProduct(v visit) {
+	admin, ada := v.admin(v), v.customer(v, "ada")
+	body := object{"name": client.Unique("Tea 茶"), "description": "Two\nlines", "category": "drinks", "stock": 5, "price": 19.99}
+	got := v.do("POST /api/inventory").as(admin).body(body).answers(201, productForm(body["name"].(string), "drinks", 5, 19.99), object{"description": "Two\nlines"})
+	id := got.text(v, "id")
+	v.do("GET /api/inventory/"+id).answers(200, productForm(body["name"].(string), "drinks", 5, 19.99))
+	if got.rpc == "" && got.header.Get("Location") != "/api/inventory/"+id {
+		v.Errorf("Location is %q", got.header.Get("Location"))
+	}
+	v.do("POST /api/inventory").body(body).answers(401)
+	v.do("POST /api/inventory").as(ada).body(body).answers(403)
+	v.do("POST /api/inventory").as(admin).body(object{"name": "Free", "category": "gifts", "stock": 0, "price": 0}).answers(201, object{"stock": 0, "price": 0})
+	v.do("POST /api/inventory").as(admin).body(object{"name": "", "category": "", "stock": -1, "price": -1}).refuses(422, "name", "category", "stock", "price")
+	v.do("POST /api/inventory").as(admin).body(`{}`).refuses(422, "name", "category", "stock", "price")
+
+	sku := client.Unique("SKU")
+	body["sku"], body["image_url"] = sku, "https://example.com/tea.png"
+	v.do("POST /api/inventory").as(admin).body(body).answers(201, object{"sku": sku, "image_url": "https://example.com/tea.png"})
+	v.do("POST /api/inventory").as(admin).body(body).refuses(409, "sku")
+}
+
+// PUT /api/inventory/{id}: admin, the whole product → 200; If-Match with a
+// stale ETag: 412.
+func replacingAProduct(v visit) {
+	admin, ada, p := v.admin(v), v.customer(v, "ada"), v.product(v, "lamp", 7, 19.99)
+	path := "/api/inventory/" + p.ID
+	body := object{"name": "Better lamp", "category": "lights", "stock": 4, "price": 21}
+	got := v.do("PUT "+path).as(admin).body(body).answers(200, productForm("Better lamp", "lights", 4, 21), object{"id": p.ID})
+	v.do("GET "+path).answers(200, productForm("Better lamp", "lights", 4, 21))
+	v.do("PUT " + path).body(body).answers(401)
+	v.do("PUT " + path).as(ada).body(body).answers(403)
+	v.do("PUT /api/inventory/ffffffffffffffffffffffff").as(admin).body(body).answers(404)
+	v.do("PUT "+path).as(admin).body(`{"name":"Half a lamp"}`).refuses(422, "category", "stock", "price")
+	v.do("GET "+path).answers(200, object{"name": "Better lamp", "category": "lights"})
+	if got.rpc != "" {
+		return
+	}
+	current := got.header.Get("ETag")
+	v.do("PUT "+path).as(admin).body(body).with("If-Match", `"other"`).answers(412)
+	fresh := v.do("PUT "+path).as(admin).body(body).with("If-Match", current).answers(200).header.Get("ETag")
+	if fresh == "" || fresh == current {
+		v.Errorf("after a change the ETag is %q, before it was %q", fresh, current)
+	}
+	v.do("PUT "+path).as(admin).body(body).with("If-Match", current).answers(412)
+	v.do("PUT "+path).as(admin).body(body).with("If-Match", "*").answers(200)
+	current = v.do("GET " + path).answers(200).header.Get("ETag")
+	v.buys(v, ada, client.Item{ProductID: p.ID, Quantity: 1})
+	v.do("PUT "+path).as(admin).body(body).with("If-Match", current).answers(412)
+	v.do("GET "+path).answers(200, object{"stock": 3})
+
+	v.part("one of ten at once wins", func(v visit) {
+		etag := v.do("GET " + path).answers(200).header.Get("ETag")
+		replies := v.atOnce(10, func(i int) *asking {
+			return v.do("PUT "+path).as(admin).with("If-Match", etag).body(object{"name": fmt.Sprintf("Lamp %d", i), "category": "lights", "stock": 4, "price": 21})
+		})
+		tally(v, replies, map[int]int{200: 1, 412: 9})
+	})
+}
+
+// DELETE /api/inventory/{id}: admin → 200 {message}; old orders keep their
+// snapshot.
+func deletingAProduct(v visit) {
+	admin, ada, p := v.admin(v), v.customer(v, "ada"), v.product(v, "lamp", 7, 19.99)
+	path := "/api/inventory/" + p.ID
+	o := v.buys(v, ada, client.Item{ProductID: p.ID, Quantity: 2})
+	v.do("DELETE " + path).answers(401)
+	v.do("DELETE " + path).as(ada).answers(403)
+	v.do("GET " + path).answers(200)
+	v.do("DELETE "+path).as(admin).answers(200, object{"message": someText})
+	v.do("GET " + path).answers(404)
+	v.do("DELETE " + path).as(admin).answers(404)
+	v.do("PUT " + path).as(admin).body(object{"name": "x", "category": "y", "stock": 1, "price": 1}).answers(404)
+	v.do("GET /api/inventory?category="+p.Category).answers(200, list{})
+	v.do("POST /api/orders").as(ada).body(object{"items": list{object{"product_id": p.ID, "quantity": 1}}}).answers(422)
+	v.do("GET /api/orders/"+o.ID).as(ada).answers(200, object{
+		"items": list{object{"product_id": p.ID, "name": p.Name, "quantity": 2, "unit_price": 19.99}}, "total": 39.98, "stock": "TAKEN",
+	})
+	v.do("PUT /api/orders/" + o.ID + "/status").as(ada).body(object{"status": "CANCELLED"}).answers(200)
+}

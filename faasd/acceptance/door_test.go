@@ -1,0 +1,272 @@
+package acceptance_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// door is a way into the shop.
+type door interface {
+	fmt.Stringer
+	// call sends a request of the REST contract, in the door's own language.
+	call(t testing.TB, r client.Request) reply
+}
+
+// reply is an answer in whichever language.
+type reply struct {
+	status int // HTTP's; 0 where the answer is gRPC's
+	code   string
+	header http.Header
+	raw    string
+	body   any      // decoded JSON; nil where there is none
+	fields []string // that a refusal finds fault with
+	rpc    string   // the method, where the answer is gRPC's
+}
+
+// httpDoor is one of the two doors for REST.
+type httpDoor struct{ *client.Client }
+
+func (d httpDoor) String() string { return d.Door.String() }
+
+func (d httpDoor) call(t testing.TB, r client.Request) reply {
+	t.Helper()
+	a, err := d.Do(t.Context(), r)
+	if err != nil {
+		t.Fatalf("%s %s: %v", r.Method, r.Path, err)
+	}
+	answer := reply{status: a.Status, header: a.Header, raw: string(a.Body)}
+	if len(a.Body) > 0 {
+		if err := json.Unmarshal(a.Body, &answer.body); err != nil && r.Method != http.MethodHead {
+			t.Fatalf("%s %s answers %d with what is no JSON: %s", r.Method, r.Path, a.Status, a.Body)
+		}
+	}
+	if a.Status >= 400 {
+		var p client.Problem
+		if err := a.Decode(&p); err == nil {
+			for _, e := range p.Errors {
+				answer.fields = append(answer.fields, e.Field)
+			}
+		}
+	}
+	return answer
+}
+
+// visit is one run of a chapter's cases through one door.
+type visit struct {
+	*testing.T
+	*shop
+	door door
+}
+
+// part is a part of a chapter, which runs though the part before it failed.
+func (v visit) part(name string, cases func(visit)) {
+	v.Run(name, func(t *testing.T) { cases(visit{t, v.shop, v.door}) })
+}
+
+// asking is a request that is being put together.
+type asking struct {
+	v visit
+	r client.Request
+}
+
+// do begins a request, such as "GET /api/users/me".
+func (v visit) do(line string) *asking {
+	method, path, _ := strings.Cut(line, " ")
+	return &asking{v: v, r: client.Request{Method: method, Path: path, Header: http.Header{}}}
+}
+
+func (a *asking) as(p person) *asking        { a.r.Token = p.grant.Token; return a }
+func (a *asking) token(token string) *asking { a.r.Token = token; return a }
+func (a *asking) body(body any) *asking      { a.r.Body = body; return a }
+func (a *asking) with(name, value string) *asking {
+	a.r.Header.Add(name, value)
+	return a
+}
+
+// answers sends the request. The answer must have the status and, as far as
+// want says, the body; a member more than want has is no fault, since a
+// contract grows. What every answer must have is checked with it.
+func (a *asking) answers(status int, want ...any) reply {
+	a.v.Helper()
+	got := a.v.door.call(a.v, a.r)
+	what := a.r.Method + " " + a.r.Path
+	if got.rpc != "" {
+		what = got.rpc
+		if !slices.Contains(codesOf(status), got.code) {
+			a.v.Fatalf("%s answers %s %s, the contract says %d, which is %s", what, got.code, got.raw, status, codesOf(status))
+		}
+	} else if got.status != status {
+		a.v.Fatalf("%s answers %d %s, the contract says %d", what, got.status, got.raw, status)
+	}
+	for _, fault := range common(a.r, got) {
+		a.v.Errorf("%s answers %d: %s", what, status, fault)
+	}
+	for _, w := range want {
+		for _, fault := range differs("", w, got.body, got.rpc != "") {
+			a.v.Errorf("%s answers %s: %s", what, got.raw, fault)
+		}
+	}
+	return got
+}
+
+// refuses is answers for a refusal that finds fault with the fields.
+func (a *asking) refuses(status int, fields ...string) reply {
+	a.v.Helper()
+	got := a.answers(status)
+	for _, field := range fields {
+		if !slices.Contains(got.fields, field) {
+			a.v.Errorf("%s %s is refused with errors in %q, not in %s: %s", a.r.Method, a.r.Path, got.fields, field, got.raw)
+		}
+	}
+	return got
+}
+
+// common says what is wrong with an answer whatever was asked.
+func common(r client.Request, got reply) (faults []string) {
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Sprintf(format, args...))
+		}
+	}
+	check(got.header.Get("X-Call-Id") != "", "there is no X-Call-Id")
+	if got.rpc != "" {
+		return faults
+	}
+	kind, _, _ := strings.Cut(got.header.Get("Content-Type"), ";")
+	switch {
+	case r.Method == http.MethodHead:
+	case got.status >= 400:
+		check(kind == "application/problem+json", "a refusal of type %q", kind)
+		check(len(differs("", object{"type": someText, "title": someText, "status": got.status}, got.body, false)) == 0, "no problem as RFC 9457 has it: %s", got.raw)
+	case got.status == http.StatusNoContent || got.status == http.StatusNotModified:
+		check(got.raw == "", "a body where none may be: %s", got.raw)
+	default:
+		check(kind == "application/json", "an answer of type %q", kind)
+	}
+	switch got.status {
+	case http.StatusUnauthorized:
+		check(strings.HasPrefix(got.header.Get("WWW-Authenticate"), "Bearer"), "there is no WWW-Authenticate")
+	case http.StatusMethodNotAllowed:
+		check(got.header.Get("Allow") != "", "there is no Allow")
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		check(got.header.Get("Retry-After") != "", "there is no Retry-After")
+	}
+	return faults
+}
+
+// get reads a member of an answer's object.
+func (r reply) get(t testing.TB, name string) any {
+	t.Helper()
+	o, ok := r.body.(map[string]any)
+	if !ok || o[name] == nil {
+		t.Fatalf("the answer has no %s: %s", name, r.raw)
+	}
+	return o[name]
+}
+
+func (r reply) text(t testing.TB, name string) string {
+	t.Helper()
+	text, ok := r.get(t, name).(string)
+	if !ok {
+		t.Fatalf("%s is no text: %s", name, r.raw)
+	}
+	return text
+}
+
+// What an answer is compared with.
+type (
+	object map[string]any
+	list   []any
+	// matcher says what is wrong with a value, or nothing.
+	matcher func(got any) string
+)
+
+func textLike(pattern, what string) matcher {
+	expression := regexp.MustCompile(pattern)
+	return func(got any) string {
+		if text, ok := got.(string); ok && expression.MatchString(text) {
+			return ""
+		}
+		return fmt.Sprintf("is %v, not %s", got, what)
+	}
+}
+
+var (
+	anID     = textLike(`^[0-9a-f]{24}$`, "an identifier")
+	someText = textLike(`.`, "a text")
+	aTime    = matcher(func(got any) string {
+		text, _ := got.(string)
+		if _, err := time.Parse(time.RFC3339, text); err != nil {
+			return fmt.Sprintf("is %v, not a time as RFC 3339 has it", got)
+		}
+		return ""
+	})
+	aNumber = matcher(func(got any) string {
+		if n, ok := got.(float64); ok && n > 0 {
+			return ""
+		}
+		return fmt.Sprintf("is %v, not a positive number", got)
+	})
+)
+
+// differs says where got is not what want says. Members that want does not
+// name may be there; in an RPC's answer, members that its message lacks need
+// not.
+func differs(at string, want, got any, rpc bool) (faults []string) {
+	fault := func(format string, args ...any) []string {
+		return []string{strings.TrimPrefix(at+" ", " ") + fmt.Sprintf(format, args...)}
+	}
+	switch w := want.(type) {
+	case object:
+		o, ok := got.(map[string]any)
+		if !ok {
+			return fault("is %v, not an object", got)
+		}
+		for _, name := range slices.Sorted(maps.Keys(w)) {
+			value, ok := o[name]
+			if !ok && rpc {
+				continue
+			}
+			if !ok {
+				faults = append(faults, fault("has no %s", name)...)
+				continue
+			}
+			faults = append(faults, differs(at+"."+name, w[name], value, rpc)...)
+		}
+		return faults
+	case list:
+		l, ok := got.([]any)
+		if !ok || len(l) != len(w) {
+			return fault("is %v, not %d elements", got, len(w))
+		}
+		for i := range w {
+			faults = append(faults, differs(fmt.Sprintf("%s[%d]", at, i), w[i], l[i], rpc)...)
+		}
+		return faults
+	case matcher:
+		if wrong := w(got); wrong != "" {
+			return fault("%s", wrong)
+		}
+		return nil
+	case int:
+		want = float64(w)
+	}
+	if n, ok := got.(float64); ok {
+		if w, ok := want.(float64); ok && math.Abs(n-w) < 1e-9 {
+			return nil
+		}
+	} else if want == got {
+		return nil
+	}
+	return fault("is %v, not %v", got, want)
+}

@@ -1,0 +1,299 @@
+package acceptance_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bufbuild/protocompile"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// wire is the gRPC contract and no more: what the clients of the older
+// services were built from. It is written out here so that a change of the
+// project's own files cannot go unnoticed.
+var wire = map[string]string{
+	"user.proto": `
+		syntax = "proto3"; package pb;
+		service UserService {
+			rpc RegisterUser(UserRequest) returns (UserResponse);
+			rpc AuthenticateUser(AuthRequest) returns (AuthResponse);
+			rpc GetUserProfile(UserID) returns (UserProfile);
+		}
+		message UserRequest { string username = 1; string password = 2; string email = 3; }
+		message UserResponse { string id = 1; string message = 2; }
+		message AuthRequest { string username = 1; string password = 2; }
+		message AuthResponse { string token = 1; string message = 2; }
+		message UserID { string id = 1; }
+		message UserProfile { string id = 1; string username = 2; string email = 3; }`,
+	"inventory.proto": `
+		syntax = "proto3"; package pb;
+		service InventoryService {
+			rpc CreateProduct(CreateProductRequest) returns (ProductResponse);
+			rpc GetProduct(GetProductRequest) returns (ProductResponse);
+			rpc UpdateProduct(UpdateProductRequest) returns (ProductResponse);
+			rpc DeleteProduct(DeleteProductRequest) returns (DeleteProductResponse);
+			rpc ListProducts(ListProductsRequest) returns (ListProductsResponse);
+		}
+		message Product { string id = 1; string name = 2; string description = 3; string category = 4; int32 stock = 5; double price = 6; }
+		message CreateProductRequest { string name = 1; string description = 2; string category = 3; int32 stock = 4; double price = 5; }
+		message GetProductRequest { string id = 1; }
+		message UpdateProductRequest { string id = 1; string name = 2; string description = 3; string category = 4; int32 stock = 5; double price = 6; }
+		message DeleteProductRequest { string id = 1; }
+		message DeleteProductResponse { string message = 1; }
+		message ListProductsRequest { string category = 1; int32 page = 2; int32 limit = 3; }
+		message ListProductsResponse { repeated Product products = 1; }
+		message ProductResponse { Product product = 1; }`,
+	"order.proto": `
+		syntax = "proto3"; package pb;
+		service OrderService {
+			rpc CreateOrder(CreateOrderRequest) returns (CreateOrderResponse);
+			rpc GetOrder(GetOrderRequest) returns (GetOrderResponse);
+			rpc UpdateOrderStatus(UpdateOrderStatusRequest) returns (UpdateOrderStatusResponse);
+			rpc ListUserOrders(ListUserOrdersRequest) returns (ListUserOrdersResponse);
+		}
+		message OrderItem { string product_id = 1; int32 quantity = 2; }
+		message CreateOrderRequest { string user_id = 1; repeated OrderItem items = 2; double total = 3; }
+		message CreateOrderResponse { string id = 1; string message = 2; }
+		message GetOrderRequest { string id = 1; }
+		message GetOrderResponse { string id = 1; string user_id = 2; repeated OrderItem items = 3; double total = 4; string status = 5; }
+		message UpdateOrderStatusRequest { string id = 1; string status = 2; }
+		message UpdateOrderStatusResponse { string id = 1; string message = 2; }
+		message ListUserOrdersRequest { string user_id = 1; }
+		message ListUserOrdersResponse { repeated GetOrderResponse orders = 1; }`,
+	"mailer.proto": `
+		syntax = "proto3"; package mailer;
+		service MailerService { rpc SendEmail(SendEmailRequest) returns (SendEmailResponse); }
+		message SendEmailRequest { string to_email = 1; string subject = 2; string html_body = 3; }
+		message SendEmailResponse { string status = 1; string message = 2; }`,
+}
+
+// rpcs tells which RPC is which request of the REST contract. In its answer,
+// the body of the REST answer lies in the field inside, or is all of it.
+var rpcs = []struct{ method, route, inside string }{
+	{"/pb.UserService/RegisterUser", "POST /api/users/register", ""},
+	{"/pb.UserService/AuthenticateUser", "POST /api/users/authenticate", ""},
+	{"/pb.UserService/GetUserProfile", "GET /api/users/{id}", ""},
+	{"/pb.InventoryService/CreateProduct", "POST /api/inventory", "product"},
+	{"/pb.InventoryService/GetProduct", "GET /api/inventory/{id}", "product"},
+	{"/pb.InventoryService/UpdateProduct", "PUT /api/inventory/{id}", "product"},
+	{"/pb.InventoryService/DeleteProduct", "DELETE /api/inventory/{id}", ""},
+	{"/pb.InventoryService/ListProducts", "GET /api/inventory", "products"},
+	{"/pb.OrderService/CreateOrder", "POST /api/orders", ""},
+	{"/pb.OrderService/GetOrder", "GET /api/orders/{id}", ""},
+	{"/pb.OrderService/UpdateOrderStatus", "PUT /api/orders/{id}/status", ""},
+	{"/pb.OrderService/ListUserOrders", "GET /api/orders", "orders"},
+	{"/mailer.MailerService/SendEmail", "POST /api/email", ""},
+}
+
+// methods are the contract's, by full name.
+var methods = sync.OnceValues(func() (map[string]protoreflect.MethodDescriptor, error) {
+	compiler := protocompile.Compiler{Resolver: &protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(wire)}}
+	found := make(map[string]protoreflect.MethodDescriptor)
+	for name := range wire {
+		files, err := compiler.Compile(context.Background(), name)
+		if err != nil {
+			return nil, err
+		}
+		services := files[0].Services()
+		for i := range services.Len() {
+			for j := range services.Get(i).Methods().Len() {
+				method := services.Get(i).Methods().Get(j)
+				found["/"+string(services.Get(i).FullName())+"/"+string(method.Name())] = method
+			}
+		}
+	}
+	return found, nil
+})
+
+// codesOf is the contract's table from HTTP to gRPC.
+func codesOf(status int) []string {
+	code := func(all ...codes.Code) (names []string) {
+		for _, c := range all {
+			names = append(names, c.String())
+		}
+		return names
+	}
+	switch status {
+	case http.StatusOK, http.StatusCreated, http.StatusNoContent:
+		return code(codes.OK)
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		return code(codes.InvalidArgument)
+	case http.StatusUnauthorized:
+		return code(codes.Unauthenticated)
+	case http.StatusForbidden:
+		return code(codes.PermissionDenied)
+	case http.StatusNotFound:
+		return code(codes.NotFound)
+	case http.StatusConflict:
+		return code(codes.AlreadyExists, codes.FailedPrecondition)
+	case http.StatusTooManyRequests:
+		return code(codes.ResourceExhausted)
+	case http.StatusServiceUnavailable:
+		return code(codes.Unavailable)
+	case http.StatusGatewayTimeout:
+		return code(codes.DeadlineExceeded)
+	}
+	return nil
+}
+
+// rpcDoor is the gRPC facade, for a client that was built from the contract
+// alone. What the facade has no RPC for, or an RPC no field for, goes through
+// the front door.
+type rpcDoor struct {
+	conn  *grpc.ClientConn
+	front httpDoor
+
+	mu   sync.Mutex
+	used map[string]bool // by method
+}
+
+func newRPCDoor(t testing.TB, s *shop) *rpcDoor {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+s.Target.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &rpcDoor{conn: conn, front: httpDoor{s.Client}, used: map[string]bool{}}
+}
+
+func (d *rpcDoor) String() string { return "gRPC" }
+
+func (d *rpcDoor) call(t testing.TB, r client.Request) reply {
+	t.Helper()
+	all, err := methods()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rpc := range rpcs {
+		in := dynamicpb.NewMessage(all[rpc.method].Input())
+		md, ok := translate(rpc.route, r, in)
+		if !ok {
+			continue
+		}
+		d.mu.Lock()
+		d.used[rpc.method] = true
+		d.mu.Unlock()
+		return invoke(t, d.conn, rpc.method, rpc.inside, in, md)
+	}
+	return d.front.call(t, r)
+}
+
+// translate writes a REST request as the message of the RPC for the route, if
+// it can be said there.
+func translate(route string, r client.Request, in *dynamicpb.Message) (metadata.MD, bool) {
+	method, pattern, _ := strings.Cut(route, " ")
+	path, query, _ := strings.Cut(r.Path, "?")
+	before, after, variable := strings.Cut(pattern, "{id}")
+	id, ok := strings.CutPrefix(path, before)
+	if ok {
+		id, ok = strings.CutSuffix(id, after)
+	}
+	if r.Method != method || !ok || strings.Contains(id, "/") || variable != (id != "") {
+		return nil, false
+	}
+	fields := map[string]any{}
+	switch body := r.Body.(type) {
+	case nil:
+	case string, []byte:
+		return nil, false // what it says on the wire is the point of it
+	default:
+		text, err := json.Marshal(body)
+		if err != nil || json.Unmarshal(text, &fields) != nil {
+			return nil, false
+		}
+	}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, false
+	}
+	for name := range values {
+		fields[name] = values.Get(name)
+		if name == "page" || name == "limit" {
+			// The text of a number would do for protojson, but so would 1e3.
+			if fields[name], err = strconv.ParseInt(values.Get(name), 10, 64); err != nil {
+				return nil, false
+			}
+		}
+	}
+	if variable {
+		fields["id"] = id
+	}
+	text, err := json.Marshal(fields)
+	if err != nil || protojson.Unmarshal(text, in) != nil {
+		return nil, false
+	}
+	md := metadata.MD{}
+	for name, values := range r.Header {
+		switch name {
+		case "Idempotency-Key", "Traceparent", "X-Call-Id", "Authorization":
+			md.Append(strings.ToLower(name), values...)
+		default:
+			return nil, false
+		}
+	}
+	if r.Token != "" {
+		md.Append("authorization", "Bearer "+r.Token)
+	}
+	return md, true
+}
+
+func invoke(t testing.TB, conn *grpc.ClientConn, method, inside string, in *dynamicpb.Message, md metadata.MD) reply {
+	t.Helper()
+	all, err := methods()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := dynamicpb.NewMessage(all[method].Output())
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(t.Context(), md), 30*time.Second)
+	defer cancel()
+	var header metadata.MD
+	err = conn.Invoke(ctx, method, in, out, grpc.Header(&header))
+	s := status.Convert(err)
+	answer := reply{rpc: method, code: s.Code().String(), raw: s.Message(), header: http.Header{}}
+	for name, values := range header {
+		answer.header[http.CanonicalHeaderKey(name)] = values
+	}
+	for _, detail := range s.Details() {
+		if bad, ok := detail.(*errdetails.BadRequest); ok {
+			for _, violation := range bad.FieldViolations {
+				answer.fields = append(answer.fields, violation.Field)
+			}
+		}
+	}
+	if err != nil {
+		return answer
+	}
+	if len(out.GetUnknown()) > 0 {
+		t.Logf("%s answers with fields that an older client does not know", method)
+	}
+	text, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(out)
+	if err == nil {
+		err = json.Unmarshal(text, &answer.body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.raw = string(text)
+	if o, ok := answer.body.(map[string]any); ok && inside != "" {
+		answer.body = o[inside]
+	}
+	return answer
+}

@@ -1,0 +1,260 @@
+package acceptance_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+var (
+	// target is the Kiosk that the tests of this package share.
+	target client.Target
+	// home is the box behind it, or nil where KIOSK_URL names another Kiosk.
+	home *box.Box
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests wait for the box most of the time: far more of them can run at
+	// once than there are processors.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "acceptance:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	defer box.Clean()
+	if os.Getenv("KIOSK_URL") != "" {
+		if target, err = client.FromEnv(); err != nil {
+			return 1, err
+		}
+		return m.Run(), nil
+	}
+	dir, err := os.MkdirTemp("", "kiosk-data-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	home, err = box.New(box.Options{Dir: dir, Env: []string{"RATE_LIMIT=off"}})
+	if err != nil {
+		return 1, err
+	}
+	if err := home.Start(context.Background()); err != nil {
+		return 1, err
+	}
+	fmt.Printf("the box is ready after %.1f s, with an empty DATA_DIR\n", home.Took.Seconds())
+	target = home.Target
+	code = m.Run()
+	if code != 0 {
+		fmt.Printf("what the box said:\n%s\n%s\n", home.Output(), home.Logs(20))
+	}
+	return code, home.Stop()
+}
+
+// needsBox skips a test that has to look behind the shared Kiosk.
+func needsBox(t *testing.T) {
+	t.Helper()
+	if home == nil {
+		t.Skip("KIOSK_URL names a Kiosk that is not ours to look into")
+	}
+}
+
+// patience is how long the shop may take for what it does in the background:
+// far more than it needs, for a busy machine is no fault of the shop.
+const patience = 30 * time.Second
+
+// until polls until done says so.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := client.Until(ctx, what, func() (bool, error) { return done(), nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// person is somebody with an account.
+type person struct {
+	id, username, email, password string
+	grant                         client.Grant
+}
+
+// shop is a Kiosk and the hands that a test needs there; what it does goes
+// through the front door and has to succeed.
+type shop struct {
+	*client.Client
+	admin func(testing.TB) person
+}
+
+func newShop(target client.Target) *shop {
+	s := &shop{Client: client.New(target, client.FrontDoor)}
+	var once sync.Mutex
+	var admin person
+	s.admin = func(t testing.TB) person {
+		t.Helper()
+		once.Lock()
+		defer once.Unlock()
+		if admin.grant.Token == "" {
+			admin = person{email: target.AdminEmail, username: target.AdminEmail, password: target.AdminPassword}
+			s.login(t, &admin)
+			var me client.Account
+			s.must(t, client.Request{Method: "GET", Path: "/api/users/me", Token: admin.grant.Token}, http.StatusOK, &me)
+			admin.id = me.ID
+		}
+		return admin
+	}
+	return s
+}
+
+// shared is the Kiosk of TestMain.
+var shared = sync.OnceValue(func() *shop { return newShop(target) })
+
+// must sends a request that has to be answered with status, and reads the
+// answer into into unless that is nil.
+func (s *shop) must(t testing.TB, r client.Request, status int, into any) client.Answer {
+	t.Helper()
+	a, err := s.Do(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Status != status {
+		t.Fatalf("%s %s answers %d, not %d: %s", r.Method, r.Path, a.Status, status, a.Body)
+	}
+	if into != nil {
+		if err := a.Decode(into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
+}
+
+func (s *shop) login(t testing.TB, p *person) {
+	t.Helper()
+	s.must(t, client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: p.email, Password: p.password}}, http.StatusOK, &p.grant)
+}
+
+// newPerson is somebody without an account yet.
+func newPerson(name string) person {
+	username := client.Unique(name)
+	return person{username: username, email: username + "@example.com", password: "correct horse " + client.Unique("battery")}
+}
+
+// customer opens an account and logs in.
+func (s *shop) customer(t testing.TB, name string) person {
+	t.Helper()
+	p := newPerson(name)
+	var made struct{ ID string }
+	s.must(t, client.Request{Method: "POST", Path: "/api/users/register", Body: client.NewAccount{Username: p.username, Email: p.email, Password: p.password}}, http.StatusCreated, &made)
+	p.id = made.ID
+	s.login(t, &p)
+	return p
+}
+
+// product puts something into the catalogue.
+func (s *shop) product(t testing.TB, name string, stock int, price float64) client.Product {
+	t.Helper()
+	var p client.Product
+	body := client.NewProduct{Name: client.Unique(name), Category: client.Unique("shelf"), Stock: stock, Price: price}
+	s.must(t, client.Request{Method: "POST", Path: "/api/inventory", Token: s.admin(t).grant.Token, Body: body}, http.StatusCreated, &p)
+	return p
+}
+
+// stock is how many pieces are there now.
+func (s *shop) stock(t testing.TB, product string) int {
+	t.Helper()
+	var p client.Product
+	s.must(t, client.Request{Method: "GET", Path: "/api/inventory/" + product}, http.StatusOK, &p)
+	return p.Stock
+}
+
+// place orders something, and leaves it on its way.
+func (s *shop) place(t testing.TB, p person, lines ...client.Item) client.Order {
+	t.Helper()
+	var o client.Order
+	s.must(t, client.Request{Method: "POST", Path: "/api/orders", Token: p.grant.Token, Body: client.NewOrder{Items: lines}}, http.StatusCreated, &o)
+	return o
+}
+
+// order is the order as its owner sees it.
+func (s *shop) order(t testing.TB, p person, id string) client.Order {
+	t.Helper()
+	var o client.Order
+	s.must(t, client.Request{Method: "GET", Path: "/api/orders/" + id, Token: p.grant.Token}, http.StatusOK, &o)
+	return o
+}
+
+// settled waits until the worker has seen to an order.
+func (s *shop) settled(t testing.TB, p person, id string) client.Order {
+	t.Helper()
+	var o client.Order
+	until(t, "the stock of order "+id+" to be taken or found short", func() bool {
+		o = s.order(t, p, id)
+		return o.Stock != client.Pending
+	})
+	return o
+}
+
+// buys orders something and waits until it is taken.
+func (s *shop) buys(t testing.TB, p person, lines ...client.Item) client.Order {
+	t.Helper()
+	o := s.settled(t, p, s.place(t, p, lines...).ID)
+	if o.Stock != client.Taken {
+		t.Fatalf("order %s is %s, its stock %s", o.ID, o.Status, o.Stock)
+	}
+	return o
+}
+
+// setStatus completes or cancels an order.
+func (s *shop) setStatus(t testing.TB, p person, id, status string) {
+	t.Helper()
+	s.must(t, client.Request{Method: "PUT", Path: "/api/orders/" + id + "/status", Token: p.grant.Token, Body: client.NewStatus{Status: status}}, http.StatusOK, nil)
+}
+
+// settle waits until the shop has nothing left to say.
+func (s *shop) settle(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	if err := s.Settle(ctx, s.admin(t).grant.Token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// letters are the mails to somebody with that subject that mention all of the
+// texts; an empty subject is any.
+func (s *shop) letters(t testing.TB, to, subject string, texts ...string) []client.Mail {
+	t.Helper()
+	mails, err := s.Mails(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []client.Mail
+	for _, m := range mails {
+		if subject != "" && m.Subject != subject {
+			continue
+		}
+		mentions := true
+		for _, text := range texts {
+			mentions = mentions && strings.Contains(m.Text, text)
+		}
+		if mentions {
+			found = append(found, m)
+		}
+	}
+	return found
+}
