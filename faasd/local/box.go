@@ -381,7 +381,7 @@ func (b *box) deployFunction(ctx context.Context, gateway, password, name string
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, 25*time.Millisecond) != nil {
+		if pause(ctx, 50*time.Millisecond) != nil {
 			return err
 		}
 	}

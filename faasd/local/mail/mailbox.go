@@ -227,7 +227,9 @@ func parse(raw []byte) *Message {
 		return m
 	}
 	m.Subject, _ = r.Header.Subject()
-	m.MessageID, _ = r.Header.MessageID()
+	if m.MessageID, _ = r.Header.MessageID(); m.MessageID == "" {
+		m.MessageID = strings.Trim(r.Header.Get("Message-Id"), "<> ") // malformed, but still the same twice
+	}
 	if date, err := r.Header.Date(); err == nil {
 		m.Date = date.UTC()
 	}

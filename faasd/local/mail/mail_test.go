@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/smtp"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/boxtest"
+)
+
+// sink is a mail server that runs.
+type sink struct {
+	t          *testing.T
+	dir        string
+	smtp, http string
+	stop       func()
+}
+
+func start(t *testing.T, dir string) *sink {
+	t.Helper()
+	s := &sink{t: t, dir: dir,
+		smtp: fmt.Sprintf("127.0.0.1:%d", boxtest.FreePort(t)), http: fmt.Sprintf("127.0.0.1:%d", boxtest.FreePort(t))}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, s.smtp, s.http, dir) }()
+	s.stop = func() {
+		if ctx.Err() != nil {
+			return
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(s.stop)
+	boxtest.Eventually(t, "the sink answers", 10*time.Second, func() bool {
+		res, err := http.Get("http://" + s.http + "/healthz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	return s
+}
+
+func (s *sink) send(id, subject string, to ...string) error {
+	return s.raw(to, "From: Kiosk <shop@kiosk.local>\r\nTo: "+to[0]+"\r\nSubject: "+subject+"\r\nMessage-ID: <"+id+">\r\nDate: Mon, 02 Jan 2006 15:04:05 +0100\r\n\r\nbody\r\n")
+}
+
+func (s *sink) raw(to []string, text string) error {
+	return smtp.SendMail(s.smtp, nil, "bounce@kiosk.local", to, []byte(text))
+}
+
+func (s *sink) messages(query string) (messages []Message) {
+	s.t.Helper()
+	res, err := http.Get("http://" + s.http + "/api/messages" + query)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&messages); err != nil {
+		s.t.Fatal(err)
+	}
+	return messages
+}
+
+func (s *sink) do(method, path, body string) int {
+	s.t.Helper()
+	req, err := http.NewRequest(method, "http://"+s.http+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return res.StatusCode
+}
+
+func subjects(messages []Message) (list []string) {
+	for _, m := range messages {
+		list = append(list, m.Subject)
+	}
+	return list
+}
+
+func TestMultipart(t *testing.T) {
+	s := start(t, t.TempDir())
+	text := strings.ReplaceAll(`From: =?utf-8?q?Caf=C3=A9?= <shop@kiosk.local>
+To: ann@example.com
+Subject: =?utf-8?b?R3LDvMOfZQ==?=
+Message-ID: <m1@kiosk.local>
+Date: Mon, 02 Jan 2006 15:04:05 +0100
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary=outer
+
+--outer
+Content-Type: multipart/alternative; boundary=inner
+
+--inner
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: quoted-printable
+
+Thank you =E2=9C=93
+--inner
+Content-Type: text/html; charset=utf-8
+Content-Transfer-Encoding: base64
+
+PGI+VGhhbmsgeW91PC9iPg==
+--inner--
+
+--outer
+Content-Type: text/plain
+Content-Disposition: attachment; filename=invoice.txt
+
+not shown
+--outer--
+`, "\n", "\r\n")
+	if err := s.raw([]string{"ann@example.com", "bob@example.com"}, text); err != nil {
+		t.Fatal(err)
+	}
+	got := s.messages("")
+	if len(got) != 1 {
+		t.Fatalf("%d messages", len(got))
+	}
+	m := got[0]
+	if m.ID == "" || m.ReceivedAt.IsZero() {
+		t.Errorf("id %q, received %s", m.ID, m.ReceivedAt)
+	}
+	m.ID, m.ReceivedAt = "", time.Time{}
+	m.Text = strings.TrimSpace(m.Text)
+	want := Message{From: "shop@kiosk.local", To: []string{"ann@example.com", "bob@example.com"}, Subject: "Grüße",
+		HTML: "<b>Thank you</b>", Text: "Thank you ✓", Date: time.Date(2006, 1, 2, 14, 4, 5, 0, time.UTC),
+		MessageID: "m1@kiosk.local", Deliveries: 1}
+	if !reflect.DeepEqual(m, want) {
+		t.Errorf("got %+v\nwant %+v", m, want)
+	}
+	if err := s.raw([]string{"ann@example.com"}, "no header at all\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if m := s.messages("?limit=1")[0]; !strings.Contains(m.Text, "no header at all") || m.From != "bounce@kiosk.local" || m.Date.IsZero() {
+		t.Errorf("what is no message is shown as %+v", m)
+	}
+}
+
+func TestDeliveries(t *testing.T) {
+	s := start(t, t.TempDir())
+	for _, send := range []struct {
+		id, subject string
+		to          []string
+	}{
+		{"1@x", "one", []string{"ann@example.com"}},
+		{"2@x", "two", []string{"ann@example.com"}},
+		{"1@x", "one", []string{"ann@example.com"}}, // again
+		{"1@x", "one, for bob", []string{"ann@example.com", "bob@example.com"}},
+	} {
+		if err := s.send(send.id, send.subject, send.to...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		got := s.messages("")
+		if want := []string{"one, for bob", "two", "one"}; !reflect.DeepEqual(subjects(got), want) {
+			t.Fatalf("messages %v", subjects(got))
+		}
+		if got[0].Deliveries != 1 || !reflect.DeepEqual(got[0].To, []string{"bob@example.com"}) || got[1].Deliveries != 1 || got[2].Deliveries != 3 {
+			t.Errorf("deliveries %+v", got)
+		}
+	}
+	check()
+	if got := subjects(s.messages("?to=BOB@example.com")); !reflect.DeepEqual(got, []string{"one, for bob"}) {
+		t.Errorf("to bob: %v", got)
+	}
+	if got := subjects(s.messages("?limit=2")); len(got) != 2 {
+		t.Errorf("limit: %v", got)
+	}
+	if status := s.do("GET", "/api/messages?limit=0", ""); status != 400 {
+		t.Errorf("limit=0: %d", status)
+	}
+
+	// Another sink on the same folder goes on where this one ended.
+	s.stop()
+	if err := os.WriteFile(filepath.Join(s.dir, ".new-1"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, s.dir)
+	check()
+	if err := s.send("2@x", "two", "ann@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.messages(""); len(got) != 3 || got[1].Deliveries != 2 {
+		t.Errorf("after the restart: %+v", got)
+	}
+	if status := s.do("DELETE", "/api/messages", ""); status != 204 {
+		t.Errorf("DELETE: %d", status)
+	}
+	if files, err := os.ReadDir(s.dir); len(s.messages("")) != 0 || err != nil || len(files) != 0 {
+		t.Errorf("left after DELETE: %v, %v, %v", s.messages(""), files, err)
+	}
+	if err := s.send("1@x", "new", "ann@example.com"); err != nil || len(s.messages("")) != 1 {
+		t.Errorf("an emptied sink knows nothing of before: %v, %v", err, s.messages(""))
+	}
+}
+
+func TestFaults(t *testing.T) {
+	s := start(t, t.TempDir())
+	for _, c := range []struct {
+		mode string
+		says string // by the client's error
+		kept bool
+	}{
+		{"tempfail", "451", false},
+		{"permfail", "554", false},
+		{"drop_after_data", "", true},
+	} {
+		if status := s.do("PUT", "/api/faults", fmt.Sprintf(`{"mode":%q,"count":2}`, c.mode)); status != 200 {
+			t.Fatalf("%s: %d", c.mode, status)
+		}
+		for range 2 {
+			if err := s.send(c.mode, c.mode, "ann@example.com"); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s: %v", c.mode, err)
+			}
+		}
+		if kept := len(s.messages("")) == 1; kept != c.kept {
+			t.Errorf("%s: kept %v", c.mode, kept)
+		}
+		if err := s.send(c.mode, c.mode, "ann@example.com"); err != nil {
+			t.Errorf("after %s: %v", c.mode, err)
+		}
+		s.do("DELETE", "/api/messages", "")
+	}
+
+	s.do("PUT", "/api/faults", `{"mode":"hang"}`)
+	hung := make(chan error, 1)
+	go func() { hung <- s.send("h", "hang", "ann@example.com") }()
+	boxtest.Eventually(t, "the message hangs", 5*time.Second, func() bool {
+		res, err := http.Get("http://" + s.http + "/api/faults")
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		text, _ := io.ReadAll(res.Body)
+		return strings.Contains(string(text), `"count":0`)
+	})
+	s.stop() // which a hanging client does not hold up
+	if err := <-hung; err == nil {
+		t.Error("a hanging server took the message")
+	}
+
+	s = start(t, s.dir)
+	for _, body := range []string{``, `{"mode":"none"}`, `{"mode":"hang","count":0}`, `{"mode":"hang","how":1}`} {
+		if status := s.do("PUT", "/api/faults", body); status != 400 {
+			t.Errorf("PUT %s: %d", body, status)
+		}
+	}
+	s.do("PUT", "/api/faults", `{"mode":"tempfail","count":9}`)
+	if status := s.do("DELETE", "/api/faults", ""); status != 204 {
+		t.Errorf("DELETE: %d", status)
+	}
+	if err := s.send("d", "after", "ann@example.com"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	dir := t.TempDir()
+	b, err := openMailbox(dir, 3, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		if err := b.deliver("x@y", []string{"a@b"}, fmt.Appendf(nil, "Subject: %d\r\nMessage-ID: <%d@x>\r\n\r\nx", i, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := subjects(b.list(10, "")); !reflect.DeepEqual(got, []string{"4", "3", "2"}) {
+		t.Errorf("kept %v", got)
+	}
+	if err := b.deliver("x@y", []string{"a@b"}, []byte("Subject: large\r\n\r\n"+strings.Repeat("x", 1<<20))); err != nil {
+		t.Fatal(err)
+	}
+	if got := subjects(b.list(10, "")); !reflect.DeepEqual(got, []string{"large"}) {
+		t.Errorf("kept %v", got)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 || len(b.seen) != 0 {
+		t.Errorf("left: %v, %v, %v", files, b.seen, err)
+	}
+	s := start(t, t.TempDir())
+	if err := s.raw([]string{"a@b"}, "Subject: x\r\n\r\n"+strings.Repeat("x\r\n", maxMessage/2)); err == nil {
+		t.Error("a message beyond the limit was taken")
+	}
+}
