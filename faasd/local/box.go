@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +22,10 @@ import (
 )
 
 const (
+	// The names that OpenFaaS's queue is built under.
+	streaming = "nats-streaming-server"
+	worker    = "nats-queue-worker"
+
 	cluster      = "faas-cluster"
 	startTimeout = 60 * time.Second // for a part to answer
 	readyTimeout = 60 * time.Second // for a function to reach what it needs
@@ -122,7 +125,7 @@ func (b *box) start(ctx context.Context) error {
 // run starts one of our programs.
 func (b *box) run(p **part, name string, environment []string, args ...string) (err error) {
 	var ended func()
-	if name == "nats" || name == "nats-streaming-server" {
+	if name == "nats" || name == streaming {
 		ended = b.renewWorker
 	}
 	*p, err = b.config.startPart(b.terminal, name, process.Command{
@@ -134,7 +137,7 @@ func (b *box) run(p **part, name string, environment []string, args ...string) (
 // startQueue starts OpenFaaS's queue: NATS Streaming as a client of NATS,
 // on files that are synced before a message is acknowledged.
 func (b *box) startQueue() error {
-	return b.run(&b.streaming, "nats-streaming-server", minimal(),
+	return b.run(&b.streaming, streaming, minimal(),
 		"--nats_server", b.config.natsURL, "--cluster_id", cluster,
 		"--store", "file", "--dir", b.config.dir("queue"), "--file_sync=true", "--file_crc=true",
 		// What was delivered stays on disk until it is this old, or too much.
@@ -197,7 +200,7 @@ func (b *box) startWorker() error {
 	address, port := b.natsAddress()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.run(&b.worker, "nats-queue-worker", minimal(
+	return b.run(&b.worker, worker, minimal(
 		"faas_nats_address="+address, "faas_nats_port="+port, "faas_nats_cluster_name="+cluster,
 		"faas_gateway_address=127.0.0.1", "faas_gateway_port="+strconv.Itoa(c.gateway), "gateway_invoke=true",
 		"faas_max_reconnect=1000000", "faas_reconnect_delay=50ms", "ack_wait="+ackWait.String()))
@@ -393,13 +396,7 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 	line := func(what, where, note string) { fmt.Fprintf(w, "  %-14s %-34s %s\n", what, where, note) }
 	line("front door", "http://"+local(c.front), "REST under /api")
 	line("gRPC", local(c.grpc), "reflection is on")
-	relative := func(path string) string {
-		if short, err := filepath.Rel(c.root, path); err == nil && filepath.IsLocal(short) {
-			return short
-		}
-		return path
-	}
-	login := "faas-cli login -s < " + relative(c.dir("secrets", "gateway", "basic-auth-password"))
+	login := "faas-cli login -s < " + c.relative(c.dir("secrets", "gateway", "basic-auth-password"))
 	if c.gateway != 8080 {
 		login += " -g http://" + local(c.gateway)
 	}
@@ -426,9 +423,9 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 	} else {
 		line("mail", "http://"+local(c.mail)+"/api/messages", "what was sent; SMTP on "+local(c.smtp))
 	}
-	line("logs", relative(c.dir("logs")), "a file a part and a function")
+	line("logs", c.relative(c.dir("logs")), "a file a part and a function")
 
-	password, lies := c.adminPassword, "kept in "+relative(c.dir("admin-password"))
+	password, lies := c.adminPassword, "kept in "+c.relative(c.dir("admin-password"))
 	if os.Getenv("ADMIN_PASSWORD") != "" {
 		password, lies = "********", "as ADMIN_PASSWORD says"
 	}

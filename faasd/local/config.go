@@ -132,6 +132,14 @@ func (c *config) dir(names ...string) string {
 	return filepath.Join(append([]string{c.dataDir}, names...)...)
 }
 
+// relative is the path as a person in the project's folder would type it.
+func (c *config) relative(path string) string {
+	if short, err := filepath.Rel(c.root, path); err == nil && filepath.IsLocal(short) {
+		return short
+	}
+	return path
+}
+
 // claimPorts finds out, before minutes of building, whether every port is
 // free. The gateway's listener stays open from here on: see box.
 //
@@ -158,7 +166,7 @@ func (c *config) claimPorts(ctx context.Context) (gateway net.Listener, err erro
 				if errors.Is(err, syscall.EADDRINUSE) {
 					reason = "is in use"
 				}
-				return nil, fmt.Errorf("port %d (%s) %s: stop what listens there, or choose another with %s=PORT", p.number, p.use, reason, p.variable)
+				return nil, fmt.Errorf("port %d (%s) %s: stop what listens there, or choose another with %s=NUMBER", p.number, p.use, reason, p.variable)
 			}
 			if err := pause(ctx, 50*time.Millisecond); err != nil {
 				return nil, err
@@ -179,7 +187,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// claimData makes DATA_DIR and locks it. The lock is the kernel's: it goes
+// claimData makes DATA_DIR and locks it: programs (bin), logs, what each part
+// keeps, and the secrets, in files that only their owner reads. The lock is the kernel's: it goes
 // with the process, however that ends.
 func (c *config) claimData() (unlock func(), err error) {
 	hint := "give a folder that you may write to with DATA_DIR=FOLDER"

@@ -59,7 +59,7 @@ func run(ctx context.Context, terminal io.Writer) (err error) {
 	defer log.Close()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(log, nil)))
 
-	fmt.Fprintf(terminal, "Kiosk starts; what it keeps lies in %s\n", c.dataDir)
+	fmt.Fprintf(terminal, "Kiosk starts; what it keeps lies in %s\n", c.relative(c.dataDir))
 	if err := c.build(ctx, terminal); err != nil {
 		return interrupted(ctx, err)
 	}

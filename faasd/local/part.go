@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -44,9 +45,22 @@ func (c *config) startPart(terminal io.Writer, name string, command process.Comm
 		return nil, err
 	}
 	command.Output = log
+	if name == worker {
+		command.Output = &process.Lines{Line: func(line string) { _, _ = io.WriteString(log, discreet(line)+"\n") }}
+	}
 	p := &part{name: name, command: command, log: log, tell: terminal, ended: ended, again: make(chan struct{}, 1), stop: make(chan struct{}), gone: make(chan struct{})}
 	go p.run()
 	return p, nil
+}
+
+// discreet takes out of the queue-worker's output what it quotes of every
+// request: headers with tokens, and bodies.
+func discreet(line string) string {
+	before, _, found := strings.Cut(line, "] Received on [")
+	if !found {
+		return line
+	}
+	return before + "] Received a call"
 }
 
 func (p *part) run() {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -18,9 +17,8 @@ import (
 )
 
 const (
-	ringLines   = 2000    // of a function, kept in memory for /system/logs
-	ringBytes   = 1 << 20 // and at most this much of them is read back after a restart
-	maxLogLine  = 16 << 10
+	ringLines   = 1000    // of a function, kept in memory for /system/logs
+	ringBytes   = 1 << 20 // at most this much of them is read back after a restart
 	followLimit = time.Hour
 )
 
@@ -168,7 +166,7 @@ func (r *logRing) load(path string) {
 		_, _ = f.Seek(-ringBytes, io.SeekEnd)
 	}
 	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 2*maxLogLine)
+	lines.Buffer(nil, 2*process.MaxLine)
 	for lines.Scan() {
 		stamp, rest, _ := strings.Cut(lines.Text(), " ")
 		instance, text, ok := strings.Cut(rest, " ")
@@ -178,42 +176,4 @@ func (r *logRing) load(path string) {
 		}
 		r.append(logs.Message{Name: r.name, Namespace: namespace, Instance: instance, Timestamp: at, Text: text})
 	}
-}
-
-// lineWriter cuts a process's output into lines.
-type lineWriter struct {
-	line func(string)
-	rest []byte
-}
-
-func (w *lineWriter) Write(p []byte) (int, error) {
-	n := len(p)
-	for {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			break
-		}
-		w.emit(append(w.rest, p[:i]...))
-		p = p[i+1:]
-	}
-	w.rest = append(w.rest, p...)
-	if len(w.rest) > maxLogLine {
-		w.flush()
-	}
-	return n, nil
-}
-
-func (w *lineWriter) flush() {
-	if len(w.rest) > 0 {
-		w.emit(w.rest)
-	}
-}
-
-func (w *lineWriter) emit(text []byte) {
-	w.rest = w.rest[:0]
-	for len(text) > maxLogLine {
-		w.line(strings.ToValidUTF8(string(text[:maxLogLine]), "\uFFFD"))
-		text = text[maxLogLine:]
-	}
-	w.line(strings.ToValidUTF8(strings.TrimSuffix(string(text), "\r"), "\uFFFD"))
 }

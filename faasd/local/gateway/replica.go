@@ -28,8 +28,9 @@ const (
 	probeFailures = 3 // in a row, until a replica is taken out of the round
 )
 
+// probeClient is patient: on a busy machine a slow replica is not a dead one.
 var probeClient = &http.Client{
-	Timeout:   2 * time.Second,
+	Timeout:   5 * time.Second,
 	Transport: &http.Transport{DisableKeepAlives: true},
 }
 
@@ -145,8 +146,8 @@ func (r *replica) once() error {
 	if err != nil {
 		return err
 	}
-	output := &lineWriter{line: func(text string) { d.logs.add(r.name, text) }}
-	defer output.flush()
+	output := &process.Lines{Line: func(text string) { d.logs.add(r.name, text) }}
+	defer output.Flush()
 	p, err := process.Start(process.Command{
 		Path: d.binary, Dir: "/", Env: d.environment(port), Output: output,
 	})

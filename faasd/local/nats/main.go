@@ -44,30 +44,7 @@ func run(ctx context.Context, addr, dir string) error {
 	if dir == "" {
 		return errors.New("-dir is needed")
 	}
-	host, portText, err := net.SplitHostPort(addr)
-	if err != nil {
-		return err
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil {
-		return err
-	}
-	options := &server.Options{
-		ServerName:         "kiosk",
-		Host:               host,
-		Port:               port,
-		NoSigs:             true,
-		JetStream:          true,
-		StoreDir:           dir,
-		JetStreamMaxStore:  maxStore,
-		JetStreamMaxMemory: maxMemory,
-		// By default files are synced every two minutes, and a message that
-		// was acknowledged in between does not survive a power cut.
-		SyncAlways:   true,
-		SyncInterval: 2 * time.Minute,
-		Logtime:      true,
-	}
-	s, err := server.NewServer(options)
+	s, err := newServer(addr, dir)
 	if err != nil {
 		return err
 	}
@@ -87,4 +64,30 @@ func run(ctx context.Context, addr, dir string) error {
 	case <-ended:
 		return errors.New("the server ended by itself")
 	}
+}
+
+func newServer(addr, dir string) (*server.Server, error) {
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil {
+		return nil, err
+	}
+	return server.NewServer(&server.Options{
+		ServerName:         "kiosk",
+		Host:               host,
+		Port:               port,
+		NoSigs:             true,
+		JetStream:          true,
+		StoreDir:           dir,
+		JetStreamMaxStore:  maxStore,
+		JetStreamMaxMemory: maxMemory,
+		// By default files are synced every two minutes, and a message that
+		// was acknowledged in between does not survive a power cut.
+		SyncAlways:   true,
+		SyncInterval: 2 * time.Minute,
+		Logtime:      true,
+	})
 }

@@ -84,3 +84,19 @@ func TestKilled(t *testing.T) {
 		t.Errorf("after SIGINT: %v", err)
 	}
 }
+
+// TestSync checks that the settings arrive: no test can cut the power.
+func TestSync(t *testing.T) {
+	s, err := newServer("127.0.0.1:-1", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer s.Shutdown()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	if c := s.JetStreamConfig(); c == nil || !c.SyncAlways || c.MaxStore != maxStore || c.MaxMemory != maxMemory {
+		t.Errorf("JetStream runs with %+v", c)
+	}
+}

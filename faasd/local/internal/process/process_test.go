@@ -151,3 +151,16 @@ func TestLogFile(t *testing.T) {
 		t.Errorf("nothing is written after Close: %v", err)
 	}
 }
+
+func TestLines(t *testing.T) {
+	var got []string
+	w := &Lines{Line: func(s string) { got = append(got, s) }}
+	for _, part := range []string{"a", "b\r\nc\n\n", strings.Repeat("x", MaxLine+1), "y\xff\n", "end"} {
+		_, _ = io.WriteString(w, part)
+	}
+	w.Flush()
+	want := []string{"ab", "c", "", strings.Repeat("x", MaxLine), "x", "y\uFFFD", "end"}
+	if strings.Join(got, "|") != strings.Join(want, "|") {
+		t.Errorf("lines %q", got)
+	}
+}
