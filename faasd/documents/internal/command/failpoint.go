@@ -225,9 +225,8 @@ func (f *failpoints) hit(r *Request) (b blow, err error) {
 	b.writeConcern, b.labels = fp.writeConcern, fp.labels
 	if fp.writeConcern != nil && !fp.labelsGiven {
 		n, _ := value.Whole(value.Field(fp.writeConcern, "code"))
-		b.labels = nil
-		if retryableCode(int32(n)) && r.txnNumber >= 0 && (!r.inTxn || r.name == "commitTransaction" || r.name == "abortTransaction") {
-			b.labels = []string{"RetryableWriteError"}
+		if b.labels = r.labelsFor(int32(n)); len(b.labels) > 0 && b.labels[0] != "RetryableWriteError" {
+			b.labels = nil
 		}
 	}
 	return b, nil
@@ -246,13 +245,17 @@ func clientAppName(r *Request) string {
 // labelsFor are the labels that a server gives an error by its code.
 func (r *Request) labelsFor(code int32) []string {
 	ends := r.name == "commitTransaction" || r.name == "abortTransaction"
+	transient := false
+	switch code {
+	case fault.LockTimeout, fault.WriteConflict, fault.SnapshotUnavailable, fault.NoSuchTransaction, 267:
+		transient = true
+	}
+	// The failpoint strikes before the session is entered.
+	inTxn, numbered := !value.Missing(r.field("autocommit")), !value.Missing(r.field("txnNumber"))
 	switch {
-	case r.inTxn && !ends && (code == fault.WriteConflict || code == fault.SnapshotUnavailable || code == fault.LockTimeout ||
-		code == fault.NoSuchTransaction || retryableCode(code)):
+	case inTxn && (transient || !ends && retryableCode(code)):
 		return []string{"TransientTransactionError"}
-	case r.name == "commitTransaction" && code == fault.NoSuchTransaction:
-		return []string{"TransientTransactionError"}
-	case r.txnNumber >= 0 && (!r.inTxn || ends) && retryableCode(code):
+	case numbered && (!inTxn || ends) && retryableCode(code):
 		return []string{"RetryableWriteError"}
 	}
 	return nil

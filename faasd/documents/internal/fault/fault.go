@@ -141,7 +141,7 @@ var names = map[int32]string{
 	6:                           "HostUnreachable", 7: "HostNotFound", 11: "UserNotFound", 18: "AuthenticationFailed", 46: "LockBusy",
 	63: "StaleShardVersion", 64: "WriteConcernFailed", 79: "UnknownReplWriteConcern", 89: "NetworkTimeout",
 	133: "FailedToSatisfyReadPreference", 136: "CappedPositionLost", 175: "QueryPlanKilled", 189: "PrimarySteppedDown", 202: "NetworkInterfaceExceededTimeLimit",
-	237: "CursorKilled", 391: "ReauthenticationRequired", 9001: "SocketException", 10107: "NotWritablePrimary", 11601: "Interrupted", 11602: "InterruptedDueToReplStateChange",
+	237: "CursorKilled", 267: "PreparedTransactionInProgress", 391: "ReauthenticationRequired", 9001: "SocketException", 10107: "NotWritablePrimary", 11601: "Interrupted", 11602: "InterruptedDueToReplStateChange",
 	13435: "NotPrimaryNoSecondaryOk", 13436: "NotPrimaryOrSecondary",
 }
 
