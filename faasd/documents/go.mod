@@ -6,6 +6,7 @@ require (
 	github.com/tidwall/btree v1.8.2
 	go.etcd.io/bbolt v1.5.0
 	go.mongodb.org/mongo-driver/v2 v2.9.3
+	pgregory.net/rapid v1.3.0
 )
 
 require (

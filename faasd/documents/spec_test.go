@@ -214,7 +214,9 @@ func specNames(t *testing.T, dir, prefix string) []string {
 		if err != nil {
 			return err
 		}
-		var file struct{ Tests []struct{ Description string } }
+		var file struct {
+			Tests []struct{ Description string }
+		}
 		if err := json.Unmarshal(b, &file); err != nil {
 			return err
 		}
