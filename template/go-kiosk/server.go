@@ -147,7 +147,7 @@ func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
 	timeout, err := s.timeout(r)
 	if err != nil {
 		release()
-		return problem(http.StatusBadRequest, err.Error())
+		return problem(http.StatusBadRequest, "X-Timeout is neither a duration such as 10s nor whole seconds.")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 
@@ -183,10 +183,10 @@ func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
 // timeout is exec_timeout, which a caller may shorten with X-Timeout.
 func (s *server) timeout(r *http.Request) (time.Duration, error) {
 	asked, err := parseDuration(r.Header.Get("X-Timeout"), s.settings.execTimeout)
-	if err != nil || asked == 0 {
-		return 0, errors.New("X-Timeout is neither a duration such as 10s nor whole seconds.")
+	if err == nil && asked == 0 {
+		err = errors.New("no time at all")
 	}
-	return min(asked, s.settings.execTimeout), nil
+	return min(asked, s.settings.execTimeout), err
 }
 
 // call turns a handler's error or panic into a 500 that tells the client

@@ -1,0 +1,40 @@
+# Kiosk's commands. `make help` lists them.
+
+DATA_DIR ?= .data
+export DATA_DIR
+
+# What this checkout builds for itself.
+BIN := $(DATA_DIR)/bin
+
+# Every package of the workspace: the shop's own modules, and the template's,
+# whose module has the name that OpenFaaS gives it.
+PACKAGES := github.com/kiosk-shop/kiosk/... handler/...
+
+# The race detector needs a C compiler.
+RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## start the whole shop on this machine
+	@mkdir -p "$(BIN)" || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
+	@go build -o "$(BIN)/local" ./faasd/local
+	@exec "$(BIN)/local"
+
+.PHONY: demo
+demo: ## play a customer and a shopkeeper against the shop that runs
+	@go run ./faasd/acceptance/demo
+
+.PHONY: test
+test: ## run every test
+	go test $(RACE) -timeout 15m $(PACKAGES)
+
+.PHONY: lint
+lint: ## check format, vet, staticcheck, and that generated code is fresh
+	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	go vet $(PACKAGES)
+	@mkdir -p "$(BIN)"
+	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck
+	"$(BIN)/staticcheck" $(PACKAGES)
