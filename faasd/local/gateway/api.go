@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"reflect"
@@ -56,7 +58,19 @@ func (g *gateway) routes(credentials *auth.BasicAuthCredentials, invoke *invoker
 	mux := http.NewServeMux()
 	system := func(pattern string, h http.HandlerFunc) {
 		mux.HandleFunc(pattern, auth.DecorateWithBasicAuth(func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+			if err != nil {
+				http.Error(w, "The request did not arrive whole, or is too large.", http.StatusBadRequest)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			// The request is here. The server's deadlines are made for calls;
+			// a build and a log that is followed take longer, and bound
+			// themselves.
+			deadlines := http.NewResponseController(w)
+			if err := errors.Join(deadlines.SetReadDeadline(time.Time{}), deadlines.SetWriteDeadline(time.Time{})); err != nil {
+				slog.Warn("deadlines stay as they are", "error", err)
+			}
 			h(w, r)
 		}, credentials))
 	}
@@ -86,9 +100,6 @@ func (g *gateway) routes(credentials *auth.BasicAuthCredentials, invoke *invoker
 		if _, ok := g.logs.find(name); !ok {
 			http.Error(w, fmt.Sprintf("There is no function %s.", name), http.StatusNotFound)
 			return
-		}
-		if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil {
-			slog.Warn("a log cannot be followed for long", "error", err)
 		}
 		readLogs(w, r)
 	})

@@ -383,6 +383,36 @@ func TestUpdate(t *testing.T) {
 	boxtest.Eventually(t, "the first version is gone", 10*time.Second, func() bool { return !boxtest.Alive(first.PID) })
 }
 
+// TestRebuild deploys what the sources say now, and a mistake in them not at
+// all.
+func TestRebuild(t *testing.T) {
+	b := start(t, time.Minute)
+	b.must(202, "POST", "/system/functions", hello())
+	source := filepath.Join(b.g.root, "shared", "greeting.go")
+	text, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(strings.Replace(string(text), "Hello", "Welcome", 1))
+	b.must(202, "PUT", "/system/functions", hello())
+	if s, _ := b.call("/function/hello"); s.Greeting != "Welcome, you" {
+		t.Errorf("after a change: %q", s.Greeting)
+	}
+	change(string(text) + "\nvar _ int = true\n")
+	if answer := b.must(400, "PUT", "/system/functions", hello()); !strings.Contains(answer, "greeting.go:") {
+		t.Errorf("a mistake is answered with %s", answer)
+	}
+	if s, _ := b.call("/function/hello"); s.Greeting != "Welcome, you" {
+		t.Errorf("after a mistake: %q", s.Greeting)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	b := start(t, 300*time.Millisecond)
 	b.must(202, "POST", "/system/functions", hello())

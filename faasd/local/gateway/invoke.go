@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
@@ -92,7 +93,8 @@ func failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, new(*http.MaxBytesError)):
 		status, text = http.StatusRequestEntityTooLarge, "The request is too large."
 	}
-	slog.Warn("an invocation failed", "path", r.URL.Path, "call_id", r.Header.Get(callID), "status", status, "error", err)
+	name := r.Context().Value(functionKey{}).(*function).name
+	slog.Warn("an invocation failed", "function", name, "path", r.URL.Path, "call_id", r.Header.Get(callID), "status", status, "error", err)
 	w.Header().Set("X-OpenFaaS-Internal", "gateway")
 	http.Error(w, text, status)
 }
@@ -135,7 +137,7 @@ func (b *balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		// The request is in flight until its answer was passed on.
-		body := &releasingBody{ReadCloser: res.Body, release: r.release}
+		body := &releasingBody{ReadCloser: res.Body, release: sync.OnceFunc(r.release)}
 		if conn, ok := res.Body.(io.ReadWriteCloser); ok { // switched protocols
 			res.Body = struct {
 				io.Reader
@@ -152,14 +154,10 @@ func (b *balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 type releasingBody struct {
 	io.ReadCloser
 	release func()
-	closed  bool
 }
 
 func (b *releasingBody) Close() error {
-	if !b.closed {
-		b.closed = true
-		defer b.release()
-	}
+	defer b.release()
 	return b.ReadCloser.Close()
 }
 

@@ -114,7 +114,7 @@ func run(ctx context.Context, dir, logDir string, fd uint) error {
 		Handler:           g.routes(credentials, newInvoker(g, upstream)),
 		ReadHeaderTimeout: 15 * time.Second,
 		ReadTimeout:       upstream + 5*time.Second,
-		WriteTimeout:      buildTimeout, // a deployment builds; invocations end at upstream_timeout
+		WriteTimeout:      upstream + 10*time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
