@@ -1,0 +1,572 @@
+package acceptance_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// ownBox starts a box for one test alone, with what the shared one compiled.
+func ownBox(t *testing.T, env ...string) *box.Box {
+	t.Helper()
+	needsBox(t)
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("the box's processes can be counted on Linux only")
+	}
+	b, err := box.New(box.Options{Dir: t.TempDir(), Env: env})
+	if err == nil {
+		err = home.Share(b.Options.Dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if b.Done() == nil {
+			return
+		}
+		if t.Failed() {
+			t.Logf("what the box said:\n%s\n%s", b.Output(), b.Logs(20))
+		}
+		b.Kill()
+	})
+	return b
+}
+
+func start(t *testing.T, b *box.Box) {
+	t.Helper()
+	if err := b.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gone checks that nothing of a box is left: no process, no listener.
+func gone(t *testing.T, b *box.Box, family []box.Process) {
+	t.Helper()
+	for _, p := range append(family, b.Processes()...) {
+		if p.Alive() {
+			t.Errorf("%s (%d) is left", p.Name, p.PID)
+		}
+	}
+	for name, port := range b.Ports {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		l.Close()
+	}
+}
+
+// intent is an order that a customer wants by all means: he repeats it under
+// the same key until he is told that it is placed.
+type intent struct {
+	who  person
+	key  string
+	body client.NewOrder
+	id   string // once it is placed
+}
+
+// insist places the order, however often that takes; while the shop is away
+// it waits.
+func (s *shop) insist(ctx context.Context, i *intent) error {
+	return client.Until(ctx, "order "+i.key+" to be placed", func() (bool, error) {
+		a, err := s.Do(ctx, client.Request{
+			Method: "POST", Path: "/api/orders", Token: i.who.grant.Token, Header: http.Header{"Idempotency-Key": {i.key}}, Body: i.body,
+		})
+		if err != nil {
+			return false, nil // the shop is away: again
+		}
+		switch a.Status {
+		case http.StatusCreated:
+			var o client.Order
+			err := a.Decode(&o)
+			i.id = o.ID
+			return true, err
+		case http.StatusConflict, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			return false, nil
+		}
+		return false, fmt.Errorf("order %s is answered %d: %s", i.key, a.Status, a.Body)
+	})
+}
+
+// The whole box is killed in the middle of 200 orders, twice. Every order that
+// was answered is there and ends TAKEN or SHORT, every one that was repeated is
+// there once, the stock adds up, and each has one letter.
+func TestKilled(t *testing.T) {
+	b := ownBox(t, "RATE_LIMIT=off")
+	start(t, b)
+	s := newShop(b.Target)
+	const stock = 70 // of each, less than is asked for
+	var products []client.Product
+	for i := range 4 {
+		products = append(products, s.product(t, fmt.Sprintf("thing%d", i), stock, 1.25))
+	}
+	customers := make([]person, 8)
+	inParallel(len(customers), 4, func(i int) { customers[i] = s.customer(t, fmt.Sprintf("customer%d", i)) })
+	if t.Failed() {
+		return
+	}
+	intents := make([]*intent, 200)
+	for i := range intents {
+		intents[i] = &intent{who: customers[i%len(customers)], key: fmt.Sprintf("order-%d", i), body: client.NewOrder{
+			Items: []client.Item{line(products[i%4], 1+i%2), line(products[(i+1+i/100)%4], 1)},
+		}}
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var placed atomic.Int64
+	var mu sync.Mutex
+	answered := map[string]bool{} // by id, before the box was killed for the last time
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		inParallel(len(intents), 16, func(i int) {
+			if err := s.insist(ctx, intents[i]); err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			answered[intents[i].id] = true
+			mu.Unlock()
+			placed.Add(1)
+		})
+	}()
+	for _, after := range []int64{60, 130} {
+		until(t, fmt.Sprintf("%d orders", after), func() bool { return placed.Load() >= after || t.Failed() })
+		b.Kill()
+		gone(t, b, nil)
+		start(t, b)
+		t.Logf("killed after %d orders, ready again after %v", placed.Load(), b.Took)
+	}
+	<-done
+	if t.Failed() {
+		return
+	}
+
+	taken, number, ends := map[string]int{}, 0, map[string]int{}
+	outcome := map[string]string{} // order → the letter it should have
+	for _, c := range customers {
+		var orders []client.Order
+		s.must(t, client.Request{Method: "GET", Path: "/api/orders?limit=100", Token: c.grant.Token}, http.StatusOK, &orders)
+		number += len(orders)
+		for _, o := range orders {
+			o = s.settled(t, c, o.ID)
+			ends[o.Status+" "+o.Stock]++
+			delete(answered, o.ID)
+			outcome[o.ID] = client.Apology
+			if o.Stock == client.Taken {
+				outcome[o.ID] = client.Confirmation
+				for _, item := range o.Items {
+					taken[item.ProductID] += item.Quantity
+				}
+			}
+		}
+	}
+	t.Logf("the orders ended %v", ends)
+	if number != len(intents) {
+		t.Errorf("%d orders were wanted, %d are there", len(intents), number)
+	}
+	for id := range answered {
+		t.Errorf("order %s was answered and is not there", id)
+	}
+	if len(ends) != 2 || ends["PENDING TAKEN"] == 0 || ends["CANCELLED SHORT"] == 0 {
+		t.Errorf("the orders ended %v", ends)
+	}
+	for _, p := range products {
+		if left := s.stock(t, p.ID); left < 0 || left+taken[p.ID] != stock {
+			t.Errorf("of %s %d are left and %d taken, there were %d", p.Name, left, taken[p.ID], stock)
+		}
+	}
+	s.settle(t)
+	mails, err := s.Mails(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	letters := map[string][]string{}
+	for _, m := range mails {
+		for id := range outcome {
+			if strings.Contains(m.Text, id) {
+				letters[id] = append(letters[id], m.Subject)
+			}
+		}
+	}
+	for id, subject := range outcome {
+		if len(letters[id]) != 1 || letters[id][0] != subject {
+			t.Errorf("order %s should have one letter, %q, and has %q", id, subject, letters[id])
+		}
+	}
+}
+
+// SIGTERM, in the middle of work: all processes are gone within 10 s, what was
+// answered is there, and the next start is a quick one.
+func TestStopped(t *testing.T) {
+	b := ownBox(t, "RATE_LIMIT=off")
+	start(t, b)
+	s := newShop(b.Target)
+	ada, tea := s.customer(t, "ada"), s.product(t, "tea", 100_000, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	stopped := make(chan struct{})
+	var mu sync.Mutex
+	var answered []string
+	var clients sync.WaitGroup
+	for n := range 8 {
+		clients.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				select {
+				case <-stopped:
+					return
+				default:
+				}
+				order := &intent{who: ada, key: fmt.Sprintf("%d-%d", n, i), body: client.NewOrder{Items: []client.Item{line(tea, 1)}}}
+				attempt, giveUp := context.WithTimeout(ctx, 5*time.Second)
+				err := s.insist(attempt, order)
+				giveUp()
+				if err == nil {
+					mu.Lock()
+					answered = append(answered, order.id)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	until(t, "orders", func() bool { mu.Lock(); defer mu.Unlock(); return len(answered) > 50 })
+	family := b.Processes()
+	began := time.Now()
+	if err := b.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-b.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the box is still there after 10 s")
+		<-b.Done()
+	}
+	t.Logf("stopped in %v, with orders under way", time.Since(began))
+	if code := b.ExitCode(); code != 0 {
+		t.Errorf("it exits with %d", code)
+	}
+	gone(t, b, family)
+	close(stopped)
+	clients.Wait()
+
+	start(t, b)
+	t.Logf("the second start took %v", b.Took)
+	for _, id := range answered {
+		if o := s.settled(t, ada, id); o.Stock != client.Taken {
+			t.Errorf("order %s is %s, its stock %s", id, o.Status, o.Stock)
+		}
+	}
+	var page []client.Order
+	a := s.must(t, client.Request{Method: "GET", Path: "/api/orders?limit=1", Token: ada.grant.Token}, http.StatusOK, &page)
+	total, err := strconv.Atoi(a.Header.Get("X-Total-Count"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all stock to be taken", func() bool { return s.stock(t, tea.ID) == 100_000-total })
+}
+
+// A port in use, an unwritable DATA_DIR, or one that another box has: one line
+// that says which and what to do, exit 1, nothing left running.
+func TestCannotStart(t *testing.T) {
+	needsBox(t)
+	refused := func(t *testing.T, b *box.Box, mentions ...string) {
+		t.Helper()
+		if err := b.Launch(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-b.Done():
+		case <-time.After(patience):
+			b.Kill()
+			t.Fatalf("the box starts all the same:\n%s", b.Output())
+		}
+		if code := b.ExitCode(); code != 1 {
+			t.Errorf("it exits with %d", code)
+		}
+		said := strings.TrimSpace(b.Output())
+		if strings.Count(said, "\n") != 0 {
+			t.Errorf("it says more than one line: %s", said)
+		}
+		for _, text := range mentions {
+			if !strings.Contains(said, text) {
+				t.Errorf("it does not mention %s: %s", text, said)
+			}
+		}
+		if left := b.Processes(); len(left) > 0 {
+			t.Errorf("%v are left", left)
+		}
+	}
+	prepare := func(t *testing.T, dir string) *box.Box {
+		t.Helper()
+		b, err := box.New(box.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	t.Run("ports", func(t *testing.T) {
+		for name := range home.Ports {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				if name == "MONGO_PORT" && os.Getenv("MONGO_URI") != "" {
+					t.Skip("MONGO_URI names a server of another place")
+				}
+				b := prepare(t, t.TempDir())
+				l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(b.Ports[name])))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				refused(t, b, strconv.Itoa(b.Ports[name]), name+"=")
+			})
+		}
+	})
+	t.Run("DATA_DIR is a file", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, prepare(t, file), file, "DATA_DIR=")
+	})
+	t.Run("DATA_DIR is in use", func(t *testing.T) {
+		refused(t, prepare(t, home.Options.Dir), home.Options.Dir, "DATA_DIR=")
+	})
+}
+
+// system calls OpenFaaS's own API as faas-cli does.
+func system(t *testing.T, b *box.Box, method, path string, body any) {
+	t.Helper()
+	password, err := os.ReadFile(filepath.Join(b.Options.Dir, "secrets", "gateway", "basic-auth-password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, b.Target.Gateway+path, strings.NewReader(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("admin", strings.TrimSpace(string(password)))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		t.Fatalf("%s %s answers %s", method, path, res.Status)
+	}
+}
+
+// away stops a part of the box in its tracks: it is there, and does not
+// answer, as it is with a network that swallows packets. back lets it go on.
+func away(t *testing.T, b *box.Box, name string) (back func()) {
+	t.Helper()
+	for _, p := range b.Processes() {
+		if p.Name == name {
+			if err := syscall.Kill(p.PID, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			return sync.OnceFunc(func() { _ = syscall.Kill(p.PID, syscall.SIGCONT) })
+		}
+	}
+	t.Fatalf("the box has no part %s", name)
+	return nil
+}
+
+// What the shop does while parts of it are missing.
+func TestPartsAway(t *testing.T) {
+	if os.Getenv("MONGO_URI") != "" {
+		t.Log("the database is not a part of the box")
+	}
+	b := ownBox(t, "GRPC_TRUST_NETWORK=true") // with rate limits, as they are by default
+	start(t, b)
+	s := newShop(b.Target)
+	admin := s.admin(t)
+
+	t.Run("an order cancelled before the worker saw it ends NONE", func(t *testing.T) {
+		v := visit{t, s, httpDoor{s.Client}}
+		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
+		system(t, b, "POST", "/system/scale-function/inventory-updater", map[string]any{"serviceName": "inventory-updater", "replicas": 0})
+		until(t, "the worker to be gone", func() bool {
+			a, err := s.Do(t.Context(), client.Request{Method: "GET", Path: "/readyz"})
+			return err == nil && a.Status == 200 && len(workers(b)) == 0
+		})
+		early, late := s.place(t, ada, line(tea, 2)), s.place(t, ada, line(tea, 3))
+		v.do("PUT /api/orders/" + late.ID + "/status").as(admin).body(object{"status": "COMPLETED"}).answers(409)
+		v.do("PUT /api/orders/" + early.ID + "/status").as(ada).body(object{"status": "CANCELLED"}).answers(200)
+		v.do("GET /api/orders/"+early.ID).as(ada).answers(200, object{"status": "CANCELLED", "stock": "NONE"})
+		v.do("GET /api/orders/"+late.ID).as(ada).answers(200, object{"status": "PENDING", "stock": "PENDING"})
+		system(t, b, "POST", "/system/scale-function/inventory-updater", map[string]any{"serviceName": "inventory-updater", "replicas": 1})
+		if o := s.settled(t, ada, late.ID); o.Stock != client.Taken {
+			t.Errorf("the order that waited is %s", o.Stock)
+		}
+		v.do("GET /api/orders/"+early.ID).as(ada).answers(200, object{"status": "CANCELLED", "stock": "NONE"})
+		if n := s.stock(t, tea.ID); n != 7 {
+			t.Errorf("%d are left of 10", n)
+		}
+		s.settle(t)
+		if n := len(s.letters(t, ada.email, "", early.ID)); n != 1 {
+			t.Errorf("%d letters about the order that was cancelled", n)
+		}
+	})
+	t.Run("NATS: orders are taken, and fulfilled when it is back", func(t *testing.T) {
+		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
+		back := away(t, b, "nats")
+		defer back()
+		o := s.place(t, ada, line(tea, 2))
+		back()
+		if o = s.settled(t, ada, o.ID); o.Stock != client.Taken {
+			t.Errorf("the order is %s", o.Stock)
+		}
+	})
+	t.Run("Redis: slower, not down", func(t *testing.T) {
+		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
+		defer away(t, b, "redis")()
+		s.login(t, &ada)
+		s.stock(t, tea.ID)
+		if o := s.buys(t, ada, line(tea, 2)); o.Total != 10 {
+			t.Errorf("the order is %+v", o)
+		}
+		if n := s.stock(t, tea.ID); n != 8 {
+			t.Errorf("%d are left", n)
+		}
+		s.must(t, client.Request{Method: "POST", Path: "/api/users/logout", Token: ada.grant.Token}, http.StatusNoContent, nil)
+		s.must(t, client.Request{Method: "GET", Path: "/api/users/me", Token: ada.grant.Token}, http.StatusUnauthorized, nil)
+	})
+	t.Run("MongoDB: 503, nothing half-done, and on it goes", func(t *testing.T) {
+		if os.Getenv("MONGO_URI") != "" {
+			t.Skip("MONGO_URI names a server of another place")
+		}
+		v := visit{t, s, httpDoor{s.Client}}
+		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
+		key := client.Unique("key")
+		back := away(t, b, "documents")
+		defer back()
+		order := v.do("POST /api/orders").as(ada).with("Idempotency-Key", key).body(lines(line(tea, 2)))
+		order.answers(503)
+		v.do("GET /api/inventory?category=nothing").answers(503)
+		back()
+		until(t, "the database to be back", func() bool {
+			a, err := s.Do(t.Context(), client.Request{Method: "GET", Path: "/api/inventory?limit=1"})
+			return err == nil && a.Status == 200
+		})
+		// The write that was given up may have gone through after all: that is
+		// what the key is for.
+		id := order.answers(201).text(t, "id")
+		s.settled(t, ada, id)
+		if n := s.stock(t, tea.ID); n != 8 {
+			t.Errorf("%d are left", n)
+		}
+		v.do("GET /api/orders").as(ada).answers(200, list{object{"id": id}})
+	})
+	t.Run("the mail server: a letter comes late, and once", func(t *testing.T) {
+		v := visit{t, s, httpDoor{s.Client}}
+		fault := func(mode string, count int) {
+			t.Helper()
+			body := fmt.Sprintf(`{"mode":%q,"count":%d}`, mode, count)
+			req, err := http.NewRequestWithContext(t.Context(), "PUT", b.Target.Mail+"/api/faults", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil || res.StatusCode != 200 {
+				t.Fatal("the sink takes no faults", err)
+			}
+			res.Body.Close()
+		}
+		s.settle(t)
+		fault("tempfail", 1)
+		v.do("POST /api/email").as(admin).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(503)
+		fault("permfail", 1)
+		v.do("POST /api/email").as(admin).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(422)
+		// One that the server refuses for now, and one that it takes without
+		// saying so.
+		tea := s.product(t, "tea", 10, 5)
+		for _, mode := range []string{"tempfail", "drop_after_data"} {
+			ada := s.customer(t, "ada")
+			s.settle(t)
+			fault(mode, 1)
+			o := s.buys(t, ada, line(tea, 1))
+			s.settle(t)
+			if n := len(s.letters(t, ada.email, client.Confirmation, o.ID)); n != 1 {
+				t.Errorf("after %s %d letters came", mode, n)
+			}
+		}
+	})
+	t.Run("gRPC callers without metadata are trusted where the box says so", func(t *testing.T) {
+		v := visit{t, s, newRPCDoor(t, s)}
+		ada := s.customer(t, "ada")
+		tea := v.do("POST /api/inventory").body(object{"name": "Tea", "category": "drinks", "stock": 5, "price": 1.5}).answers(201).text(t, "id")
+		order := lines(client.Item{ProductID: tea, Quantity: 2}).but("user_id", ada.id)
+		id := v.do("POST /api/orders").body(order).answers(201).text(t, "id")
+		s.settled(t, ada, id)
+		v.do("GET /api/orders/"+id).answers(200, object{"user_id": ada.id, "total": 3})
+		v.do("GET /api/orders?user_id="+ada.id).answers(200, list{object{"id": id}})
+		v.do("PUT /api/orders/" + id + "/status").body(object{"status": "COMPLETED"}).answers(200)
+		v.do("GET /api/users/"+ada.id).answers(200, object{"email": ada.email})
+		v.do("POST /api/email").body(letter(ada.email, "By a service", "<p>Hi</p>")).answers(200)
+		v.do("POST /api/email").token("spare me").body(letter(ada.email, "By nobody", "<p>Hi</p>")).answers(401)
+		v.do("DELETE /api/inventory/" + tea).as(ada).answers(403)
+		v.do("DELETE /api/inventory/" + tea).answers(200)
+	})
+	t.Run("who guesses passwords is slowed down, and locks nobody out", func(t *testing.T) {
+		v := visit{t, s, httpDoor{s.Client}}
+		ada := s.customer(t, "ada")
+		guess := object{"username": ada.email, "password": "a wrong guess"}
+		for i := range 200 {
+			got := v.door.call(t, client.Request{Method: "POST", Path: "/api/users/authenticate", Body: guess})
+			if got.status == http.StatusUnauthorized && i < 100 {
+				continue
+			}
+			if got.status != http.StatusTooManyRequests {
+				t.Fatalf("guess %d is answered %d %s", i, got.status, got.raw)
+			}
+			t.Logf("guess %d is answered 429", i)
+			break
+		}
+		refused := v.do("POST /api/users/authenticate").body(guess).answers(429)
+		for _, name := range []string{"Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"} {
+			if _, err := strconv.Atoi(refused.header.Get(name)); err != nil {
+				t.Errorf("%s is %q", name, refused.header.Get(name))
+			}
+		}
+		// The owner, from where she always is.
+		elsewhere := client.New(b.Target, client.FrontDoor)
+		elsewhere.HTTP = &http.Client{Timeout: patience, Transport: &http.Transport{
+			DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext,
+		}}
+		a, err := elsewhere.Do(t.Context(), client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: ada.email, Password: ada.password}})
+		if err != nil || a.Status != http.StatusOK {
+			t.Errorf("from elsewhere the owner is answered %d %s %v", a.Status, a.Body, err)
+		}
+	})
+}
+
+// workers are the processes of the function inventory-updater.
+func workers(b *box.Box) (found []box.Process) {
+	for _, p := range b.Processes() {
+		path, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(p.PID), "exe"))
+		if err == nil && strings.Contains(path, "/inventory-updater/") {
+			found = append(found, p)
+		}
+	}
+	return found
+}
