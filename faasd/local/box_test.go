@@ -178,13 +178,21 @@ func (s *subject) gone(family []int, limit time.Duration) {
 // died over it.
 func (s *subject) later(note string) int {
 	s.t.Helper()
-	res, err := http.Post(s.gateway+"/async-function/hello?note="+note, "text/plain", strings.NewReader("x"))
+	req, err := http.NewRequest(http.MethodPost, s.gateway+"/async-function/hello?note="+note, strings.NewReader("x"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0
 	}
 	_ = res.Body.Close()
 	return res.StatusCode
 }
+
+// token is what no log may quote.
+const token = "this-is-a-token"
 
 // called says whether the function was called with the note.
 func (s *subject) called(note string) bool {
@@ -237,6 +245,21 @@ func TestBox(t *testing.T) {
 			note := "after-" + part
 			boxtest.Eventually(t, "a call is accepted "+note, 20*time.Second, func() bool { return s.later(note) == http.StatusAccepted })
 			boxtest.Eventually(t, "the function is called "+note, 20*time.Second, func() bool { return s.called(note) })
+		}
+	})
+	step("logs are discreet", func(t *testing.T) {
+		files, err := filepath.Glob(filepath.Join(s.project, ".data", "logs", "*"))
+		if err != nil || len(files) < 10 {
+			t.Fatalf("logs: %v, %v", files, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(text, []byte(token)) || bytes.Contains(text, password) {
+				t.Errorf("%s quotes a secret", filepath.Base(file))
+			}
 		}
 	})
 	step("SIGTERM", func(t *testing.T) {

@@ -51,10 +51,6 @@ func (c *config) programs() []program {
 	)
 }
 
-// atOnce is how many builds run side by side: go build itself uses every
-// core, except while it links.
-const atOnce = 2
-
 // build makes every program and function that is not there yet in the form
 // that the sources have now.
 func (c *config) build(ctx context.Context, terminal io.Writer) error {
@@ -62,48 +58,60 @@ func (c *config) build(ctx context.Context, terminal io.Writer) error {
 	if err != nil {
 		return err
 	}
-	type task struct {
-		name string
-		work func(context.Context) (built bool, err error)
-	}
-	var tasks []task
-	for _, p := range c.programs() {
-		tasks = append(tasks, task{p.name, func(ctx context.Context) (bool, error) { return c.buildProgram(ctx, p, version) }})
-	}
 	builder := &image.Builder{Dir: c.dir("gateway", "images"), GoVersion: version}
 	if err := os.MkdirAll(builder.Dir, 0o700); err != nil {
 		return err
 	}
+	var programs, functions []task
+	for _, p := range c.programs() {
+		programs = append(programs, task{p.name, func(ctx context.Context) (bool, error) { return c.buildProgram(ctx, p, version) }})
+	}
 	for _, name := range c.stack.Names() {
-		tasks = append(tasks, task{"function " + name, func(ctx context.Context) (bool, error) {
+		functions = append(functions, task{"function " + name, func(ctx context.Context) (bool, error) {
 			_, built, err := builder.Build(ctx, c.stack, name)
 			return built, err
 		}})
 	}
+	// All functions are made of the same packages, which two builds at the same
+	// time would both compile. So one function goes ahead, beside the programs,
+	// and the others wait for it.
+	ahead := functions[:min(1, len(functions))]
+	if err := buildAll(ctx, terminal, append(ahead[:len(ahead):len(ahead)], programs...)); err != nil {
+		return err
+	}
+	return buildAll(ctx, terminal, functions[len(ahead):])
+}
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var mu sync.Mutex
-	var first error
+// task is something to build.
+type task struct {
+	name string
+	work func(context.Context) (built bool, err error)
+}
+
+// atOnce is how many builds run side by side: go build itself uses every
+// core, except while it links.
+const atOnce = 2
+
+// buildAll does the tasks in their order, tells each that built something, and
+// gives up at the first that fails.
+func buildAll(ctx context.Context, terminal io.Writer, tasks []task) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	queue := make(chan task)
+	var tell sync.Mutex
 	var workers sync.WaitGroup
 	for range atOnce {
 		workers.Go(func() {
 			for t := range queue {
 				began := time.Now()
 				built, err := t.work(ctx)
-				mu.Lock()
-				if err != nil && first == nil {
-					first = fmt.Errorf("%s was not built: %w", t.name, err)
-					if errors.Is(err, context.Canceled) {
-						first = err
-					}
-					cancel()
-				}
-				if built && err == nil {
+				if err != nil {
+					cancel(fmt.Errorf("%s was not built: %w", t.name, err)) // the first one counts
+				} else if built {
+					tell.Lock()
 					fmt.Fprintf(terminal, "  built %-28s %6.1f s\n", t.name, time.Since(began).Seconds())
+					tell.Unlock()
 				}
-				mu.Unlock()
 			}
 		})
 	}
@@ -115,10 +123,7 @@ func (c *config) build(ctx context.Context, terminal io.Writer) error {
 	}
 	close(queue)
 	workers.Wait()
-	if first == nil {
-		first = ctx.Err()
-	}
-	return first
+	return context.Cause(ctx)
 }
 
 func (c *config) bin(name string) string { return c.dir("bin", name) }

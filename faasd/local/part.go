@@ -1,11 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,7 +46,7 @@ func (c *config) startPart(terminal io.Writer, name string, command process.Comm
 	}
 	command.Output = log
 	if name == worker {
-		command.Output = &process.Lines{Line: func(line string) { _, _ = io.WriteString(log, discreet(line)+"\n") }}
+		command.Output = &discreet{log: log}
 	}
 	p := &part{name: name, command: command, log: log, tell: terminal, ended: ended, again: make(chan struct{}, 1), stop: make(chan struct{}), gone: make(chan struct{})}
 	go p.run()
@@ -54,13 +54,32 @@ func (c *config) startPart(terminal io.Writer, name string, command process.Comm
 }
 
 // discreet takes out of the queue-worker's output what it quotes of every
-// request: headers with tokens, and bodies.
-func discreet(line string) string {
-	before, _, found := strings.Cut(line, "] Received on [")
-	if !found {
-		return line
+// request: headers with tokens, and bodies, all on the line that says so.
+type discreet struct {
+	log      io.Writer
+	line     []byte
+	dropping bool // until the line ends
+}
+
+func (d *discreet) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		part, rest, ended := bytes.Cut(p, []byte("\n"))
+		if p = rest; !d.dropping {
+			d.line = append(d.line, part...)
+			if i := bytes.Index(d.line, []byte(" Received on [")); i >= 0 {
+				d.line, d.dropping = append(d.line[:i], " Received a call"...), true
+			}
+		}
+		if ended || len(d.line) > process.MaxLine {
+			_, _ = d.log.Write(append(d.line, '\n'))
+			d.line = d.line[:0]
+		}
+		if ended {
+			d.dropping = false
+		}
 	}
-	return before + "] Received a call"
+	return n, nil
 }
 
 func (p *part) run() {
