@@ -201,8 +201,16 @@ func (s *Store) submit(stop <-chan struct{}, o *op) error {
 // maxBatch bounds how much is put into one commit.
 const maxBatch = 1024
 
+// commitLoop gathers writes and commits them, one batch after the other.
+//
+// While a commit is being made the next writes queue up and share the next
+// one. When it ends, though, its clients all come back at about the same time,
+// and whoever is first would get a commit of its own while the others wait for
+// it. So where several clients have been writing, the loop waits for as many
+// as there lately were, for at most a part of what a commit takes.
 func (s *Store) commitLoop() {
 	defer close(s.stopped)
+	expected, took := 1, time.Duration(0)
 	for {
 		var batch []*op
 		select {
@@ -217,17 +225,41 @@ func (s *Store) commitLoop() {
 				return
 			}
 		}
-		for len(batch) < maxBatch {
-			select {
-			case o := <-s.ops:
-				batch = append(batch, o)
-				continue
-			default:
-			}
-			break
-		}
+		batch = s.gather(batch, expected, min(took/2, time.Millisecond))
+		began := time.Now()
 		s.commit(batch)
+		took = time.Since(began)
+		// Who wrote and who came meanwhile is at work now.
+		expected = max(len(batch)+len(s.ops), expected-1)
 	}
+}
+
+// gather adds what is waiting, and waits for a batch of the expected size.
+func (s *Store) gather(batch []*op, expected int, wait time.Duration) []*op {
+	var timer <-chan time.Time
+	for len(batch) < maxBatch {
+		select {
+		case o := <-s.ops:
+			batch = append(batch, o)
+			continue
+		default:
+		}
+		if len(batch) >= expected {
+			return batch
+		}
+		if timer == nil {
+			timer = time.After(wait)
+		}
+		select {
+		case o := <-s.ops:
+			batch = append(batch, o)
+		case <-timer:
+			return batch
+		case <-s.stop:
+			return batch
+		}
+	}
+	return batch
 }
 
 // commit makes all of batch, in order, in one transaction of the file.
