@@ -38,3 +38,7 @@ lint: ## check format, vet, staticcheck, and that generated code is fresh
 	@mkdir -p "$(BIN)"
 	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck
 	"$(BIN)/staticcheck" $(PACKAGES)
+
+.PHONY: chaos
+chaos: ## kill, pause and cut a shop under load, and check that nothing is lost: DURATION=60s SEED=1
+	@go run ./faasd/acceptance/chaos -duration $(or $(DURATION),60s) -seed $(or $(SEED),1)

@@ -73,3 +73,10 @@ func Merge(lines []Line) []Line {
 	slices.SortFunc(merged, func(a, b Line) int { return strings.Compare(string(a.ProductID), string(b.ProductID)) })
 	return merged
 }
+
+// Discrepancy is a product whose stock is not the sum of its ledger.
+type Discrepancy struct {
+	ProductID kiosk.ID
+	Stock     int
+	Ledger    int
+}

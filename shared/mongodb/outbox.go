@@ -104,3 +104,37 @@ func (r Outbox) Pending(ctx context.Context) (int, error) {
 	n, err := r.collection.CountDocuments(ctx, exists("next_attempt"))
 	return int(n), unavailable(err)
 }
+
+// Waiting is an entry that is not confirmed, as an operator sees it.
+type Waiting struct {
+	ID        kiosk.ID
+	Kind      outbox.Kind
+	Subject   string
+	Attempts  int
+	CreatedAt time.Time
+	GivenUp   bool // it will not be tried again
+	LastError string
+}
+
+// Waiting lists the oldest entries that are not confirmed, and those that were
+// given up, at most limit.
+func (r Outbox) Waiting(ctx context.Context, limit int) ([]Waiting, error) {
+	filter := bson.D{{Key: "done_at", Value: bson.D{{Key: "$exists", Value: false}}}}
+	cursor, err := r.collection.Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	var docs []struct {
+		entryDocument `bson:",inline"`
+		GivenUpAt     time.Time `bson:"given_up_at"`
+		LastError     string    `bson:"last_error"`
+	}
+	if err := cursor.All(ctx, &docs); err != nil {
+		return nil, unavailable(err)
+	}
+	waiting := make([]Waiting, len(docs))
+	for i, d := range docs {
+		waiting[i] = Waiting{id(d.ID), d.Kind, d.Subject, d.Attempts, d.CreatedAt.UTC(), !d.GivenUpAt.IsZero(), d.LastError}
+	}
+	return waiting, nil
+}

@@ -219,3 +219,49 @@ func (r Products) Record(ctx context.Context, movements ...inventory.Movement) e
 	_, err := r.ledger.InsertMany(ctx, docs)
 	return unavailable(err)
 }
+
+// CheckLedger compares up to limit products after the given one with the sums
+// of their ledgers, in one snapshot. It tells which differ, and the last
+// product it looked at: empty when there are no more.
+func (d *DB) CheckLedger(ctx context.Context, after kiosk.ID, limit int) (wrong []inventory.Discrepancy, last kiosk.ID, err error) {
+	r := d.Products()
+	err = d.Transact(ctx, func(ctx context.Context) error {
+		wrong, last = nil, ""
+		cursor, err := r.collection.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: objectID(after)}}}},
+			options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetProjection(bson.D{{Key: "stock", Value: 1}}))
+		if err != nil {
+			return unavailable(err)
+		}
+		var stocks []productDocument
+		if err := cursor.All(ctx, &stocks); err != nil || len(stocks) == 0 {
+			return unavailable(err)
+		}
+		last = id(stocks[len(stocks)-1].ID)
+		ids := convert(stocks, func(p productDocument) bson.ObjectID { return p.ID })
+		cursor, err = r.ledger.Aggregate(ctx, mongo.Pipeline{
+			{{Key: "$match", Value: bson.D{{Key: "product_id", Value: bson.D{{Key: "$in", Value: ids}}}}}},
+			{{Key: "$group", Value: bson.D{{Key: "_id", Value: "$product_id"}, {Key: "sum", Value: bson.D{{Key: "$sum", Value: "$delta"}}}}}},
+		})
+		if err != nil {
+			return unavailable(err)
+		}
+		var sums []struct {
+			ID  bson.ObjectID `bson:"_id"`
+			Sum int           `bson:"sum"`
+		}
+		if err := cursor.All(ctx, &sums); err != nil {
+			return unavailable(err)
+		}
+		ledger := make(map[bson.ObjectID]int, len(sums))
+		for _, s := range sums {
+			ledger[s.ID] = s.Sum
+		}
+		for _, p := range stocks {
+			if p.Stock != ledger[p.ID] {
+				wrong = append(wrong, inventory.Discrepancy{ProductID: id(p.ID), Stock: p.Stock, Ledger: ledger[p.ID]})
+			}
+		}
+		return nil
+	})
+	return wrong, last, err
+}

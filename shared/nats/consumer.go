@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,8 @@ func (c *Consumer) work(ctx context.Context, consumer jetstream.Consumer, worker
 func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) {
 	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
 	defer cancel()
-	event := msg.Headers().Get(jetstream.MsgIDHeader)
+	// A replayed event has a new message ID, but is the event it was.
+	event := cmp.Or(msg.Headers().Get(headerEvent), msg.Headers().Get(jetstream.MsgIDHeader))
 	attempts := 1
 	if meta, err := msg.Metadata(); err == nil {
 		attempts = int(meta.NumDelivered)
@@ -169,7 +171,8 @@ func (c *Consumer) call(ctx context.Context, event string, payload []byte) (err 
 // bury stores the event as a dead letter, once.
 func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, event string, attempts int, cause error) error {
 	dead := &nats.Msg{Subject: "dead." + msg.Subject(), Data: msg.Data(), Header: nats.Header{
-		jetstream.MsgIDHeader: {event},
+		// Of the message, not the event: a replay that fails again is a new letter.
+		jetstream.MsgIDHeader: {c.durable + "-" + cmp.Or(msg.Headers().Get(jetstream.MsgIDHeader), event)},
 		headerEvent:           {event},
 		headerSubject:         {msg.Subject()},
 		headerConsumer:        {c.durable},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -252,5 +253,80 @@ func TestStopFinishesWhatIsUnderWay(t *testing.T) {
 	stop()
 	if !finished {
 		t.Error("the handler was cut off")
+	}
+}
+
+func TestDeadLetters(t *testing.T) {
+	conn, subject := open(t, testservers.NATS(t)), subject()
+	var got seen
+	var healed atomic.Bool
+	run(t, conn, subject, func(_ context.Context, event string, _ []byte) error {
+		got.add(event)
+		if healed.Load() {
+			return nil
+		}
+		return errPoison
+	})
+	first, second := publish(t, conn, subject, "first"), publish(t, conn, subject, "second")
+	find := func(e outbox.Entry) (letter nats.DeadLetter, err error) {
+		letters, err := conn.DeadLetters(t.Context(), 0, 1000)
+		for _, l := range letters {
+			if l.Event == string(e.ID) {
+				return l, nil
+			}
+		}
+		return letter, errors.Join(err, errors.New("there is no such letter"))
+	}
+	var letter, dropped nats.DeadLetter
+	testservers.Eventually(t, "both dead letters", func() (err error) {
+		if letter, err = find(first); err == nil {
+			dropped, err = find(second)
+		}
+		return err
+	})
+	if string(letter.Payload) != "first" || letter.Subject != subject || letter.Reason != "poison" || letter.Attempts != 1 || letter.At.IsZero() {
+		t.Errorf("%+v", letter)
+	}
+	if one, err := conn.DeadLetter(t.Context(), letter.Number); err != nil || one.Event != letter.Event {
+		t.Errorf("%+v, %v", one, err)
+	}
+	if few, err := conn.DeadLetters(t.Context(), 0, 1); err != nil || len(few) != 1 {
+		t.Errorf("%d letters, %v, want the one asked for", len(few), err)
+	}
+
+	// A replay that fails again is a dead letter again.
+	if err := conn.Replay(t.Context(), letter.Number); err != nil {
+		t.Fatal(err)
+	}
+	testservers.Eventually(t, "the letter after the replay", func() error {
+		again, err := find(first)
+		if err == nil && again.Number == letter.Number {
+			err = errors.New("the old letter is still there")
+		}
+		letter = again
+		return err
+	})
+	healed.Store(true)
+	if err := conn.Replay(t.Context(), letter.Number); err != nil {
+		t.Fatal(err)
+	}
+	testservers.Eventually(t, "the event, by its own ID, a third time", got.expect(first, 3))
+
+	if err := conn.Drop(t.Context(), dropped.Number); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []outbox.Entry{first, second} {
+		if l, err := find(e); err == nil {
+			t.Errorf("still there: %+v", l)
+		}
+	}
+	for name, err := range map[string]error{
+		"show":   func() error { _, err := conn.DeadLetter(t.Context(), dropped.Number); return err }(),
+		"replay": conn.Replay(t.Context(), dropped.Number),
+		"drop":   conn.Drop(t.Context(), dropped.Number),
+	} {
+		if !kiosk.KindNotFound.Is(err) {
+			t.Errorf("%s of a letter that is gone: %v", name, err)
+		}
 	}
 }

@@ -171,3 +171,43 @@ func TestShopkeeperAndCustomersAtOnce(t *testing.T) {
 		t.Errorf("%d in stock, want %d", got, want)
 	}
 }
+
+func TestLedger(t *testing.T) {
+	s := open(t)
+	_, ada := s.register(t, "ada@example.com")
+	var products []inventory.Product
+	for range 3 {
+		products = append(products, s.product(t, 5))
+	}
+	o := s.fulfil(t, s.place(t, ada, order.DraftLine{ProductID: products[0].ID, Quantity: 2}, order.DraftLine{ProductID: products[1].ID, Quantity: 1}))
+	if _, err := s.Catalogue().Replace(t.Context(), admin, products[0].ID, nil, details("Pen", "paper", "1.50", 50)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Desk().SetStatus(t.Context(), ada, o.ID, order.Cancelled, ""); err != nil {
+		t.Fatal(err)
+	}
+	check := func() (wrong []inventory.Discrepancy) {
+		t.Helper()
+		for after := kiosk.ID(""); ; {
+			some, last, err := s.db.CheckLedger(t.Context(), after, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrong = append(wrong, some...)
+			if last == "" {
+				return wrong
+			}
+			after = last
+		}
+	}
+	if wrong := check(); len(wrong) > 0 {
+		t.Errorf("%+v", wrong)
+	}
+	// The check bites: a movement that nobody made.
+	if err := s.db.Products().Record(t.Context(), inventory.Movement{ID: kiosk.NewID(), ProductID: products[2].ID, Delta: 1, Cause: inventory.CauseAdjusted, At: now()}); err != nil {
+		t.Fatal(err)
+	}
+	if wrong := check(); len(wrong) != 1 || wrong[0] != (inventory.Discrepancy{ProductID: products[2].ID, Stock: 5, Ledger: 6}) {
+		t.Errorf("%+v", wrong)
+	}
+}

@@ -1,0 +1,3 @@
+module github.com/kiosk-shop/kiosk/faasd/operator
+
+go 1.26.0

@@ -1,0 +1,231 @@
+// Command operator is for the person who looks after a shop: events that could
+// not be handled, mails and events that wait to be delivered, and whether the
+// stock agrees with its ledger. It talks to NATS and MongoDB themselves; run
+// it where NATS_URL and MONGO_URI can be reached.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/config"
+	"github.com/kiosk-shop/kiosk/shared/mongodb"
+	"github.com/kiosk-shop/kiosk/shared/nats"
+)
+
+const usage = `usage: operator COMMAND
+
+  dead-letters list          the events that no consumer could handle
+  dead-letters show NUMBER   one of them, whole
+  dead-letters replay NUMBER publish it again and remove it; "all" for every one
+  dead-letters drop NUMBER   remove it for good
+  outbox list                the events and mails that are not delivered yet, or given up
+  ledger check               compare every product's stock with its ledger
+
+NATS_URL and MONGO_URI say where; the defaults are the local box.
+`
+
+// page is how much is listed or compared at a time.
+const page = 100
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	switch {
+	case errors.Is(err, errUsage):
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "operator:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) < 2 {
+		return errUsage
+	}
+	command, rest := args[0]+" "+args[1], args[2:]
+	switch {
+	case command == "dead-letters list" && len(rest) == 0:
+		return withNATS(ctx, func(conn *nats.Conn) error { return listLetters(ctx, conn, out) })
+	case command == "dead-letters replay" && len(rest) == 1 && rest[0] == "all":
+		return withNATS(ctx, func(conn *nats.Conn) error { return replayAll(ctx, conn, out) })
+	case args[0] == "dead-letters" && len(rest) == 1:
+		number, err := strconv.ParseUint(rest[0], 10, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not the number of a dead letter", rest[0])
+		}
+		return withNATS(ctx, func(conn *nats.Conn) error { return oneLetter(ctx, conn, args[1], number, out) })
+	case command == "outbox list" && len(rest) == 0:
+		return withDB(ctx, func(db *mongodb.DB) error { return listOutbox(ctx, db, out) })
+	case command == "ledger check" && len(rest) == 0:
+		return withDB(ctx, func(db *mongodb.DB) error { return checkLedger(ctx, db, out) })
+	}
+	return errUsage
+}
+
+// withNATS waits a little for a connection: it comes in the background.
+func withNATS(ctx context.Context, fn func(*nats.Conn) error) error {
+	url, err := config.String("NATS_URL", "nats://127.0.0.1:4222")
+	if err != nil {
+		return err
+	}
+	conn, err := nats.Open(url, "operator", 1)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		err := conn.Ready(ctx)
+		if err == nil {
+			return fn(conn)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("NATS does not answer: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func withDB(ctx context.Context, fn func(*mongodb.DB) error) error {
+	uri, err := config.String("MONGO_URI", "mongodb://127.0.0.1:27017/?replicaSet=rs0")
+	if err != nil {
+		return err
+	}
+	name, err := config.String("MONGO_DB_NAME", "kiosk")
+	if err != nil {
+		return err
+	}
+	db, err := mongodb.Open(uri, name)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := db.Ready(ctx); err != nil {
+		return fmt.Errorf("MongoDB does not answer: %w", err)
+	}
+	return fn(db)
+}
+
+func listLetters(ctx context.Context, conn *nats.Conn, out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NUMBER\tAT\tSUBJECT\tCONSUMER\tATTEMPTS\tREASON")
+	for from := uint64(1); ; {
+		letters, err := conn.DeadLetters(ctx, from, page)
+		if err != nil {
+			return err
+		}
+		for _, l := range letters {
+			fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%s\n", l.Number, l.At.Format(time.RFC3339), l.Subject, l.Consumer, l.Attempts, l.Reason)
+			from = l.Number + 1
+		}
+		if len(letters) < page {
+			return table.Flush()
+		}
+	}
+}
+
+func oneLetter(ctx context.Context, conn *nats.Conn, command string, number uint64, out io.Writer) error {
+	var err error
+	switch command {
+	case "show":
+		var l nats.DeadLetter
+		if l, err = conn.DeadLetter(ctx, number); err == nil {
+			fmt.Fprintf(out, "number    %d\nevent     %s\nsubject   %s\nconsumer  %s\nattempts  %d\nat        %s\nreason    %s\n\n%s\n",
+				l.Number, l.Event, l.Subject, l.Consumer, l.Attempts, l.At.Format(time.RFC3339), l.Reason, l.Payload)
+		}
+	case "replay":
+		if err = conn.Replay(ctx, number); err == nil {
+			fmt.Fprintf(out, "replayed %d\n", number)
+		}
+	case "drop":
+		if err = conn.Drop(ctx, number); err == nil {
+			fmt.Fprintf(out, "dropped %d\n", number)
+		}
+	default:
+		return errUsage
+	}
+	return err
+}
+
+// replayAll replays the letters that are there now: one that fails again comes
+// after them and is not replayed in a circle.
+func replayAll(ctx context.Context, conn *nats.Conn, out io.Writer) error {
+	began := time.Now()
+	for from := uint64(1); ; {
+		letters, err := conn.DeadLetters(ctx, from, page)
+		if err != nil {
+			return err
+		}
+		for _, l := range letters {
+			if l.At.After(began) {
+				return nil
+			}
+			if err := oneLetter(ctx, conn, "replay", l.Number, out); err != nil {
+				return err
+			}
+			from = l.Number + 1
+		}
+		if len(letters) < page {
+			return nil
+		}
+	}
+}
+
+func listOutbox(ctx context.Context, db *mongodb.DB, out io.Writer) error {
+	waiting, err := db.Outbox().Waiting(ctx, page)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tAT\tKIND\tSUBJECT\tATTEMPTS\tSTATE\tLAST ERROR")
+	for _, w := range waiting {
+		state := "waiting"
+		if w.GivenUp {
+			state = "given up"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", w.ID, w.CreatedAt.Format(time.RFC3339), w.Kind, w.Subject, w.Attempts, state, w.LastError)
+	}
+	if len(waiting) == page {
+		fmt.Fprintf(table, "... the oldest %d; there may be more\n", page)
+	}
+	return table.Flush()
+}
+
+func checkLedger(ctx context.Context, db *mongodb.DB, out io.Writer) error {
+	wrong := 0
+	for after := kiosk.ID(""); ; {
+		some, last, err := db.CheckLedger(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, d := range some {
+			fmt.Fprintf(out, "product %s: stock %d, its ledger says %d\n", d.ProductID, d.Stock, d.Ledger)
+		}
+		wrong += len(some)
+		if last == "" {
+			break
+		}
+		after = last
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d products differ from their ledgers", wrong)
+	}
+	fmt.Fprintln(out, "every product's stock is the sum of its ledger")
+	return nil
+}
