@@ -168,7 +168,7 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 	prefixes := [][]byte{nil}
 	ranges := []store.Range(nil)
 	score, equal := 0, 0
-	bounded := false
+	bounded, ranged := false, false
 	var roots []string
 	points := true // every field so far has one single value
 	for i, part := range ix.Parts {
@@ -221,19 +221,20 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 			}
 		}
 		score += 40
+		ranged = true
 		break
 	}
 	if ix.Sparse && !bounded {
 		return nil, -1
 	}
-	if ranges == nil {
+	if !ranged {
 		for _, p := range prefixes {
 			ranges = append(ranges, store.Range{Lo: p, Hi: value.Successor(p)})
 		}
 	}
 	p := &Plan{Index: ix, Ranges: merge(ranges), Bounded: bounded, Sorted: len(sort) == 0}
 	if len(sort) > 0 && !multikey {
-		if ok, reverse := ordered(ix, equal, leaves, sort); ok {
+		if ok, reverse := ordered(ix, equal, sort); ok {
 			p.Sorted, p.Reverse = true, reverse
 			score += 30
 		}
@@ -261,7 +262,7 @@ func numericComponent(path string) bool {
 
 // ordered reports whether walking the index, whose first equal fields have one
 // value each, gives the order of sort.
-func ordered(ix *store.Index, equal int, leaves []*query.Leaf, sort []SortKey) (ok, reverse bool) {
+func ordered(ix *store.Index, equal int, sort []SortKey) (ok, reverse bool) {
 	at, first := 0, true
 	for _, k := range sort {
 		for at < equal && ix.Parts[at].Path != k.Path {

@@ -1,0 +1,479 @@
+package documents_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+
+	"github.com/kiosk-shop/kiosk/faasd/documents"
+)
+
+// d makes a document of names and values.
+func d(kv ...any) bson.D {
+	out := bson.D{}
+	for i := 0; i < len(kv); i += 2 {
+		out = append(out, bson.E{Key: kv[i].(string), Value: kv[i+1]})
+	}
+	return out
+}
+
+func hasCode(err error, code int) bool {
+	var se mongo.ServerError
+	return errors.As(err, &se) && se.HasErrorCode(code)
+}
+
+// TestPlans asks which index answers a query.
+func TestPlans(t *testing.T) {
+	ctx := testContext(t)
+	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("plans")
+	c := db.Collection("c")
+	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{
+		{Keys: d("email", 1), Options: options.Index().SetUnique(true)},
+		{Keys: d("user", 1, "at", -1)},
+		{Keys: d("category", 1, "price", 1)},
+		{Keys: d("tags", 1)},
+		{Keys: d("sku", 1), Options: options.Index().SetPartialFilterExpression(d("sku", d("$exists", true)))},
+		{Keys: d("rare", 1), Options: options.Index().SetSparse(true)},
+	}))
+	for i := range 50 {
+		must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("_id", i, "email", fmt.Sprint(i), "user", i%5, "at", i, "category", i%3, "price", i, "tags", bson.A{i % 4, "x"}, "sku", i)))
+	}
+	tests := []struct {
+		filter, sort bson.D
+		stage, index string
+		sorts        bool
+		examined     int32 // at most
+	}{
+		{d("email", "7"), d(), "IXSCAN", "email_1", false, 1},
+		{d("_id", 7), d(), "IXSCAN", "_id_", false, 1},
+		{d("_id", d("$in", bson.A{1, 2, 3})), d(), "IXSCAN", "_id_", false, 3},
+		{d("user", 3), d("at", -1), "IXSCAN", "user_1_at_-1", false, 10},
+		{d("user", 3), d("at", 1), "IXSCAN", "user_1_at_-1", false, 10},
+		{d("user", 3, "at", d("$gte", 40)), d("at", -1), "IXSCAN", "user_1_at_-1", false, 2},
+		{d("user", d("$in", bson.A{1, 2})), d("at", -1), "IXSCAN", "user_1_at_-1", true, 20},
+		{d(), d("user", 1, "at", -1), "IXSCAN", "user_1_at_-1", false, 50},
+		{d(), d("user", -1, "at", 1), "IXSCAN", "user_1_at_-1", false, 50},
+		{d(), d("user", 1, "at", 1), "COLLSCAN", "", true, 50},
+		{d("category", 1, "price", d("$gt", 10, "$lte", 20)), d(), "IXSCAN", "category_1_price_1", false, 4},
+		{d("category", 1), d("price", 1), "IXSCAN", "category_1_price_1", false, 17},
+		{d("tags", 3), d(), "IXSCAN", "tags_1", false, 13},
+		{d("tags", d("$all", bson.A{3, "x"})), d(), "IXSCAN", "tags_1", false, 13},
+		{d("sku", 4), d(), "IXSCAN", "sku_1", false, 1},
+		{d("sku", nil), d(), "COLLSCAN", "", false, 50},
+		{d("rare", nil), d(), "COLLSCAN", "", false, 50},
+		{d("rare", d("$gt", 1)), d(), "IXSCAN", "rare_1", false, 0},
+		{d("email", d("$regex", "^4")), d(), "IXSCAN", "email_1", false, 11},
+		{d("price", 3), d(), "COLLSCAN", "", false, 50},
+		{d("$or", bson.A{d("email", "3"), d("user", 2)}), d(), "OR", "", false, 11},
+		{d("email", d("$gt", "9", "$lt", "1")), d(), "IXSCAN", "email_1", false, 0},
+	}
+	for _, test := range tests {
+		var got struct {
+			QueryPlanner struct {
+				WinningPlan struct {
+					Stage      string
+					InputStage struct {
+						Stage, IndexName string
+						InputStage       struct{ Stage, IndexName string }
+					}
+				}
+			}
+			ExecutionStats struct{ TotalDocsExamined int32 }
+		}
+		cmd := d("explain", d("find", "c", "filter", test.filter, "sort", test.sort), "verbosity", "executionStats")
+		if err := db.RunCommand(ctx, cmd).Decode(&got); err != nil {
+			t.Errorf("%v: %v", test.filter, err)
+			continue
+		}
+		stage, inner := got.QueryPlanner.WinningPlan.Stage, got.QueryPlanner.WinningPlan.InputStage
+		sorts := stage == "SORT"
+		index := inner.IndexName
+		if sorts {
+			stage, index = inner.Stage, inner.InputStage.IndexName
+		}
+		if stage == "FETCH" {
+			stage = "IXSCAN"
+		}
+		if stage != test.stage || index != test.index || sorts != test.sorts || got.ExecutionStats.TotalDocsExamined > test.examined {
+			t.Errorf("%v sort %v: %s %s, sorting %v, %d documents examined; want %s %s, %v, at most %d", test.filter, test.sort,
+				stage, index, sorts, got.ExecutionStats.TotalDocsExamined, test.stage, test.index, test.sorts, test.examined)
+		}
+	}
+}
+
+// TestRefusals: what the server does not have is refused by name, what
+// MongoDB does not have by MongoDB's code; on an empty collection as well.
+func TestRefusals(t *testing.T) {
+	ctx := testContext(t)
+	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("refusals")
+	must[*mongo.InsertOneResult](t)(db.Collection("there").InsertOne(ctx, d("a", 1)))
+	tests := []struct {
+		cmd  bson.D
+		code int
+		says string
+	}{
+		{d("nonsense", 1), 59, "nonsense"},
+		{d("mapReduce", "c"), 115, "mapReduce"},
+		{d("configureFailPoint", "failCommand"), 59, "configureFailPoint"},
+		{d("find", "c", "filter", d("a", d("$foo", 1))), 2, "$foo"},
+		{d("find", "c", "filter", d("$foo", 1)), 2, "$foo"},
+		{d("find", "c", "filter", d("$where", "1")), 115, "$where"},
+		{d("find", "c", "filter", d("a", d("$near", 1))), 115, "$near"},
+		{d("find", "c", "filter", d("$jsonSchema", d())), 115, "$jsonSchema"},
+		{d("find", "c", "filter", d("a", d("$in", 1))), 2, "$in"},
+		{d("find", "c", "collation", d("locale", "de")), 115, "collation"},
+		{d("find", "c", "frobnicate", 1), 9, "frobnicate"},
+		{d("find", "there", "hint", "no_such"), 2, "hint"},
+		{d("find", "c", "sort", d("a", 2)), 15975, ""},
+		{d("find", "c", "projection", d("a", 1, "b", 0)), 31254, "b"},
+		{d("find", "c", "filter", d("$expr", d("$nonsense", 1))), 168, "$nonsense"},
+		{d("find", "c", "filter", d("$expr", d("$sin", 1))), 115, "$sin"},
+		{d("find", "", "filter", d()), 73, ""},
+		{d("find", "c", "skip", -1), 51024, "skip"},
+		{d("aggregate", "c", "pipeline", bson.A{d("$lookup", d())}, "cursor", d()), 115, "$lookup"},
+		{d("aggregate", "c", "pipeline", bson.A{d("$changeStream", d())}, "cursor", d()), 115, "$changeStream"},
+		{d("aggregate", "c", "pipeline", bson.A{d("$nonsense", d())}, "cursor", d()), 40324, "$nonsense"},
+		{d("aggregate", "c", "pipeline", bson.A{}), 9, "cursor"},
+		{d("insert", "c", "documents", bson.A{}), 16, ""},
+		{d("update", "c", "updates", bson.A{d("q", d(), "u", d("$set", d("a", 1)), "let", d())}), 40415, "let"},
+		{d("create", "c", "capped", true, "size", 100), 115, "capped"},
+		{d("create", "v", "viewOn", "c"), 115, "viewOn"},
+		{d("createIndexes", "c", "indexes", bson.A{d("key", d("a", "text"), "name", "a")}), 115, "text"},
+		{d("createIndexes", "c", "indexes", bson.A{d("key", d("a", 1), "name", "a", "frob", 1)}), 2, "frob"},
+		{d("createIndexes", "c", "indexes", bson.A{d("key", d("a", 1, "b", 1), "name", "a", "expireAfterSeconds", 1)}), 67, "TTL"},
+		{d("dropIndexes", "nowhere", "index", "*"), 26, ""},
+		{d("drop", "nowhere"), 26, ""},
+		{d("getMore", int64(1), "collection", "c"), 43, ""},
+		{d("findAndModify", "c", "query", d()), 9, ""},
+	}
+	for _, test := range tests {
+		err := db.RunCommand(ctx, test.cmd).Err()
+		if !hasCode(err, test.code) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%v: %v; want code %d naming %q", test.cmd, err, test.code, test.says)
+		}
+	}
+	updates := []struct {
+		u    any
+		code int
+	}{
+		{d("$foo", d("a", 1)), 9},
+		{d("$set", d("a", 1, "a.b", 2)), 40},
+		{d("$set", d("_id", 2)), 66},
+		{d("$inc", d("s", 1)), 14},
+		{d("$inc", d("a", "x")), 14},
+		{d("$push", d("s", 1)), 2},
+		{d("$set", d("s.x", 1)), 28},
+		{d("$set", d("arr.$.x", 1)), 2},
+		{d("$set", d("$x", 1)), 52},
+		{d("$set", d("a..b", 1)), 56},
+		{d("$pop", d("arr", 2)), 9},
+		{d("$rename", d("a", 1)), 2},
+		{bson.A{d("$match", d())}, 72},
+	}
+	c := db.Collection("u")
+	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("_id", 1, "s", "text", "arr", bson.A{1})))
+	for _, test := range updates {
+		if _, err := c.UpdateOne(ctx, d("_id", 1), test.u); !hasCode(err, test.code) {
+			t.Errorf("%v: %v; want code %d", test.u, err, test.code)
+		}
+	}
+}
+
+// TestDuplicates: the error of a unique index says all that MongoDB's does.
+func TestDuplicates(t *testing.T) {
+	ctx := testContext(t)
+	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	c := client.Database("dup").Collection("users")
+	must[string](t)(c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("email", 1, "shop", -1), Options: options.Index().SetUnique(true).SetName("who")}))
+	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("_id", 1, "email", "a@b", "shop", 2)))
+	_, err := c.InsertOne(ctx, d("_id", 2, "email", "a@b", "shop", 2.0))
+	var we mongo.WriteException
+	if !errors.As(err, &we) || len(we.WriteErrors) != 1 {
+		t.Fatal(err)
+	}
+	got := we.WriteErrors[0]
+	want := `E11000 duplicate key error collection: dup.users index: who dup key: { email: "a@b", shop: 2 }`
+	if got.Code != 11000 || got.Message != want {
+		t.Errorf("%d %s", got.Code, got.Message)
+	}
+	if p := got.Raw.Lookup("keyPattern").Document().String(); p != `{"email": {"$numberInt":"1"},"shop": {"$numberInt":"-1"}}` {
+		t.Error(p)
+	}
+	if v := got.Raw.Lookup("keyValue").Document().Lookup("email").StringValue(); v != "a@b" {
+		t.Error(v)
+	}
+	// An unordered batch goes on behind an error; an ordered one stops.
+	docs := []any{d("_id", 3), d("_id", 1), d("_id", 4, "email", "x")}
+	_, err = c.InsertMany(ctx, docs, options.InsertMany().SetOrdered(false))
+	if !mongo.IsDuplicateKeyError(err) {
+		t.Error(err)
+	}
+	if n := must[int64](t)(c.CountDocuments(ctx, d())); n != 3 {
+		t.Errorf("%d documents", n)
+	}
+	// Several documents may lack the fields of a partial index.
+	p := client.Database("dup").Collection("partial")
+	must[string](t)(p.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("sku", 1), Options: options.Index().SetUnique(true).SetPartialFilterExpression(d("sku", d("$type", "string")))}))
+	for _, doc := range []bson.D{d("n", 1), d("n", 2), d("sku", nil), d("sku", "s")} {
+		must[*mongo.InsertOneResult](t)(p.InsertOne(ctx, doc))
+	}
+	if _, err := p.UpdateOne(ctx, d("n", 1), d("$set", d("sku", "s"))); !mongo.IsDuplicateKeyError(err) {
+		t.Error(err)
+	}
+	// An index cannot be built over duplicates, and leaves nothing behind.
+	must[*mongo.InsertManyResult](t)(p.InsertMany(ctx, []any{d("x", 1), d("x", 1)}))
+	if _, err := p.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("x", 1), Options: options.Index().SetUnique(true)}); !hasCode(err, 11000) {
+		t.Error(err)
+	}
+	if specs := must[[]mongo.IndexSpecification](t)(p.Indexes().ListSpecifications(ctx)); len(specs) != 2 {
+		t.Error(specs)
+	}
+}
+
+func session(t *testing.T, client *mongo.Client) (*mongo.Session, context.Context) {
+	t.Helper()
+	s := must[*mongo.Session](t)(client.StartSession())
+	t.Cleanup(func() { s.EndSession(context.Background()) })
+	if err := s.StartTransaction(txnOptions()); err != nil {
+		t.Fatal(err)
+	}
+	return s, mongo.NewSessionContext(testContext(t), s)
+}
+
+// TestUniqueBetweenTransactions: two open transactions cannot both take a
+// unique key, and who comes after the commit is told of the duplicate.
+func TestUniqueBetweenTransactions(t *testing.T) {
+	ctx := testContext(t)
+	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	c := client.Database("u").Collection("c")
+	must[string](t)(c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("k", 1), Options: options.Index().SetUnique(true)}))
+	s1, c1 := session(t, client)
+	_, c2 := session(t, client)
+	must[int64](t)(c.CountDocuments(c2, d()))
+	must[*mongo.InsertOneResult](t)(c.InsertOne(c1, d("k", 1)))
+	if _, err := c.InsertOne(c2, d("k", 1)); !hasCode(err, 112) {
+		t.Errorf("while the other is open: %v", err)
+	}
+	_, c3 := session(t, client)
+	must[int64](t)(c.CountDocuments(c3, d()))
+	if err := s1.CommitTransaction(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.InsertOne(c3, d("k", 1)); !hasCode(err, 112) {
+		t.Errorf("on a snapshot from before the commit: %v", err)
+	}
+	_, c4 := session(t, client)
+	if _, err := c.InsertOne(c4, d("k", 1)); !hasCode(err, 11000) {
+		t.Errorf("after the commit: %v", err)
+	}
+}
+
+func TestTransactionStates(t *testing.T) {
+	ctx := testContext(t)
+	client := connect(t, start(t, documents.Options{NoSync: true, TransactionLifetime: 1500 * time.Millisecond}).URI())
+	db := client.Database("txn")
+	c := db.Collection("c")
+
+	// Collections come to be with the transaction, or not at all.
+	s, sc := session(t, client)
+	must[*mongo.InsertOneResult](t)(c.InsertOne(sc, d("_id", 1)))
+	if err := s.AbortTransaction(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if names := must[[]string](t)(db.ListCollectionNames(ctx, d())); len(names) != 0 {
+		t.Errorf("left behind: %v", names)
+	}
+	s, sc = session(t, client)
+	must[*mongo.InsertOneResult](t)(c.InsertOne(sc, d("_id", 1)))
+	if err := s.CommitTransaction(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// A commit may be asked for again.
+	if err := s.CommitTransaction(ctx); err != nil {
+		t.Errorf("second commit: %v", err)
+	}
+	// An error ends a transaction.
+	s, sc = session(t, client)
+	must[*mongo.InsertOneResult](t)(c.InsertOne(sc, d("_id", 2)))
+	if _, err := c.InsertOne(sc, d("_id", 1)); !mongo.IsDuplicateKeyError(err) {
+		t.Error(err)
+	}
+	if err := c.FindOne(sc, d()).Err(); !hasCode(err, 251) {
+		t.Errorf("after an error: %v", err)
+	}
+	// What takes too long is aborted, and does not hold up others.
+	s, sc = session(t, client)
+	must[*mongo.UpdateResult](t)(c.UpdateByID(sc, 1, d("$set", d("a", 1))))
+	must[*mongo.UpdateResult](t)(c.UpdateByID(ctx, 1, d("$set", d("a", 2))))
+	err := s.CommitTransaction(ctx)
+	var ce mongo.CommandError
+	if !errors.As(err, &ce) || ce.Code != 251 {
+		t.Errorf("commit after the lifetime: %v", err)
+	}
+	// An index cannot appear under a transaction's feet.
+	s, sc = session(t, client)
+	must[*mongo.InsertOneResult](t)(c.InsertOne(sc, d("_id", 5, "k", 1)))
+	built := make(chan error, 1)
+	go func() {
+		_, err := c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("k", 1)})
+		built <- err
+	}()
+	select {
+	case err := <-built:
+		t.Errorf("the index did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := s.CommitTransaction(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-built; err != nil {
+		t.Error(err)
+	}
+	if n := must[int64](t)(c.CountDocuments(ctx, d("k", 1))); n != 1 {
+		t.Errorf("the index has %d", n)
+	}
+}
+
+// TestRetriedWriteAfterRestart sends a write again, as a driver does that lost
+// the answer, to the server's next life.
+func TestRetriedWriteAfterRestart(t *testing.T) {
+	ctx := testContext(t)
+	srv := spawn(t, t.TempDir())
+	client := connect(t, srv.uri())
+	db := client.Database("retry")
+	lsid := d("id", bson.Binary{Subtype: 4, Data: []byte("0123456789abcdef")})
+	update := d("update", "c", "updates", bson.A{d("q", d("_id", 1), "u", d("$inc", d("n", 1)), "upsert", true)}, "lsid", lsid, "txnNumber", int64(1))
+	modify := d("findAndModify", "c", "query", d("_id", 1), "update", d("$inc", d("n", 1)), "new", true, "lsid", lsid, "txnNumber", int64(2))
+	raw := func(cmd bson.D) bson.Raw {
+		t.Helper()
+		// The driver refuses to be given a session by hand; a plain one over
+		// the wire is what is meant here.
+		r, err := runRaw(srv.addr, append(cmd, bson.E{Key: "$db", Value: db.Name()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for _, cmd := range []bson.D{update, modify} {
+		first := raw(cmd)
+		srv.restart()
+		again := raw(cmd)
+		for _, field := range []string{"n", "nModified", "value", "upserted", "lastErrorObject", "ok"} {
+			if a, b := first.Lookup(field), again.Lookup(field); !a.Equal(b) {
+				t.Errorf("%s: first %v, then %v", field, a, b)
+			}
+		}
+	}
+	var got struct{ N int }
+	if err := db.Collection("c").FindOne(ctx, d("_id", 1)).Decode(&got); err != nil || got.N != 2 {
+		t.Errorf("applied %d times, %v", got.N, err)
+	}
+	// An older number is refused.
+	if r := raw(update); r.Lookup("code").Int32() != 225 {
+		t.Errorf("too old: %v", r)
+	}
+}
+
+func TestTTL(t *testing.T) {
+	ctx := testContext(t)
+	client := connect(t, start(t, documents.Options{NoSync: true, TTLInterval: 20 * time.Millisecond}).URI())
+	c := client.Database("ttl").Collection("c")
+	must[string](t)(c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("at", 1), Options: options.Index().SetExpireAfterSeconds(60)}))
+	must[*mongo.InsertManyResult](t)(c.InsertMany(ctx, []any{
+		d("_id", "old", "at", time.Now().Add(-2*time.Minute)), d("_id", "new", "at", time.Now()), d("_id", "none"), d("_id", "text", "at", "long ago"),
+		d("_id", "some", "at", bson.A{time.Now(), time.Now().Add(-time.Hour)}),
+	}))
+	waitFor(t, func() bool { return must[int64](t)(c.CountDocuments(ctx, d())) == 3 })
+	if n := must[int64](t)(c.CountDocuments(ctx, d("_id", d("$in", bson.A{"new", "none", "text"})))); n != 3 {
+		t.Errorf("%d of 3 are left", n)
+	}
+}
+
+// TestCursors reads on while others write and drop.
+func TestCursors(t *testing.T) {
+	ctx := testContext(t)
+	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	c := client.Database("cur").Collection("c")
+	var docs []any
+	for i := range 1000 {
+		docs = append(docs, d("_id", i, "n", i%10))
+	}
+	must[*mongo.InsertManyResult](t)(c.InsertMany(ctx, docs))
+	cur := must[*mongo.Cursor](t)(c.Find(ctx, d("_id", d("$gte", 0)), options.Find().SetBatchSize(10)))
+	n := 0
+	for cur.Next(ctx) {
+		if n == 25 {
+			must[*mongo.DeleteResult](t)(c.DeleteMany(ctx, d("_id", d("$gte", 500))))
+		}
+		n++
+	}
+	if n != 500 || cur.Err() != nil {
+		t.Errorf("read %d, %v", n, cur.Err())
+	}
+	// Within a transaction the snapshot stays.
+	_, sc := session(t, client)
+	cur = must[*mongo.Cursor](t)(c.Find(sc, d(), options.Find().SetBatchSize(10)))
+	must[*mongo.DeleteResult](t)(c.DeleteMany(ctx, d("_id", d("$gte", 100))))
+	n = 0
+	for cur.Next(sc) {
+		n++
+	}
+	if n != 500 || cur.Err() != nil {
+		t.Errorf("read %d in the transaction, %v", n, cur.Err())
+	}
+	cur = must[*mongo.Cursor](t)(c.Find(ctx, d(), options.Find().SetBatchSize(10)))
+	if err := c.Drop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for cur.Next(ctx) {
+	}
+	if !hasCode(cur.Err(), 175) {
+		t.Errorf("after a drop: %v", cur.Err())
+	}
+}
+
+func TestUnacknowledged(t *testing.T) {
+	ctx := testContext(t)
+	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	c := client.Database("w0").Collection("c", options.Collection().SetWriteConcern(writeconcern.Unacknowledged()))
+	if _, err := c.InsertOne(ctx, d("_id", 1)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return c.FindOne(ctx, d("_id", 1)).Err() == nil })
+}
+
+// TestOpenErrors: what a user can do something about is said in one line.
+func TestOpenErrors(t *testing.T) {
+	srv := start(t, documents.Options{})
+	l := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	defer l.Close()
+	dir := t.TempDir()
+	first := start(t, documents.Options{Dir: dir})
+	for _, test := range []struct {
+		opts documents.Options
+		says string
+	}{
+		{documents.Options{Dir: t.TempDir(), Addr: srv.Addr()}, "port in use"},
+		{documents.Options{Dir: dir}, "in use by another process"},
+		{documents.Options{Dir: "/proc/nowhere"}, "data directory"},
+		{documents.Options{}, "no data directory"},
+	} {
+		s, err := documents.Open(test.opts)
+		if err == nil {
+			s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%+v: %v", test.opts, err)
+		}
+	}
+	_ = first
+}
