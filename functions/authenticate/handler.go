@@ -22,13 +22,13 @@ func New(context.Context) (handler.FunctionHandler, error) {
 	s.Administrator()
 	authentication, gate := s.Authentication(), s.Gatekeeper()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", login(authentication))
+		f.Route("POST /{$}", login(authentication, gate))
 		f.Route("POST /refresh", refresh(authentication))
 		f.Route("POST /logout", logout(authentication, gate))
 	})
 }
 
-func login(authentication *user.Authentication) rest.Handler {
+func login(authentication *user.Authentication, gate user.Gatekeeper) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		var body struct {
 			Username string `json:"username"`
@@ -41,7 +41,7 @@ func login(authentication *user.Authentication) rest.Handler {
 		if body.Username != "" && body.Email != "" {
 			return rest.Response{}, kiosk.Invalid("email", "and username must not both be given")
 		}
-		grant, err := authentication.Login(r.Context(), body.Username+body.Email, body.Password, rest.Address(r))
+		grant, err := authentication.Login(r.Context(), body.Username+body.Email, body.Password, rest.LimitedAddress(r, gate))
 		if err != nil {
 			return rest.Response{}, err
 		}

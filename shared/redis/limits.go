@@ -88,7 +88,8 @@ func knownKey(account, address string) string {
 	return "login:known:" + address + ":" + account
 }
 
-// Attempt counts one try to log in.
+// Attempt counts one try to log in. An empty address is a program's that speaks
+// for many clients.
 func (g Logins) Attempt(ctx context.Context, account, address string) error {
 	if g.Limiter.client == nil {
 		return nil
@@ -96,8 +97,10 @@ func (g Logins) Attempt(ctx context.Context, account, address string) error {
 	if _, err := g.Limiter.Allow(ctx, pairKey(account, address), g.ByPair); err != nil {
 		return err
 	}
-	if _, err := g.Limiter.Allow(ctx, "login:address:"+address, loginsByAddress); err != nil {
-		return err
+	if address != "" {
+		if _, err := g.Limiter.Allow(ctx, "login:address:"+address, loginsByAddress); err != nil {
+			return err
+		}
 	}
 	err := g.Limiter.client.do(ctx, func(ctx context.Context) error {
 		return g.Limiter.client.rdb.Get(ctx, knownKey(account, address)).Err()

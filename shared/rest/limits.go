@@ -11,10 +11,13 @@ import (
 // were too many. It gives nil for no limit.
 type Limit func(ctx context.Context, key string) (*kiosk.Limit, error)
 
-// Count counts a request of key; the header fields, which tell the client
+// Count counts a request of key, of nobody where it is empty; the header fields, which tell the client
 // where it stands, go into the answer.
 func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	header := http.Header{}
+	if key == "" {
+		return header, nil
+	}
 	limit, err := l(ctx, key)
 	if limit != nil {
 		setLimit(header, *limit)

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,10 +26,8 @@ func Decode(r *http.Request, v any) error {
 	if err != nil {
 		return kiosk.Malformed("the body did not arrive whole")
 	}
-	if len(text) == 0 {
-		return kiosk.Malformed("the body must be a JSON object")
-	}
-	if text[0] != '{' && strings.TrimLeft(string(text[:min(len(text), 64)]), " \t\r\n")[:1] != "{" {
+	// null, too, would be taken for a body that says nothing.
+	if !bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("{")) {
 		return kiosk.Malformed("the body must be a JSON object")
 	}
 	err = jsonv2.Unmarshal(text, v, jsonv2.RejectUnknownMembers(true))
@@ -93,6 +92,17 @@ func Address(r *http.Request) string {
 		return ip.String()
 	}
 	return "unknown"
+}
+
+// LimitedAddress is the address whose requests are counted together: none for
+// another program of the shop, which speaks for many clients.
+func LimitedAddress(r *http.Request, a Authenticator) string {
+	if r.Header.Get("Authorization") != "" {
+		if actor, err := Actor(r, a); err == nil && actor.Role == kiosk.RoleService {
+			return ""
+		}
+	}
+	return Address(r)
 }
 
 // ID is the identifier in the request's path; what is none names nothing.

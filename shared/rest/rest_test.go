@@ -1,0 +1,281 @@
+package rest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	handler "github.com/openfaas/templates-sdk/go-http"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/rest"
+)
+
+type thing struct {
+	Name  string        `json:"name"`
+	Count int           `json:"count"`
+	Price kiosk.Decimal `json:"price"`
+	Lines []struct {
+		Quantity int `json:"quantity"`
+	} `json:"lines"`
+}
+
+// function answers what the tests ask for.
+func function() *rest.Function {
+	f := rest.NewFunction(func(context.Context) error { return nil }, func() error { return nil })
+	f.Route("GET /{id}", func(r *http.Request) (rest.Response, error) {
+		id, err := rest.ID(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		return rest.OK(map[string]string{"id": string(id), "trace": outbox.Traceparent(r.Context())})
+	})
+	f.Route("PUT /{id}", func(*http.Request) (rest.Response, error) {
+		return rest.Response{Status: http.StatusNoContent}, nil
+	})
+	f.Route("POST /{$}", func(r *http.Request) (rest.Response, error) {
+		var body thing
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.OK(body)
+	})
+	f.Route("GET /errors/{kind}", func(r *http.Request) (rest.Response, error) {
+		kind := kiosk.Kind(r.PathValue("kind"))
+		if kind == "plain" {
+			return rest.Response{}, errors.New("secret")
+		}
+		return rest.Response{}, fmt.Errorf("wrapped: %w", &kiosk.Error{
+			Kind: kind, Message: "for the client", RetryAfter: 1500 * time.Millisecond, Err: errors.New("secret"),
+			Limit: &kiosk.Limit{Requests: 5, Window: time.Minute, Remaining: 0, Reset: 3 * time.Second},
+		})
+	})
+	return f
+}
+
+func call(t *testing.T, method, path, body string, header http.Header) handler.Response {
+	t.Helper()
+	if header == nil {
+		header = http.Header{}
+	}
+	path, query, _ := strings.Cut(path, "?")
+	header.Set(rest.PathHeader, path)
+	req := handler.Request{Method: method, Header: header, QueryString: query, Body: []byte(body)}
+	req.WithContext(t.Context())
+	resp, err := function().Handle(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func problem(t *testing.T, resp handler.Response) rest.Problem {
+	t.Helper()
+	var p rest.Problem
+	if err := json.Unmarshal(resp.Body, &p); err != nil || p.Status != resp.StatusCode || p.Type == "" || p.Title != http.StatusText(p.Status) || resp.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("%d is not told as a problem: %s %v", resp.StatusCode, resp.Body, err)
+	}
+	return p
+}
+
+func TestRouting(t *testing.T) {
+	id := string(kiosk.NewID())
+	trace := "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	resp := call(t, "GET", "/"+id, "", http.Header{"Traceparent": {trace}})
+	if resp.StatusCode != 200 || string(resp.Body) != fmt.Sprintf(`{"id":"%s","trace":"%s"}`, id, trace) || resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("%d %s %v", resp.StatusCode, resp.Body, resp.Header)
+	}
+	if resp := call(t, "GET", "/"+id, "", http.Header{"Traceparent": {"nonsense\r\n"}}); !strings.Contains(string(resp.Body), `"trace":""`) {
+		t.Errorf("a trace that is none: %s", resp.Body)
+	}
+	if resp := call(t, "PUT", "/"+id, "", nil); resp.StatusCode != 204 || len(resp.Body) > 0 {
+		t.Errorf("%d %s", resp.StatusCode, resp.Body)
+	}
+	if resp := call(t, "HEAD", "/"+id, "", nil); resp.StatusCode != 200 || len(resp.Body) > 0 {
+		t.Errorf("HEAD: %d %s", resp.StatusCode, resp.Body)
+	}
+	for path, want := range map[string]int{
+		"": 405, "/": 405, "/x": 404, "/a/b/c": 404, "//" + id: 404, "/../" + id: 404, "/" + id + "/": 404, "/%2e%2e": 404, "/" + id + "%2f..": 404, "/%zz": 404,
+	} {
+		resp := call(t, "GET", path, "", nil)
+		if resp.StatusCode != want {
+			t.Errorf("GET %q: %d, want %d", path, resp.StatusCode, want)
+		}
+		problem(t, resp)
+	}
+	resp = call(t, "DELETE", "/"+id, "", nil)
+	if resp.StatusCode != 405 || resp.Header.Get("Allow") != "GET, HEAD, PUT" {
+		t.Errorf("%d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
+	}
+	problem(t, resp)
+}
+
+func TestDecode(t *testing.T) {
+	for _, body := range []string{`{}`, ` {"name":"x","count":1,"price":1.50,"lines":[{"quantity":2}]} `, "{\n}\n", `{"price":null}`} {
+		if resp := call(t, "POST", "/", body, nil); resp.StatusCode != 200 {
+			t.Errorf("%s: %d %s", body, resp.StatusCode, resp.Body)
+		}
+	}
+	for body, field := range map[string]string{
+		``:                               "",
+		` `:                              "",
+		`null`:                           "",
+		`[]`:                             "",
+		`"x"`:                            "",
+		`{`:                              "",
+		`{"name":"x"`:                    "",
+		`{}{}`:                           "",
+		`{} x`:                           "",
+		`{"name":"x","name":"y"}`:        "",
+		"{\"name\":\"\xff\"}":            "",
+		`{"name":"\ud800"}`:              "",
+		`{"name":1}`:                     "name",
+		`{"NAME":"x"}`:                   "NAME",
+		`{"role":"admin"}`:               "role",
+		`{"count":"1"}`:                  "count",
+		`{"count":1.5}`:                  "count",
+		`{"count":99999999999999999999}`: "count",
+		`{"price":"1.50"}`:               "price",
+		`{"price":{"$gt":0}}`:            "price",
+		`{"name":{"$ne":null}}`:          "name",
+		`{"lines":{}}`:                   "lines",
+		`{"lines":[{"quantity":1},{"quantity":true}]}`: "lines[1].quantity",
+		strings.Repeat(`{"lines":[`, 20_000):           "",
+	} {
+		resp := call(t, "POST", "/", body, nil)
+		p := problem(t, resp)
+		if resp.StatusCode != 400 || field != "" && (len(p.Errors) != 1 || p.Errors[0].Field != field) {
+			t.Errorf("%.60s: %d %s, want 400 for %q", body, resp.StatusCode, resp.Body, field)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for kind, status := range map[string]int{
+		"malformed": 400, "invalid": 422, "unauthenticated": 401, "forbidden": 403, "not found": 404, "conflict": 409,
+		"precondition failed": 412, "too many requests": 429, "unavailable": 503, "internal": 500, "plain": 500,
+	} {
+		resp := call(t, "GET", "/errors/"+url.PathEscape(kind), "", nil)
+		p := problem(t, resp)
+		if resp.StatusCode != status || strings.Contains(string(resp.Body), "secret") || kind != "plain" && p.Detail != "for the client" {
+			t.Errorf("%s: %d %s, want %d", kind, resp.StatusCode, resp.Body, status)
+		}
+		if status == 401 != (resp.Header.Get("WWW-Authenticate") != "") {
+			t.Errorf("%s: WWW-Authenticate is %q", kind, resp.Header.Get("WWW-Authenticate"))
+		}
+		if status == 429 && (resp.Header.Get("Retry-After") != "2" || resp.Header.Get("RateLimit-Limit") != "5" || resp.Header.Get("RateLimit-Remaining") != "0" || resp.Header.Get("RateLimit-Reset") != "3") {
+			t.Errorf("%v", resp.Header)
+		}
+	}
+}
+
+func request(t *testing.T, target string, header http.Header) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = header
+	return r
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	for key, want := range map[string]bool{"a": true, "a b~!": true, strings.Repeat("x", 255): true, "": false, strings.Repeat("x", 256): false, "ä": false, "a\x7f": false, "a\tb": false} {
+		got, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {key}}))
+		if want && (err != nil || got != key) || !want && !kiosk.KindMalformed.Is(err) {
+			t.Errorf("%q: %q, %v", key, got, err)
+		}
+	}
+	if key, err := rest.IdempotencyKey(request(t, "/", http.Header{})); key != "" || err != nil {
+		t.Errorf("none: %q, %v", key, err)
+	}
+	if _, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {"a", "b"}})); !kiosk.KindMalformed.Is(err) {
+		t.Errorf("two: %v", err)
+	}
+}
+
+func TestPageAndLinks(t *testing.T) {
+	page := func(target string) (kiosk.Page, error) {
+		query, err := rest.Query(request(t, target, nil))
+		if err != nil {
+			return kiosk.Page{}, err
+		}
+		return rest.Page(query)
+	}
+	for target, want := range map[string]kiosk.Page{"/": {Number: 1, Limit: 20}, "/?page=&limit=": {Number: 1, Limit: 20}, "/?page=3&limit=7&other=x": {Number: 3, Limit: 7}} {
+		if got, err := page(target); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", target, got, err)
+		}
+	}
+	if got, err := page("/?page=99999999999999999999"); err != nil || !kiosk.KindInvalid.Is(got.Check()) {
+		t.Errorf("a page beyond numbers: %+v, %v", got, err)
+	}
+	for _, target := range []string{"/?page=x", "/?limit=1.5", "/?page=1&page=2", "/?%zz=1"} {
+		if _, err := page(target); !kiosk.KindMalformed.Is(err) {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	for number, want := range map[int]string{
+		1: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=2&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`,
+		2: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=1&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`,
+		3: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=2&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="last"`,
+		9: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=3&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="last"`,
+	} {
+		resp, err := rest.List(request(t, "/?q=a+b&page=7", nil), "/x", []int{}, 5, kiosk.Page{Number: number, Limit: 2})
+		if err != nil || resp.Header.Get("Link") != want || resp.Header.Get("X-Total-Count") != "5" {
+			t.Errorf("page %d: %s, want %s", number, resp.Header.Get("Link"), want)
+		}
+	}
+}
+
+type gate struct{ actor kiosk.Actor }
+
+func (g gate) Actor(_ context.Context, token string) (kiosk.Actor, error) {
+	if token != "good" {
+		return kiosk.Actor{}, kiosk.Unauthenticated("no")
+	}
+	return g.actor, nil
+}
+
+func TestActorAndAddress(t *testing.T) {
+	for value, want := range map[string]bool{"Bearer good": true, "bearer  good": true, "": false, "good": false, "Basic good": false, "Bearer ": false, "Bearer bad": false} {
+		_, err := rest.Actor(request(t, "/", http.Header{"Authorization": {value}}), gate{})
+		if want != (err == nil) || !want && !kiosk.KindUnauthenticated.Is(err) {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+	for value, want := range map[string]string{"192.0.2.1": "192.0.2.1", "192.0.2.1, 10.0.0.1": "192.0.2.1", "192.0.2.1:1234": "192.0.2.1", "[2001:db8::1]:80": "2001:db8::1", "": "unknown", "evil\n": "unknown"} {
+		if got := rest.Address(request(t, "/", http.Header{"X-Forwarded-For": {value}})); got != want {
+			t.Errorf("%q: %q, want %q", value, got, want)
+		}
+	}
+	from := http.Header{"X-Forwarded-For": {"192.0.2.1"}, "Authorization": {"Bearer good"}}
+	if got := rest.LimitedAddress(request(t, "/", from), gate{kiosk.Service()}); got != "" {
+		t.Errorf("a service is limited as %q", got)
+	}
+	if got := rest.LimitedAddress(request(t, "/", from), gate{kiosk.Actor{Role: kiosk.RoleAdmin}}); got != "192.0.2.1" {
+		t.Errorf("a person is limited as %q", got)
+	}
+}
+
+func TestMatches(t *testing.T) {
+	for _, test := range []struct {
+		header string
+		weak   bool
+		want   bool
+	}{
+		{`"1"`, false, true}, {`*`, false, true}, {`"0", "1"`, false, true}, {`W/"1"`, true, true},
+		{`W/"1"`, false, false}, {`"2"`, false, false}, {`1`, false, false}, {``, true, false},
+	} {
+		if got := rest.Matches(test.header, `"1"`, test.weak); got != test.want {
+			t.Errorf("Matches(%s, weak %t) = %t", test.header, test.weak, got)
+		}
+	}
+}
