@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	netmail "net/mail"
 	"strings"
 	"time"
 
@@ -39,15 +40,11 @@ type Server struct {
 
 // New checks the settings; it does not connect.
 func New(o Options) (*Server, error) {
-	probe := gomail.NewMsg()
-	if err := probe.From(o.From); err != nil {
+	from, err := netmail.ParseAddress(o.From)
+	if err != nil {
 		return nil, fmt.Errorf("MAIL_FROM is not an address: %w", err)
 	}
-	address, err := probe.GetSender(false)
-	if err != nil {
-		return nil, fmt.Errorf("MAIL_FROM: %w", err)
-	}
-	s := &Server{options: o, domain: address[strings.LastIndex(address, "@")+1:]}
+	s := &Server{options: o, domain: from.Address[strings.LastIndex(from.Address, "@")+1:]}
 	_, err = s.client()
 	return s, err
 }

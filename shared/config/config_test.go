@@ -1,0 +1,68 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/shared/config"
+)
+
+func TestSecretsWin(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("secret_mount_path", dir)
+	if got, err := config.String("JWT_SECRET", "default"); got != "default" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	t.Setenv("JWT_SECRET", "environment")
+	if got, err := config.String("JWT_SECRET", "default"); got != "environment" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jwt-secret"), []byte(" secret \r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := config.String("JWT_SECRET", "default"); got != " secret " || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	// One that cannot be read is no reason to fall back to a weaker source.
+	if err := os.Mkdir(filepath.Join(dir, "mongo-uri"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MONGO_URI", "environment")
+	if got, err := config.String("MONGO_URI", ""); err == nil {
+		t.Errorf("%q was used instead", got)
+	}
+}
+
+func TestSource(t *testing.T) {
+	t.Setenv("secret_mount_path", t.TempDir())
+	for name, value := range map[string]string{"N": "7", "ON": "on", "OFF": "off", "TRUE": "true", "D": "15m", "P": "x", "BAD": "hunter2"} {
+		t.Setenv(name, value)
+	}
+	var s config.Source
+	if s.Int("N", 1) != 7 || s.Int("NONE", 1) != 1 || !s.Bool("ON", false) || s.Bool("OFF", true) || !s.Bool("TRUE", false) || !s.Bool("NONE", true) ||
+		s.Duration("D", 0) != 15*time.Minute || s.Required("N") != "7" || s.String("NONE", "x") != "x" {
+		t.Error("a setting was misread")
+	}
+	if got := config.Parsed(&s, "P", "y", func(text string) (string, error) { return text + text, nil }); got != "xx" {
+		t.Errorf("Parsed = %q", got)
+	}
+	if err := s.Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.Int("BAD", 1)
+	s.Bool("BAD", true)
+	s.Duration("BAD", 1)
+	s.Required("MISSING")
+	config.Parsed(&s, "P", "", func(string) (int, error) { return 0, errors.New("not a rate") })
+	err := s.Err()
+	if err == nil || strings.Count(err.Error(), "BAD") != 3 || !strings.Contains(err.Error(), "MISSING") || !strings.Contains(err.Error(), "P: not a rate") {
+		t.Errorf("%v", err)
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Error("the message quotes what may be a secret")
+	}
+}

@@ -1,0 +1,147 @@
+package smtp_test
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"mime/quotedprintable"
+	"net"
+	netmail "net/mail"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	gosmtp "github.com/emersion/go-smtp"
+
+	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/smtp"
+)
+
+// backend is a mail server that keeps what it gets, or refuses it.
+type backend struct {
+	mu     sync.Mutex
+	got    []string
+	to     []string
+	refuse error
+}
+
+func (b *backend) NewSession(*gosmtp.Conn) (gosmtp.Session, error) { return b, nil }
+func (b *backend) Reset()                                          {}
+func (b *backend) Logout() error                                   { return nil }
+func (b *backend) Mail(string, *gosmtp.MailOptions) error          { return nil }
+func (b *backend) Rcpt(to string, _ *gosmtp.RcptOptions) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.to = append(b.to, to)
+	return b.refuse
+}
+
+func (b *backend) Data(r io.Reader) error {
+	text, err := io.ReadAll(r)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.got = append(b.got, string(text))
+	return err
+}
+
+func start(t *testing.T) (*backend, *smtp.Server) {
+	t.Helper()
+	b := &backend{}
+	server := gosmtp.NewServer(b)
+	server.Domain = "localhost"
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); server.Serve(l) }()
+	t.Cleanup(func() { server.Close(); <-done })
+	s, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, From: "Kiosk <shop@example.com>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, s
+}
+
+func TestSend(t *testing.T) {
+	b, s := start(t)
+	m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Grüße", HTML: `<html><head><style>x{}</style></head><body><p>Hello <b>Ada</b>,</p><ul><li>one</li><li>two &amp; three</li></ul><a href="https://example.com/">shop</a></body></html>`}
+	if err := s.Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.got) != 1 || len(b.to) != 1 || b.to[0] != "ada@example.com" {
+		t.Fatalf("%d mails to %q", len(b.got), b.to)
+	}
+	msg, err := netmail.ReadMessage(strings.NewReader(b.got[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject, err := new(mime.WordDecoder).DecodeHeader(msg.Header.Get("Subject"))
+	if err != nil || subject != m.Subject || msg.Header.Get("Message-Id") != "<abc@example.com>" || msg.Header.Get("To") != "<ada@example.com>" || !strings.Contains(msg.Header.Get("From"), "<shop@example.com>") {
+		t.Errorf("%v, %v", msg.Header, err)
+	}
+	if date, err := msg.Header.Date(); err != nil || time.Since(date).Abs() > time.Hour {
+		t.Errorf("dated %s, %v", date, err)
+	}
+	kind, params, err := mime.ParseMediaType(msg.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/alternative" {
+		t.Fatalf("%s, %v", kind, err)
+	}
+	parts := multipart.NewReader(msg.Body, params["boundary"])
+	var texts []string
+	for {
+		part, err := parts.NextRawPart()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(quotedprintable.NewReader(part))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, strings.ReplaceAll(string(text), "\r\n", "\n"))
+	}
+	if want := "Hello Ada,\none\ntwo & three\n\nshop (https://example.com/)"; len(texts) != 2 || strings.TrimSpace(texts[0]) != want || strings.TrimSpace(texts[1]) != m.HTML {
+		t.Errorf("the parts are %q, want first %q", texts, want)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	b, s := start(t)
+	m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Hi", HTML: "<p>Hi</p>", Text: "Hi"}
+	for code, final := range map[int]bool{451: false, 550: true} {
+		b.mu.Lock()
+		b.refuse = &gosmtp.SMTPError{Code: code, EnhancedCode: gosmtp.EnhancedCodeNotSet, Message: "no"}
+		b.mu.Unlock()
+		if err := s.Send(t.Context(), m); err == nil || errors.Is(err, mail.ErrRefused) != final {
+			t.Errorf("%d: %v, want it final: %t", code, err, final)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	gone, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, From: "shop@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Send(t.Context(), m); err == nil || errors.Is(err, mail.ErrRefused) {
+		t.Errorf("nobody there: %v", err)
+	}
+	if _, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: 25, From: "nobody"}); err == nil {
+		t.Error("a sender without an address was taken")
+	}
+	// A password does not travel in the clear.
+	secret, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: 25, From: "shop@example.com", Username: "u", Password: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := secret.Send(t.Context(), m); err == nil {
+		t.Error("a server without TLS was given a password")
+	}
+}
