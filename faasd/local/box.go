@@ -141,8 +141,7 @@ func (b *box) startQueue() error {
 		"--nats_server", b.config.natsURL, "--cluster_id", cluster,
 		"--store", "file", "--dir", b.config.dir("queue"), "--file_sync=true", "--file_crc=true",
 		// What was delivered stays on disk until it is this old, or too much.
-		"--max_age", "168h", "--max_bytes", "256MB", "--max_msgs", "0",
-		"--hb_interval", "1s", "--hb_timeout", "1s", "--hb_fail_count", "3")
+		"--max_age", "168h", "--max_bytes", "256MB", "--max_msgs", "0")
 }
 
 func (b *box) startGateway() error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -232,6 +233,33 @@ func TestBox(t *testing.T) {
 		}
 	}
 	step("faas-cli", func(t *testing.T) { stockCLI(t, s) })
+	step("a callback", func(t *testing.T) {
+		back := make(chan http.Header, 1)
+		listener := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { back <- r.Header }))
+		defer listener.Close()
+		req, err := http.NewRequest(http.MethodPut, s.gateway+"/async-function/hello/some/path?x=1", strings.NewReader("you"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Callback-Url", listener.URL)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		id := res.Header.Get("X-Call-Id")
+		if res.StatusCode != http.StatusAccepted || id == "" {
+			t.Fatalf("%s, call id %q", res.Status, id)
+		}
+		select {
+		case h := <-back:
+			if h.Get("X-Call-Id") != id || h.Get("X-Function-Status") != "200" || h.Get("X-Function-Name") != "hello" || h.Get("X-Duration-Seconds") == "" {
+				t.Errorf("call %s came back with %v", id, h)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("nobody called back")
+		}
+	})
 	step("a second box", func(t *testing.T) {
 		other := newSubject(t, s.project)
 		other.start("DATA_DIR=" + filepath.Join(s.project, ".data"))

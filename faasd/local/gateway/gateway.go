@@ -54,9 +54,16 @@ func openGateway(root, dir, logDir string, functionEnv map[string]string, queue 
 		functions: map[string]*function{},
 		stopping:  make(chan struct{}),
 	}
-	// What an earlier gateway mounted belongs to processes that are gone.
-	if err := os.RemoveAll(filepath.Join(dir, "mounts")); err != nil {
+	// What an earlier gateway mounted, and had under construction, belongs to
+	// processes that are gone.
+	leftovers, err := filepath.Glob(filepath.Join(g.builder.Dir, "build-*"))
+	if err != nil {
 		return nil, err
+	}
+	for _, path := range append(leftovers, filepath.Join(dir, "mounts")) {
+		if err := os.RemoveAll(path); err != nil {
+			return nil, err
+		}
 	}
 	for _, folder := range []string{g.builder.Dir, g.secrets.dir, logDir} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
