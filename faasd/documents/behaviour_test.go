@@ -383,6 +383,68 @@ func TestRetriedWriteAfterRestart(t *testing.T) {
 	}
 }
 
+// TestCommitAfterRestart asks for a commit again whose answer was lost.
+func TestCommitAfterRestart(t *testing.T) {
+	srv := spawn(t, t.TempDir())
+	lsid := d("id", bson.Binary{Subtype: 4, Data: []byte("fedcba9876543210")})
+	run := func(cmd bson.D, db string) int32 {
+		t.Helper()
+		r, err := runRaw(srv.addr, append(cmd, d("lsid", lsid, "txnNumber", int64(7), "autocommit", false, "$db", db)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, err := r.LookupErr("code"); err == nil {
+			return code.Int32()
+		}
+		return 0
+	}
+	if c := run(d("insert", "c", "documents", bson.A{d("_id", 1)}, "startTransaction", true), "x"); c != 0 {
+		t.Fatal(c)
+	}
+	for range 2 {
+		if c := run(d("commitTransaction", 1), "admin"); c != 0 {
+			t.Errorf("commit: code %d", c)
+		}
+		srv.restart()
+	}
+	if c := run(d("abortTransaction", 1), "admin"); c != 256 {
+		t.Errorf("abort after the commit: code %d", c)
+	}
+	if c := run(d("find", "c"), "x"); c != 256 {
+		t.Errorf("find after the commit: code %d", c)
+	}
+}
+
+// TestCloseWithOpenTransaction: a write that waits for a transaction does not
+// keep the server from closing.
+func TestCloseWithOpenTransaction(t *testing.T) {
+	srv := must[*documents.Server](t)(documents.Open(documents.Options{Dir: t.TempDir()}))
+	client := connect(t, srv.URI()+"&retryWrites=false")
+	c := client.Database("x").Collection("c")
+	must[*mongo.InsertOneResult](t)(c.InsertOne(testContext(t), d("_id", 1)))
+	_, sc := session(t, client)
+	must[*mongo.UpdateResult](t)(c.UpdateByID(sc, 1, d("$set", d("a", 1))))
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.UpdateByID(context.Background(), 1, d("$set", d("a", 2)))
+		failed <- err
+	}()
+	time.Sleep(20 * time.Millisecond) // most likely it waits by now; it must not matter
+	closed := make(chan error, 1)
+	go func() { closed <- srv.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("does not close")
+	}
+	if err := <-failed; err == nil {
+		t.Error("the waiting write was acknowledged")
+	}
+}
+
 func TestTTL(t *testing.T) {
 	ctx := testContext(t)
 	client := connect(t, start(t, documents.Options{NoSync: true, TTLInterval: 20 * time.Millisecond}).URI())

@@ -181,11 +181,9 @@ func (s *Server) accept() {
 const keepBuffer = 1 << 20
 
 func (s *Server) serve(nc net.Conn) {
-	closed := make(chan struct{})
-	conn := &command.Conn{ID: s.nextID.Add(1), Remote: nc.RemoteAddr().String(), Closed: closed}
+	conn := &command.Conn{ID: s.nextID.Add(1), Remote: nc.RemoteAddr().String()}
 	s.engine.Connected(1)
 	defer func() {
-		close(closed)
 		s.engine.Connected(-1)
 		nc.Close()
 		s.mu.Lock()

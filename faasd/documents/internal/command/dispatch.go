@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -123,8 +124,7 @@ type Request struct {
 	start time.Time
 
 	deadline  time.Time
-	stopped   chan struct{} // closed at the deadline, for waits
-	session   *session      // locked while the command runs, nil without one
+	session   *session // locked while the command runs, nil without one
 	lsid      []byte
 	txnNumber int64 // -1 without one
 	inTxn     bool
@@ -432,25 +432,25 @@ func (r *Request) expired() error {
 	if !r.deadline.IsZero() && time.Now().After(r.deadline) {
 		return fault.New(fault.MaxTimeMSExpired, "operation exceeded time limit")
 	}
-	select {
-	case <-r.e.ctx.Done():
+	if r.e.ctx.Err() != nil {
 		return fault.New(fault.InterruptedAtShutdown, "interrupted at shutdown")
-	case <-r.conn.Closed:
-		return fault.New(11601, "operation was interrupted: the connection is closed")
-	default:
-		return nil
 	}
+	return nil
 }
 
 // write runs fn in the committer, for at most as long as the command may take.
 func (r *Request) write(fn func(tx *store.Tx) error) error {
-	stop := make(chan struct{})
+	ctx := r.e.ctx
 	if !r.deadline.IsZero() {
-		t := time.AfterFunc(time.Until(r.deadline), func() { close(stop) })
-		defer t.Stop()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.deadline)
+		defer cancel()
 	}
-	err := r.e.store.Write(stop, fn)
+	err := r.e.store.Write(ctx.Done(), fn)
 	if err == store.ErrStopped {
+		if err := r.expired(); err != nil {
+			return err
+		}
 		return fault.New(fault.MaxTimeMSExpired, "operation exceeded time limit")
 	}
 	return err

@@ -97,8 +97,6 @@ type Conn struct {
 	ID      int64
 	Remote  string
 	AppName string
-	// Closed ends what a command still waits for.
-	Closed <-chan struct{}
 }
 
 // Interrupt makes commands under way give up where they wait.

@@ -207,7 +207,6 @@ func (f *failpoints) hit(r *Request) (b blow, err error) {
 		defer t.Stop()
 		select {
 		case <-t.C:
-		case <-r.conn.Closed:
 		case <-r.e.ctx.Done():
 		}
 	}

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"bytes"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
@@ -104,57 +106,60 @@ type famArgs struct {
 // famApply does the work on the document found and makes the reply. Field n of
 // it says whether anything was done and is not for the client.
 func famApply(tx *store.Tx, c *store.Collection, t *target, a famArgs) (value.Doc, error) {
-	var shown value.Doc
-	var n int32
-	last := []byte(nil)
-	switch {
-	case t == nil && a.upsert:
-		doc, err := a.up.Upsert(a.filter)
-		if err != nil {
-			return nil, err
-		}
-		if err := tx.Insert(c, doc); err != nil {
-			return nil, err
-		}
-		n = 1
-		last = bsoncore.AppendBooleanElement(last, "updatedExisting", false)
-		last = bsoncore.AppendValueElement(last, "upserted", value.Field(doc, "_id"))
-		if a.after {
-			shown = doc
-		}
-	case t == nil:
-		if a.up != nil {
-			last = bsoncore.AppendBooleanElement(last, "updatedExisting", false)
-		}
-	case a.up == nil:
-		if err := tx.Delete(c, t.pk, t.doc); err != nil {
-			return nil, err
-		}
-		n, shown = 1, t.doc
-	default:
-		_, doc, err := replaceDoc(tx, c, t, a.up)
-		if err != nil {
-			return nil, err
-		}
-		n, shown = 1, t.doc
-		if a.after {
-			shown = doc
-		}
-		last = bsoncore.AppendBooleanElement(last, "updatedExisting", true)
+	var before, after value.Doc
+	var err error
+	if t != nil {
+		before = t.doc
 	}
+	switch {
+	case a.up == nil || t == nil && !a.upsert:
+	case t == nil:
+		after, err = a.up.Upsert(a.filter)
+	default:
+		after, err = a.up.Apply(t.doc, t.pos, false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// What can fail comes before anything is written.
 	v := value.Null()
-	if shown != nil {
+	if shown := before; shown != nil || a.after && after != nil {
+		if a.after {
+			shown = after
+		}
 		if a.shape != nil {
 			pos := -1
 			if t != nil {
 				pos = t.pos
 			}
-			var err error
 			if shown, err = a.shape.Apply(shown, pos); err != nil {
 				return nil, err
 			}
 		}
 		v = value.Of(shown)
+	}
+	var n int32
+	var last []byte
+	switch {
+	case t == nil && after != nil:
+		n, err = 1, tx.Insert(c, after)
+		last = bsoncore.AppendBooleanElement(last, "updatedExisting", false)
+		last = bsoncore.AppendValueElement(last, "upserted", value.Field(after, "_id"))
+	case t == nil:
+		if a.up != nil {
+			last = bsoncore.AppendBooleanElement(last, "updatedExisting", false)
+		}
+	case a.up == nil:
+		n, err = 1, tx.Delete(c, t.pk, before)
+	default:
+		n = 1
+		if !bytes.Equal(before, after) {
+			err = tx.Replace(c, t.pk, before, after)
+		}
+		last = bsoncore.AppendBooleanElement(last, "updatedExisting", true)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return bsoncore.BuildDocument(nil,
 		bsoncore.AppendInt32Element(nil, "n", n),

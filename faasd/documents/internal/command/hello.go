@@ -89,7 +89,6 @@ func (r *Request) awaitTopology() error {
 	select {
 	case <-t.C:
 	case <-r.e.ctx.Done():
-	case <-r.conn.Closed:
 	}
 	return nil
 }

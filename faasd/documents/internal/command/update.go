@@ -119,7 +119,7 @@ func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int)
 			}
 			return insertUpsert(tx, c, sel.filter, up)
 		}
-		changed, _, err := replaceDoc(tx, c, t, up)
+		changed, err := replaceDoc(tx, c, t, up)
 		if err != nil {
 			return nil, err
 		}
@@ -148,20 +148,18 @@ func insertUpsert(tx *store.Tx, c *store.Collection, f *query.Filter, up *engine
 }
 
 // replaceDoc applies an update to a document that was found.
-func replaceDoc(tx *store.Tx, c *store.Collection, t *target, up *engine.Update) (changed int32, now value.Doc, err error) {
-	if now, err = up.Apply(t.doc, t.pos, false); err != nil {
-		return 0, nil, err
+func replaceDoc(tx *store.Tx, c *store.Collection, t *target, up *engine.Update) (changed int32, err error) {
+	now, err := up.Apply(t.doc, t.pos, false)
+	if err != nil || bytes.Equal(now, t.doc) {
+		return 0, err
 	}
-	if bytes.Equal(now, t.doc) {
-		return 0, now, nil
-	}
-	return 1, now, tx.Replace(c, t.pk, t.doc, now)
+	return 1, tx.Replace(c, t.pk, t.doc, now)
 }
 
 func (r *Request) updateMany(name string, sel selection, up *engine.Update, upsert bool) (value.Doc, error) {
 	var n, modified int32
 	err := r.modifyAll(name, sel, func(tx *store.Tx, c *store.Collection, t *target) error {
-		changed, _, err := replaceDoc(tx, c, t, up)
+		changed, err := replaceDoc(tx, c, t, up)
 		if err == nil {
 			n++
 			modified += changed
@@ -177,7 +175,7 @@ func (r *Request) updateMany(name string, sel selection, up *engine.Update, upse
 			if t == nil {
 				return insertUpsert(tx, c, sel.filter, up)
 			}
-			changed, _, err := replaceDoc(tx, c, t, up)
+			changed, err := replaceDoc(tx, c, t, up)
 			return updateResult(1, changed, value.Value{}), err
 		})
 	}
