@@ -1,18 +1,24 @@
 package shop
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/internal/testservers"
 	"github.com/kiosk-shop/kiosk/shared/mail"
 	"github.com/kiosk-shop/kiosk/shared/order"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 func TestSend(t *testing.T) {
@@ -191,5 +197,53 @@ func TestOwnTemplates(t *testing.T) {
 	}
 	if _, err := mail.LoadTemplates(filepath.Join(folder, "none")); err == nil {
 		t.Error("a folder that does not exist was taken")
+	}
+}
+
+// TestRelays lets two relays work at what a process left behind that died
+// right after its commit.
+func TestRelays(t *testing.T) {
+	s := open(t)
+	store := s.db.Outbox()
+	const entries = 20
+	dead := outbox.New(store, s.db.Transact, nil, now) // it has no couriers: nothing leaves it
+	var want []string
+	for i := range entries {
+		to := fmt.Sprintf("c%d@example.com", i)
+		want = append(want, to)
+		err := dead.Transact(t.Context(), func(ctx context.Context) error {
+			return dead.Invoke(ctx, mail.Function, mail.Request{To: to, Subject: "Hello", HTML: "<p>Hello</p>"})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dead.Close()
+	if err := dead.Publish(t.Context(), "order.test", 1); err == nil {
+		t.Error("an entry was stored outside of a transaction")
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	var relays sync.WaitGroup
+	var clock atomic.Int64 // minutes ahead
+	ahead := func() time.Time { return now().Add(time.Duration(clock.Add(1)) * time.Minute) }
+	for range 2 {
+		relay := outbox.New(store, s.db.Transact, s.couriers(), ahead)
+		relays.Go(func() { relay.Run(ctx, time.Millisecond); relay.Close() })
+	}
+	testservers.Eventually(t, "an empty outbox", func() error {
+		if n, err := store.Pending(t.Context()); err != nil || n > 0 {
+			return fmt.Errorf("%d entries wait, %w", n, err)
+		}
+		return nil
+	})
+	stop()
+	relays.Wait()
+	for _, to := range want {
+		s.expectMails(t, to, "Hello")
+	}
+	waiting, err := store.Waiting(t.Context(), 10)
+	if err != nil || len(waiting) > 0 {
+		t.Errorf("%+v, %v", waiting, err)
 	}
 }
