@@ -424,12 +424,12 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 	}
 	line("logs", c.relative(c.dir("logs")), "a file a part and a function")
 
-	password, lies := c.adminPassword, "kept in "+c.relative(c.dir("admin-password"))
+	password, typed := c.adminPassword+" (kept in "+c.relative(c.dir("admin-password"))+")", c.adminPassword
 	if os.Getenv("ADMIN_PASSWORD") != "" {
-		password, lies = "********", "as ADMIN_PASSWORD says"
+		password, typed = "as ADMIN_PASSWORD says", `'"$ADMIN_PASSWORD"'`
 	}
-	fmt.Fprintf(w, "\n  administrator  %s, password %s (%s)\n\n", c.adminEmail, password, lies)
+	fmt.Fprintf(w, "\n  administrator  %s, password %s\n\n", c.adminEmail, password)
 	fmt.Fprintf(w, "  curl http://%s/api/inventory\n", local(c.front))
-	fmt.Fprintf(w, "  curl http://%s/api/users/authenticate -H 'Content-Type: application/json' -d '{\"email\":\"%s\",\"password\":\"%s\"}'\n\n", local(c.front), c.adminEmail, password)
+	fmt.Fprintf(w, "  curl http://%s/api/users/authenticate -H 'Content-Type: application/json' -d '{\"email\":\"%s\",\"password\":\"%s\"}'\n\n", local(c.front), c.adminEmail, typed)
 	fmt.Fprintln(w, "Ctrl-C stops it.")
 }
