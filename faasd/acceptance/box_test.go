@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,10 +21,12 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// ownBox starts a box for one test alone, with what the shared one compiled.
+// ownBox prepares a box for one test alone, with what the shared one compiled.
+// The tests that have one run beside each other, after those that have not.
 func ownBox(t *testing.T, env ...string) *box.Box {
 	t.Helper()
 	needsBox(t)
+	t.Parallel()
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		t.Skip("the box's processes can be counted on Linux only")
 	}
@@ -287,6 +290,7 @@ func TestCannotStart(t *testing.T) {
 	needsBox(t)
 	refused := func(t *testing.T, b *box.Box, mentions ...string) {
 		t.Helper()
+		before := b.Processes() // of another box in the same folder
 		if err := b.Launch(); err != nil {
 			t.Fatal(err)
 		}
@@ -308,8 +312,10 @@ func TestCannotStart(t *testing.T) {
 				t.Errorf("it does not mention %s: %s", text, said)
 			}
 		}
-		if left := b.Processes(); len(left) > 0 {
-			t.Errorf("%v are left", left)
+		for _, p := range b.Processes() {
+			if !slices.Contains(before, p) {
+				t.Errorf("%s (%d) is left", p.Name, p.PID)
+			}
 		}
 	}
 	prepare := func(t *testing.T, dir string) *box.Box {
@@ -393,10 +399,7 @@ func away(t *testing.T, b *box.Box, name string) (back func()) {
 
 // What the shop does while parts of it are missing.
 func TestPartsAway(t *testing.T) {
-	if os.Getenv("MONGO_URI") != "" {
-		t.Log("the database is not a part of the box")
-	}
-	b := ownBox(t, "GRPC_TRUST_NETWORK=true") // with rate limits, as they are by default
+	b := ownBox(t, "RATE_LIMIT=off")
 	start(t, b)
 	s := newShop(b.Target)
 	admin := s.admin(t)
@@ -477,87 +480,104 @@ func TestPartsAway(t *testing.T) {
 		}
 		v.do("GET /api/orders").as(ada).answers(200, list{object{"id": id}})
 	})
-	t.Run("the mail server: a letter comes late, and once", func(t *testing.T) {
-		v := visit{t, s, httpDoor{s.Client}}
-		fault := func(mode string, count int) {
-			t.Helper()
-			body := fmt.Sprintf(`{"mode":%q,"count":%d}`, mode, count)
-			req, err := http.NewRequestWithContext(t.Context(), "PUT", b.Target.Mail+"/api/faults", strings.NewReader(body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			res, err := http.DefaultClient.Do(req)
-			if err != nil || res.StatusCode != 200 {
-				t.Fatal("the sink takes no faults", err)
-			}
-			res.Body.Close()
+}
+
+// What the mail server refuses for now comes late, and once.
+func TestMailServerAway(t *testing.T) {
+	b := ownBox(t, "RATE_LIMIT=off")
+	start(t, b)
+	s := newShop(b.Target)
+	v := visit{t, s, httpDoor{s.Client}}
+	fault := func(mode string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "PUT", b.Target.Mail+"/api/faults", strings.NewReader(fmt.Sprintf(`{"mode":%q,"count":1}`, mode)))
+		if err != nil {
+			t.Fatal(err)
 		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("the sink takes no faults: %s", res.Status)
+		}
+	}
+	fault("tempfail")
+	v.do("POST /api/email").as(s.admin(t)).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(503)
+	fault("permfail")
+	v.do("POST /api/email").as(s.admin(t)).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(422)
+
+	tea := s.product(t, "tea", 10, 5)
+	// The server refuses for now; then it takes the mail without saying so.
+	for _, mode := range []string{"tempfail", "drop_after_data"} {
+		ada := s.customer(t, "ada")
+		until(t, "a letter of welcome", func() bool { return len(s.letters(t, ada.email, client.Welcome)) > 0 })
+		fault(mode)
+		o := s.buys(t, ada, line(tea, 1))
 		s.settle(t)
-		fault("tempfail", 1)
-		v.do("POST /api/email").as(admin).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(503)
-		fault("permfail", 1)
-		v.do("POST /api/email").as(admin).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(422)
-		// One that the server refuses for now, and one that it takes without
-		// saying so.
-		tea := s.product(t, "tea", 10, 5)
-		for _, mode := range []string{"tempfail", "drop_after_data"} {
-			ada := s.customer(t, "ada")
-			s.settle(t)
-			fault(mode, 1)
-			o := s.buys(t, ada, line(tea, 1))
-			s.settle(t)
-			if n := len(s.letters(t, ada.email, client.Confirmation, o.ID)); n != 1 {
-				t.Errorf("after %s %d letters came", mode, n)
-			}
+		if n := len(s.letters(t, ada.email, client.Confirmation, o.ID)); n != 1 {
+			t.Errorf("after %s %d letters came", mode, n)
 		}
-	})
-	t.Run("gRPC callers without metadata are trusted where the box says so", func(t *testing.T) {
-		v := visit{t, s, newRPCDoor(t, s)}
-		ada := s.customer(t, "ada")
-		tea := v.do("POST /api/inventory").body(object{"name": "Tea", "category": "drinks", "stock": 5, "price": 1.5}).answers(201).text(t, "id")
-		order := lines(client.Item{ProductID: tea, Quantity: 2}).but("user_id", ada.id)
-		id := v.do("POST /api/orders").body(order).answers(201).text(t, "id")
-		s.settled(t, ada, id)
-		v.do("GET /api/orders/"+id).answers(200, object{"user_id": ada.id, "total": 3})
-		v.do("GET /api/orders?user_id="+ada.id).answers(200, list{object{"id": id}})
-		v.do("PUT /api/orders/" + id + "/status").body(object{"status": "COMPLETED"}).answers(200)
-		v.do("GET /api/users/"+ada.id).answers(200, object{"email": ada.email})
-		v.do("POST /api/email").body(letter(ada.email, "By a service", "<p>Hi</p>")).answers(200)
-		v.do("POST /api/email").token("spare me").body(letter(ada.email, "By nobody", "<p>Hi</p>")).answers(401)
-		v.do("DELETE /api/inventory/" + tea).as(ada).answers(403)
-		v.do("DELETE /api/inventory/" + tea).answers(200)
-	})
-	t.Run("who guesses passwords is slowed down, and locks nobody out", func(t *testing.T) {
-		v := visit{t, s, httpDoor{s.Client}}
-		ada := s.customer(t, "ada")
-		guess := object{"username": ada.email, "password": "a wrong guess"}
-		for i := range 200 {
-			got := v.door.call(t, client.Request{Method: "POST", Path: "/api/users/authenticate", Body: guess})
-			if got.status == http.StatusUnauthorized && i < 100 {
-				continue
-			}
-			if got.status != http.StatusTooManyRequests {
-				t.Fatalf("guess %d is answered %d %s", i, got.status, got.raw)
-			}
-			t.Logf("guess %d is answered 429", i)
-			break
+	}
+}
+
+// GRPC_TRUST_NETWORK=true lets a caller without metadata act as the service
+// account, and nobody else.
+func TestTrustedNetwork(t *testing.T) {
+	b := ownBox(t, "GRPC_TRUST_NETWORK=true")
+	start(t, b)
+	s := newShop(b.Target)
+	v := visit{t, s, newRPCDoor(t, s)}
+	ada := s.customer(t, "ada")
+	tea := v.do("POST /api/inventory").body(object{"name": "Tea", "category": "drinks", "stock": 5, "price": 1.5}).answers(201).text(t, "id")
+	order := lines(client.Item{ProductID: tea, Quantity: 2}).but("user_id", ada.id)
+	id := v.do("POST /api/orders").body(order).answers(201).text(t, "id")
+	s.settled(t, ada, id)
+	v.do("GET /api/orders/"+id).answers(200, object{"user_id": ada.id, "total": 3})
+	v.do("GET /api/orders?user_id="+ada.id).answers(200, list{object{"id": id}})
+	v.do("PUT /api/orders/" + id + "/status").body(object{"status": "COMPLETED"}).answers(200)
+	v.do("GET /api/users/"+ada.id).answers(200, object{"email": ada.email})
+	v.do("POST /api/email").body(letter(ada.email, "By a service", "<p>Hi</p>")).answers(200)
+	v.do("POST /api/email").token("spare me").body(letter(ada.email, "By nobody", "<p>Hi</p>")).answers(401)
+	v.do("DELETE /api/inventory/" + tea).as(ada).answers(403)
+	v.do("DELETE /api/inventory/" + tea).answers(200)
+}
+
+// Who guesses passwords is slowed down, and locks nobody out.
+func TestGuessing(t *testing.T) {
+	b := ownBox(t) // with the limits that a shop has by default
+	start(t, b)
+	s := newShop(b.Target)
+	v := visit{t, s, httpDoor{s.Client}}
+	ada := s.customer(t, "ada")
+	guess := object{"username": ada.email, "password": "a wrong guess"}
+	for i := range 200 {
+		got := v.door.call(t, client.Request{Method: "POST", Path: "/api/users/authenticate", Body: guess})
+		if got.status == http.StatusUnauthorized && i < 100 {
+			continue
 		}
-		refused := v.do("POST /api/users/authenticate").body(guess).answers(429)
-		for _, name := range []string{"Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"} {
-			if _, err := strconv.Atoi(refused.header.Get(name)); err != nil {
-				t.Errorf("%s is %q", name, refused.header.Get(name))
-			}
+		if got.status != http.StatusTooManyRequests {
+			t.Fatalf("guess %d is answered %d %s", i, got.status, got.raw)
 		}
-		// The owner, from where she always is.
-		elsewhere := client.New(b.Target, client.FrontDoor)
-		elsewhere.HTTP = &http.Client{Timeout: patience, Transport: &http.Transport{
-			DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext,
-		}}
-		a, err := elsewhere.Do(t.Context(), client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: ada.email, Password: ada.password}})
-		if err != nil || a.Status != http.StatusOK {
-			t.Errorf("from elsewhere the owner is answered %d %s %v", a.Status, a.Body, err)
+		t.Logf("guess %d is answered 429", i)
+		break
+	}
+	refused := v.do("POST /api/users/authenticate").body(guess).answers(429)
+	for _, name := range []string{"Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"} {
+		if _, err := strconv.Atoi(refused.header.Get(name)); err != nil {
+			t.Errorf("%s is %q", name, refused.header.Get(name))
 		}
-	})
+	}
+	// The owner, from where she always is.
+	elsewhere := client.New(b.Target, client.FrontDoor)
+	elsewhere.HTTP = &http.Client{Timeout: patience, Transport: &http.Transport{
+		DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext,
+	}}
+	a, err := elsewhere.Do(t.Context(), client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: ada.email, Password: ada.password}})
+	if err != nil || a.Status != http.StatusOK {
+		t.Errorf("from elsewhere the owner is answered %d %s %v", a.Status, a.Body, err)
+	}
 }
 
 // workers are the processes of the function inventory-updater.

@@ -16,7 +16,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -296,4 +298,42 @@ func invoke(t testing.TB, conn *grpc.ClientConn, method, inside string, in *dyna
 		answer.body = o[inside]
 	}
 	return answer
+}
+
+// Reflection and grpc.health.v1 are on, for tools that have no .proto files.
+func TestReflectionAndHealth(t *testing.T) {
+	d := newRPCDoor(t, shared())
+	services := map[string]bool{"grpc.health.v1.Health": true}
+	all, err := methods()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range all {
+		services[string(method.Parent().FullName())] = true
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stream, err := reflectionpb.NewServerReflectionClient(d.conn).ServerReflectionInfo(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range answer.GetListServicesResponse().GetService() {
+		delete(services, service.Name)
+	}
+	if len(services) > 0 {
+		t.Errorf("reflection does not know of %v", services)
+	}
+	for _, service := range []string{"", "pb.UserService", "pb.InventoryService", "pb.OrderService", "mailer.MailerService"} {
+		health, err := healthpb.NewHealthClient(d.conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
+		if err != nil || health.Status != healthpb.HealthCheckResponse_SERVING {
+			t.Errorf("the health of %q is %v, %v", service, health.GetStatus(), err)
+		}
+	}
 }

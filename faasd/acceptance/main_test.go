@@ -228,7 +228,8 @@ func (s *shop) setStatus(t testing.TB, p person, id, status string) {
 // settle waits until the shop has nothing left to say.
 func (s *shop) settle(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	// Other tests may give the shop something to say all the while.
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	if err := s.Settle(ctx, s.admin(t).grant.Token); err != nil {
 		t.Fatal(err)

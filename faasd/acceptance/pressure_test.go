@@ -11,7 +11,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// inParallel does work for every number below n, a few at a time.
+// inParallel does work for every number below n, a few at a time. Work that
+// fails the test ends there; the caller asks t.Failed.
 func inParallel(n, atOnce int, work func(i int)) {
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -50,6 +51,7 @@ func TestWholeWayWithinTwoSeconds(t *testing.T) {
 
 // Two hundred buyers want the last one: one gets it.
 func TestLastPiece(t *testing.T) {
+	t.Parallel()
 	s := shared()
 	last := s.product(t, "last", 1, 5)
 	buyers, orders := make([]person, 200), make([]client.Order, 200)
@@ -113,6 +115,7 @@ func TestCancelledFiftyTimes(t *testing.T) {
 // Orders of the same products in every sequence neither block each other for
 // good nor miscount: the lines of each are all taken or none.
 func TestCrossedOrders(t *testing.T) {
+	t.Parallel()
 	s := shared()
 	const stock = 60
 	products := []client.Product{s.product(t, "a", stock, 1), s.product(t, "b", stock, 1), s.product(t, "c", stock, 1)}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -94,30 +95,39 @@ func Root() (string, error) {
 // ports are the variables that name what the box listens on.
 var ports = []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT"}
 
-// FreePorts finds n ports that nobody listens on, all different.
-func FreePorts(n int) ([]int, error) {
-	var free []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+// given are the ports that this process has handed out.
+var given sync.Map
+
+// freePort finds a port that nobody listens on. It looks below the range from
+// which systems take ports for outgoing connections (RFC 6335, section 6, and
+// Linux' lower one): one of those could be taken again at any moment.
+func freePort() (int, error) {
+	for range 1000 {
+		port := 10_000 + mathrand.N(17_000)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
-			return nil, err
+			continue
 		}
-		defer l.Close() // all of them stay taken until all are found
-		free = append(free, l.Addr().(*net.TCPAddr).Port)
+		if err := l.Close(); err != nil {
+			return 0, err
+		}
+		if _, taken := given.LoadOrStore(port, true); !taken {
+			return port, nil
+		}
 	}
-	return free, nil
+	return 0, errors.New("there is no free port")
 }
 
 // New prepares a box on free ports. A MONGO_URI in the environment is the
 // database's server, in which the box gets a database of its own.
 func New(o Options) (*Box, error) {
-	free, err := FreePorts(len(ports))
-	if err != nil {
-		return nil, err
-	}
 	b := &Box{Options: o, Ports: map[string]int{}, JWTSecret: rand.Text() + rand.Text(), MongoName: client.Unique("kiosk")}
-	for i, name := range ports {
-		b.Ports[name] = free[i]
+	for _, name := range ports {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		b.Ports[name] = port
 	}
 	at := func(port string) string { return "127.0.0.1:" + strconv.Itoa(b.Ports[port]) }
 	b.Target = client.Target{

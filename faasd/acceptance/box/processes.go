@@ -23,6 +23,13 @@ func (p Process) Alive() bool {
 	return ok && now.began == p.began
 }
 
+// Signal sends the process a signal, unless it has ended.
+func (p Process) Signal(s syscall.Signal) {
+	if p.Alive() {
+		_ = syscall.Kill(p.PID, s)
+	}
+}
+
 func (p Process) kill() {
 	if p.Alive() {
 		_ = syscall.Kill(p.PID, syscall.SIGKILL)
@@ -62,7 +69,7 @@ func (b *Box) owns(pid int, parents map[int]int) bool {
 		return true
 	}
 	for range len(parents) { // no longer than the longest line of ancestors
-		if pid == b.cmd.Process.Pid {
+		if b.cmd != nil && pid == b.cmd.Process.Pid {
 			return true
 		}
 		parent, ok := parents[pid]

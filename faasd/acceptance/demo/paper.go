@@ -113,11 +113,23 @@ func (p *paper) answer(a client.Answer) {
 	}
 }
 
-func (p *paper) event(e client.Event) { p.line("⚡", yellow, e.Subject); p.small(e.Payload) }
-func (p *paper) mail(m client.Mail)   { p.line("✉", blue, fmt.Sprintf("%q to %s", m.Subject, m.To[0])) }
-func (p *paper) stock(name string, from, to int) {
-	p.line("▣", yellow, fmt.Sprintf("stock of %s: %d → %d", name, from, to))
+func (p *paper) event(e client.Event) {
+	p.line("⚡", yellow, e.Subject)
+	p.small(e.Payload)
 }
+
+func (p *paper) mail(m client.Mail) {
+	p.line("✉", blue, fmt.Sprintf("%q to %s", m.Subject, m.To[0]))
+}
+
+func (p *paper) stock(name string, from, to int) {
+	text := fmt.Sprintf("stock of %s: %d → %d", name, from, to)
+	if from == to {
+		text = fmt.Sprintf("stock of %s: still %d", name, to)
+	}
+	p.line("▣", yellow, text)
+}
+
 func (p *paper) fine(text string)  { p.line("✓", green, text) }
 func (p *paper) wrong(text string) { p.line("✗", red, p.paint(red, text)) }
 
