@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -70,7 +71,11 @@ func Open(function string) *Shop {
 		TLS:      s.config.Bool("REDIS_TLS", false),
 	})
 	s.close = append(s.close, s.redis.Close)
-	s.tokens, err = user.NewTokens(s.config.Required("JWT_SECRET"), now)
+	secret := s.config.Required("JWT_SECRET")
+	if len(secret) < user.GoodSecret {
+		slog.Warn("JWT_SECRET is short enough to be guessed: `openssl rand -hex 32` makes a good one", "bytes", len(secret), "want", user.GoodSecret)
+	}
+	s.tokens, err = user.NewTokens(secret, now)
 	s.opened(err)
 	if s.db != nil {
 		s.sessions = redis.NewSessions(s.redis, s.db.Sessions())

@@ -44,7 +44,7 @@ func open(t *testing.T) *testShop {
 	for name, value := range map[string]string{
 		"MONGO_URI": database.URI, "MONGO_DB_NAME": database.Name,
 		"REDIS_ADDR": testservers.Redis(t), "NATS_URL": testservers.NATS(t), "GATEWAY_URL": server.URL,
-		"JWT_SECRET": strings.Repeat("k", user.MinSecret), "SMTP_HOST": "127.0.0.1",
+		"JWT_SECRET": strings.Repeat("k", 32), "SMTP_HOST": "127.0.0.1",
 	} {
 		t.Setenv(name, value)
 	}

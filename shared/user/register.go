@@ -2,7 +2,7 @@ package user
 
 import (
 	"context"
-	"errors"
+	"log/slog"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -93,16 +93,20 @@ func (r *Registration) open(ctx context.Context, a NewAccount, role kiosk.Role) 
 }
 
 // EnsureAdministrator opens the first administrator's account where nobody has
-// that address. An account that is there stays as it is, its password too.
+// that address. An account that is there stays as it is, its password too. The
+// password is the operator's own choice: a weak one is warned of, not refused.
 func (r *Registration) EnsureAdministrator(ctx context.Context, email, password string) error {
-	a := NewAccount{Username: email, Email: email, Password: password, Name: "Administrator"}
-	if err := errors.Join(CheckEmail("ADMIN_EMAIL", email), checkPassword("ADMIN_PASSWORD", password)); err != nil {
+	if err := CheckEmail("ADMIN_EMAIL", email); err != nil {
 		return err
+	}
+	if err := checkPassword("ADMIN_PASSWORD", password); err != nil {
+		slog.Warn("the administrator's password is weak", "error", err)
 	}
 	_, err := r.Users.ByLogin(ctx, Key(email))
 	if !kiosk.KindNotFound.Is(err) {
 		return err
 	}
+	a := NewAccount{Username: email, Email: email, Password: password, Name: "Administrator"}
 	if _, err = r.open(ctx, a, kiosk.RoleAdmin); kiosk.KindConflict.Is(err) {
 		return nil // another replica was faster
 	}

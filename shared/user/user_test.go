@@ -117,7 +117,7 @@ var clock = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func testTokens(t *testing.T, now time.Time) *Tokens {
 	t.Helper()
-	tokens, err := NewTokens(strings.Repeat("k", MinSecret), func() time.Time { return now })
+	tokens, err := NewTokens(strings.Repeat("k", 32), func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestAccessToken(t *testing.T) {
 		t.Errorf("ParseAccess = %+v, %v, want %+v", got, err, actor)
 	}
 	// Another gateway of the shop verifies it knowing nothing but the secret.
-	plain, err := jwt.Parse(text, func(*jwt.Token) (any, error) { return []byte(strings.Repeat("k", MinSecret)), nil },
+	plain, err := jwt.Parse(text, func(*jwt.Token) (any, error) { return []byte(strings.Repeat("k", 32)), nil },
 		jwt.WithValidMethods([]string{"HS256"}), jwt.WithTimeFunc(func() time.Time { return clock }))
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestForgedTokens(t *testing.T) {
 		}
 		return text
 	}
-	secret := []byte(strings.Repeat("k", MinSecret))
+	secret := []byte(strings.Repeat("k", 32))
 	if _, err := tokens.ParseAccess(sign(jwt.SigningMethodHS256, accessType, secret, nil)); err != nil {
 		t.Fatalf("the pattern of all forgeries is refused itself: %v", err)
 	}
@@ -179,7 +179,7 @@ func TestForgedTokens(t *testing.T) {
 		"no token":          "x.y.z",
 		"none":              sign(jwt.SigningMethodNone, accessType, jwt.UnsafeAllowNoneSignatureType, nil),
 		"another algorithm": sign(jwt.SigningMethodHS512, accessType, secret, nil),
-		"another secret":    sign(jwt.SigningMethodHS256, accessType, []byte(strings.Repeat("x", MinSecret)), nil),
+		"another secret":    sign(jwt.SigningMethodHS256, accessType, []byte(strings.Repeat("x", 32)), nil),
 		"another type":      sign(jwt.SigningMethodHS256, "JWT", secret, nil),
 		"another issuer":    sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Issuer = "x" }),
 		"another audience":  sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Audience = nil }),
@@ -197,7 +197,7 @@ func TestForgedTokens(t *testing.T) {
 }
 
 func TestServiceToken(t *testing.T) {
-	text, err := ServiceToken([]byte(strings.Repeat("k", MinSecret)), clock)
+	text, err := ServiceToken([]byte(strings.Repeat("k", 32)), clock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,8 +205,8 @@ func TestServiceToken(t *testing.T) {
 	if err != nil || actor != kiosk.Service() || !actor.Administers() {
 		t.Errorf("ParseAccess = %+v, %v", actor, err)
 	}
-	if _, err := ServiceToken([]byte("short"), clock); err == nil {
-		t.Error("a short secret was taken")
+	if _, err := ServiceToken(nil, clock); err == nil {
+		t.Error("an empty secret was taken")
 	}
 }
 

@@ -1,3 +1,0 @@
-module github.com/kiosk-shop/kiosk/bench
-
-go 1.26
