@@ -11,15 +11,14 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
-	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("create-order")
-	placing, gate, writes := s.Placing(), s.Gatekeeper(), s.WriteLimit()
+	placing, customers := s.Placing(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", place(placing, gate, writes))
+		f.Route("POST /{$}", place(placing, customers))
 	})
 }
 
@@ -42,13 +41,9 @@ type item struct {
 	UnitPrice kiosk.Money `json:"unit_price"`
 }
 
-func place(placing *order.Placing, gate user.Gatekeeper, writes rest.Limit) rest.Handler {
+func place(placing *order.Placing, customers rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, err := rest.Actor(r, gate)
-		if err != nil {
-			return rest.Response{}, err
-		}
-		header, err := writes.Count(r.Context(), string(actor.ID))
+		actor, header, err := customers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}

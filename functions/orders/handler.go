@@ -19,11 +19,11 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("orders")
-	desk, gate, writes := s.Desk(), s.Gatekeeper(), s.WriteLimit()
+	desk, gate, writers := s.Desk(), s.Gatekeeper(), s.Admission()
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{$}", list(desk, gate))
 		f.Route("GET /{id}", get(desk, gate))
-		f.Route("PUT /{id}/status", setStatus(desk, gate, writes))
+		f.Route("PUT /{id}/status", setStatus(desk, writers))
 	})
 }
 
@@ -117,13 +117,9 @@ func get(desk *order.Desk, gate user.Gatekeeper) rest.Handler {
 	}
 }
 
-func setStatus(desk *order.Desk, gate user.Gatekeeper, writes rest.Limit) rest.Handler {
+func setStatus(desk *order.Desk, writers rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, err := rest.Actor(r, gate)
-		if err != nil {
-			return rest.Response{}, err
-		}
-		header, err := writes.Count(r.Context(), string(actor.ID))
+		actor, header, err := writers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}

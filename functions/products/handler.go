@@ -14,7 +14,6 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/inventory"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
-	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
 // home is where clients find the catalogue.
@@ -24,7 +23,7 @@ const home = "/api/inventory"
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("products")
 	show := view{currency: s.Currency()}
-	catalogue, keeper := s.Catalogue(), shopkeeper{s.Gatekeeper(), s.WriteLimit()}
+	catalogue, keeper := s.Catalogue(), s.Admission()
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{$}", list(catalogue, show))
 		f.Route("GET /{id}", get(catalogue, show))
@@ -32,21 +31,6 @@ func New(context.Context) (handler.FunctionHandler, error) {
 		f.Route("PUT /{id}", replace(catalogue, keeper, show))
 		f.Route("DELETE /{id}", remove(catalogue, keeper))
 	})
-}
-
-// shopkeeper admits who may try to change the catalogue.
-type shopkeeper struct {
-	gate   user.Gatekeeper
-	writes rest.Limit
-}
-
-func (k shopkeeper) admit(r *http.Request) (kiosk.Actor, http.Header, error) {
-	actor, err := rest.Actor(r, k.gate)
-	if err != nil {
-		return actor, nil, err
-	}
-	header, err := k.writes.Count(r.Context(), string(actor.ID))
-	return actor, header, err
 }
 
 // product is how clients see one.
@@ -128,9 +112,9 @@ func get(catalogue *inventory.Catalogue, show view) rest.Handler {
 	}
 }
 
-func create(catalogue *inventory.Catalogue, keeper shopkeeper, show view) rest.Handler {
+func create(catalogue *inventory.Catalogue, keeper rest.Admission, show view) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := keeper.admit(r)
+		actor, header, err := keeper.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
@@ -157,9 +141,9 @@ func match(r *http.Request) inventory.Match {
 	return func(p inventory.Product) bool { return rest.Matches(header, p.ETag(), false) }
 }
 
-func replace(catalogue *inventory.Catalogue, keeper shopkeeper, show view) rest.Handler {
+func replace(catalogue *inventory.Catalogue, keeper rest.Admission, show view) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := keeper.admit(r)
+		actor, header, err := keeper.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
@@ -180,9 +164,9 @@ func replace(catalogue *inventory.Catalogue, keeper shopkeeper, show view) rest.
 	}
 }
 
-func remove(catalogue *inventory.Catalogue, keeper shopkeeper) rest.Handler {
+func remove(catalogue *inventory.Catalogue, keeper rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := keeper.admit(r)
+		actor, header, err := keeper.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}

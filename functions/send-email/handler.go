@@ -11,29 +11,22 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/mail"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
-	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("send-email")
-	sender, gate, writes := s.Sender(), s.Gatekeeper(), s.WriteLimit()
+	sender, writers := s.Sender(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", send(sender, gate, writes))
+		f.Route("POST /{$}", send(sender, writers))
 	})
 }
 
-func send(sender *mail.Sender, gate user.Gatekeeper, writes rest.Limit) rest.Handler {
+func send(sender *mail.Sender, writers rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, err := rest.Actor(r, gate)
+		actor, header, err := writers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
-		}
-		header := http.Header{}
-		if !actor.Administers() || actor.Session != "" { // the shop's own mails are not to be limited
-			if header, err = writes.Count(r.Context(), string(actor.ID)); err != nil {
-				return rest.Response{}, err
-			}
 		}
 		key, err := rest.IdempotencyKey(r)
 		if err != nil {

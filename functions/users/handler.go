@@ -17,28 +17,28 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("users")
-	profiles, gate, writes := s.Profiles(), s.Gatekeeper(), s.WriteLimit()
+	profiles, gate, writers := s.Profiles(), s.Gatekeeper(), s.Admission()
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{id}", get(profiles, gate))
-		f.Route("PATCH /{id}", update(profiles, gate, writes))
+		f.Route("PATCH /{id}", update(profiles, writers))
 	})
 }
 
-// caller tells who asks, and whose account he asks for.
-func caller(r *http.Request, gate user.Gatekeeper) (actor kiosk.Actor, id kiosk.ID, err error) {
-	if actor, err = rest.Actor(r, gate); err != nil {
-		return actor, "", err
-	}
+// account is the one that the request is about: the caller's own for me.
+func account(r *http.Request, caller kiosk.Actor) (kiosk.ID, error) {
 	if r.PathValue("id") == "me" {
-		return actor, actor.ID, nil
+		return caller.ID, nil
 	}
-	id, err = rest.ID(r)
-	return actor, id, err
+	return rest.ID(r)
 }
 
 func get(profiles *user.Profiles, gate user.Gatekeeper) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, id, err := caller(r, gate)
+		actor, err := rest.Actor(r, gate)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		id, err := account(r, actor)
 		if err != nil {
 			return rest.Response{}, err
 		}
@@ -50,13 +50,13 @@ func get(profiles *user.Profiles, gate user.Gatekeeper) rest.Handler {
 	}
 }
 
-func update(profiles *user.Profiles, gate user.Gatekeeper, writes rest.Limit) rest.Handler {
+func update(profiles *user.Profiles, writers rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, id, err := caller(r, gate)
+		actor, header, err := writers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
-		header, err := writes.Count(r.Context(), string(actor.ID))
+		id, err := account(r, actor)
 		if err != nil {
 			return rest.Response{}, err
 		}

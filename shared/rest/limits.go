@@ -24,3 +24,20 @@ func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	}
 	return header, err
 }
+
+// Admission lets in who may try to change something: somebody with a token,
+// and not too often. The shop's own programs are not counted.
+type Admission struct {
+	Authenticator
+	Writes Limit
+}
+
+// Admit tells who asks; the header fields go into the answer.
+func (a Admission) Admit(r *http.Request) (kiosk.Actor, http.Header, error) {
+	actor, err := Actor(r, a)
+	if err != nil || actor.Role == kiosk.RoleService {
+		return actor, http.Header{}, err
+	}
+	header, err := a.Writes.Count(r.Context(), string(actor.ID))
+	return actor, header, err
+}

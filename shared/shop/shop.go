@@ -261,8 +261,10 @@ func (s *Shop) NATS() *nats.Conn {
 	return conn
 }
 
-// WriteLimit is the rate of one user's requests that change something.
-func (s *Shop) WriteLimit() rest.Limit { return s.limit("RATE_LIMIT_WRITES", "300/1m") }
+// Admission lets in who may try to change something.
+func (s *Shop) Admission() rest.Admission {
+	return rest.Admission{Authenticator: s.Gatekeeper(), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
+}
 
 // RegisterLimit is the rate of registrations from one address.
 func (s *Shop) RegisterLimit() rest.Limit { return s.limit("RATE_LIMIT_REGISTER", "100/1m") }
