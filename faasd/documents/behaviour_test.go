@@ -419,7 +419,7 @@ func TestCommitAfterRestart(t *testing.T) {
 // keep the server from closing.
 func TestCloseWithOpenTransaction(t *testing.T) {
 	srv := must[*documents.Server](t)(documents.Open(documents.Options{Dir: t.TempDir()}))
-	client := connect(t, srv.URI()+"&retryWrites=false")
+	client := connect(t, srv.URI()+"&retryWrites=false&serverSelectionTimeoutMS=200")
 	c := client.Database("x").Collection("c")
 	must[*mongo.InsertOneResult](t)(c.InsertOne(testContext(t), d("_id", 1)))
 	_, sc := session(t, client)

@@ -35,7 +35,7 @@ func start(t testing.TB, opts documents.Options) *documents.Server {
 
 func connect(t testing.TB, uri string) *mongo.Client {
 	t.Helper()
-	client, err := mongo.Connect(options.Client().ApplyURI(uri).SetServerSelectionTimeout(5 * time.Second))
+	client, err := mongo.Connect(options.Client().SetServerSelectionTimeout(5 * time.Second).ApplyURI(uri))
 	if err != nil {
 		t.Fatal(err)
 	}

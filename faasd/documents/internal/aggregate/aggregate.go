@@ -148,6 +148,9 @@ func compileStage(name string, arg Value, lim Limits) (Stage, error) {
 			if v.Type != bsoncore.TypeString {
 				return nil, fault.New(31002, "$unset specification must be a string or an array")
 			}
+			if strings.ContainsRune(v.StringValue(), 0) {
+				return nil, fault.New(16411, "FieldPath field names may not contain '\\0'.")
+			}
 			fields = append(fields, v.StringValue())
 		}
 		if len(fields) == 0 {
@@ -208,7 +211,7 @@ func compileStage(name string, arg Value, lim Limits) (Stage, error) {
 		if arg.Type != bsoncore.TypeString || arg.StringValue() == "" {
 			return nil, fault.New(40156, "the count field must be a non-empty string")
 		}
-		if s := arg.StringValue(); strings.HasPrefix(s, "$") || strings.Contains(s, ".") {
+		if s := arg.StringValue(); strings.HasPrefix(s, "$") || strings.ContainsAny(s, ".\x00") {
 			return nil, fault.New(40158, "the count field cannot be a $-prefixed path and cannot contain '.'")
 		}
 		return count(arg.StringValue()), nil
@@ -414,6 +417,9 @@ func compileUnwind(arg Value) (Stage, error) {
 	}
 	if !strings.HasPrefix(path, "$") {
 		return nil, fault.New(28818, "path option to $unwind stage should be prefixed with a '$': %s", path)
+	}
+	if strings.ContainsRune(path+index, 0) {
+		return nil, fault.New(16411, "FieldPath field names may not contain '\\0'.")
 	}
 	parts := strings.Split(path[1:], ".")
 	return func(in Source) Source {

@@ -1,11 +1,16 @@
 package command
 
 import (
+	"flag"
 	"log/slog"
+	"math"
+	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
@@ -25,9 +30,124 @@ func newEngine(tb testing.TB) *Engine {
 	return e
 }
 
-// FuzzCommand: any sound BSON document may come as a command; the answer is a
-// sound document that says ok or why not, and never an internal error.
+// FuzzCommand: whatever sound BSON comes as a command, the answer is a sound
+// document that says ok or why not, and never an internal error. Random bytes
+// would hardly ever be BSON, so they choose a command that makes sense and what
+// to change in it.
 func FuzzCommand(f *testing.F) {
+	for _, b := range seeds() {
+		f.Add(b, []byte{})
+		f.Add(b, []byte{0, 0, 0, 250, 3})
+		f.Add(b, []byte{0, 0, 0, 0, 0, 210, 7, 0, 250, 40})
+	}
+	e := newEngine(f)
+	conn := &Conn{ID: 1}
+	f.Fuzz(func(t *testing.T, b, changes []byte) {
+		if !value.Valid(b) {
+			return
+		}
+		try(t, e, conn, change(b, &changes))
+	})
+}
+
+// TestChangedCommands is the same without guidance, and with more changes.
+func TestChangedCommands(t *testing.T) {
+	e := newEngine(t)
+	conn := &Conn{ID: 1}
+	all := seeds()
+	rng := rand.New(rand.NewPCG(1, uint64(*commandSeed)))
+	for range *commandCount {
+		changes := make([]byte, 200)
+		for i := range changes {
+			if changes[i] = byte(rng.IntN(256)); rng.IntN(3) > 0 {
+				changes[i] %= 180
+			}
+		}
+		try(t, e, conn, change(all[rng.IntN(len(all))], &changes))
+	}
+}
+
+var (
+	commandSeed  = flag.Int64("commandseed", 1, "seed of TestChangedCommands")
+	commandCount = flag.Int("commands", 20000, "how many commands TestChangedCommands tries")
+)
+
+func try(t *testing.T, e *Engine, conn *Conn, doc value.Doc) {
+	if !value.Valid(doc) {
+		return // nested too deep by now
+	}
+	doc = value.SetField(doc, "$db", value.String("fuzz"))
+	doc = value.SetField(doc, "maxTimeMS", value.Int32(3)) // not to wait long for a transaction
+	doc = value.SetField(doc, "maxAwaitTimeMS", value.Value{})
+	reply, _ := e.Handle(conn, &wire.Message{ID: 1, Body: doc}, nil)
+	if len(reply) < 21 || !value.Valid(reply[21:]) {
+		t.Fatalf("%s\nreply %x", doc, reply)
+	}
+	if code, ok := value.Whole(value.Field(reply[21:], "code")); ok && code == 1 {
+		t.Fatalf("%s\n%s", doc, value.Doc(reply[21:]))
+	}
+}
+
+// odd are the values that changes put in.
+var odd = func() []value.Value {
+	var out []value.Value
+	for _, v := range []any{0, 1, -1, int64(1) << 62, 0.5, math.NaN(), math.Inf(1), "", "a", "$a", "$$ROOT", "$$x", "a.b", "a.$", "a.$[]", "a..b", ".",
+		"c", "\x00", true, false, bson.A{}, bson.A{1, "a"}, bson.D{}, bson.D{{Key: "$gt", Value: 1}}, bson.D{{Key: "a", Value: 1}}, bson.D{{Key: "$add", Value: bson.A{"$a", 1}}},
+		bson.Regex{Pattern: "(", Options: "q"}, bson.Regex{Pattern: "^a", Options: "i"}, bson.MinKey{}, bson.MaxKey{}, bson.DateTime(math.MinInt64), bson.Timestamp{T: 1},
+		bson.Binary{Data: []byte{1}}, bson.ObjectID{}, bson.NewDecimal128(0x7c00000000000000, 0), bson.NewDecimal128(0x3040000000000000, 5), bson.JavaScript("x"),
+		bson.CodeWithScope{Code: "x", Scope: bson.D{}}, bson.Symbol("s"), bson.Undefined{}, bson.DBPointer{DB: "d"}} {
+		typ, data, err := bson.MarshalValue(v)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, value.Value{Type: bsoncore.Type(typ), Data: data})
+	}
+	return append(out, value.Null())
+}()
+
+// names are the field names that changes put in.
+var names = strings.Fields(`a b c a.b a.0 a.b.c _id $ $a $and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $exists $type $size $all $elemMatch
+	$mod $regex $options $expr $bitsAllSet $set $unset $inc $mul $min $max $push $pull $addToSet $pop $rename $bit $each $slice $sort $position $currentDate
+	$setOnInsert $pullAll $match $project $group $sort $skip $limit $count $unwind $addFields $replaceRoot $sum $avg $first $last $push $cond $ifNull $switch
+	$let $map $filter $reduce $concat $substr $dateToString $round $trunc $divide $subtract $multiply $literal $arrayElemAt $mergeObjects $objectToArray
+	$split $range $toInt $toString $year filter sort projection hint skip limit batchSize query update remove new fields upsert multi arrayFilters pipeline
+	cursor key unique sparse lsid txnNumber autocommit startTransaction readConcern writeConcern level w name`)
+
+// change rebuilds a document with some of its names and values replaced.
+func change(doc []byte, changes *[]byte) value.Doc {
+	next := func() int {
+		if len(*changes) == 0 {
+			return 0
+		}
+		b := (*changes)[0]
+		*changes = (*changes)[1:]
+		return int(b)
+	}
+	i, out := bsoncore.AppendDocumentStart(nil)
+	first := true
+	for it := value.Iter(doc); it.Next(); first = false {
+		name, v := string(it.Name), it.Value
+		switch c := next(); {
+		case c >= 230 && !first:
+			name = names[next()%len(names)]
+		case c >= 200:
+			v = odd[next()%len(odd)]
+		case c >= 190:
+			continue
+		case c >= 180:
+			out = bsoncore.AppendValueElement(out, names[next()%len(names)], odd[next()%len(odd)])
+		}
+		if v.Type == bsoncore.TypeEmbeddedDocument || v.Type == bsoncore.TypeArray {
+			v.Data = change(v.Data, changes)
+		}
+		out = bsoncore.AppendValueElement(out, name, v)
+	}
+	out, _ = bsoncore.AppendDocumentEnd(out, i)
+	return out
+}
+
+// seeds are commands that make sense.
+func seeds() [][]byte {
 	d := func(kv ...any) bson.D {
 		out := bson.D{}
 		for i := 0; i < len(kv); i += 2 {
@@ -36,6 +156,7 @@ func FuzzCommand(f *testing.F) {
 		return out
 	}
 	lsid := d("id", bson.Binary{Subtype: 4, Data: make([]byte, 16)})
+	var out [][]byte
 	for _, cmd := range []bson.D{
 		d("insert", "c", "documents", bson.A{d("_id", 1, "a", bson.A{1, d("b", 2)}), d("a", "x")}),
 		d("insert", "c", "documents", bson.A{d("_id", 3)}, "lsid", lsid, "txnNumber", int64(1)),
@@ -62,25 +183,9 @@ func FuzzCommand(f *testing.F) {
 	} {
 		b, err := bson.Marshal(cmd)
 		if err != nil {
-			f.Fatal(err)
+			panic(err)
 		}
-		f.Add(b)
+		out = append(out, b)
 	}
-	e := newEngine(f)
-	conn := &Conn{ID: 1}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if !value.Valid(b) {
-			return
-		}
-		doc := value.SetField(b, "$db", value.String("fuzz"))
-		doc = value.SetField(doc, "maxTimeMS", value.Int32(500)) // blocked by a transaction, say
-		doc = value.SetField(doc, "maxAwaitTimeMS", value.Value{})
-		reply, _ := e.Handle(conn, &wire.Message{ID: 1, Body: doc}, nil)
-		if len(reply) < 21 || !value.Valid(reply[21:]) {
-			t.Fatalf("%s\nreply %x", doc, reply)
-		}
-		if code, ok := value.Whole(value.Field(reply[21:], "code")); ok && code == 1 {
-			t.Fatalf("%s\n%s", doc, value.Doc(reply[21:]))
-		}
-	})
+	return out
 }

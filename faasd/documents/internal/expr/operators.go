@@ -600,7 +600,7 @@ func init() {
 				case value.IsArray(it.Value):
 					k, v = value.Index(it.Value.Data, 0), value.Index(it.Value.Data, 1)
 				}
-				if k.Type != bsoncore.TypeString || value.Missing(v) {
+				if k.Type != bsoncore.TypeString || value.Missing(v) || strings.ContainsRune(k.StringValue(), 0) {
 					return Value{}, bad
 				}
 				out = value.SetField(out, k.StringValue(), v)

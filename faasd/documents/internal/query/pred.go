@@ -565,8 +565,8 @@ func compileRegexPred(v, options Value) (Pred, error) {
 		}
 		flags = options.StringValue()
 	}
-	if strings.ContainsRune(pattern, 0) {
-		return nil, fault.New(51108, "Regular expression cannot contain an embedded null byte")
+	if strings.ContainsRune(pattern, 0) || strings.ContainsRune(flags, 0) {
+		return nil, fault.New(51108, "Regular expression and its options cannot contain an embedded null byte")
 	}
 	return newRegex(Value{Type: bsoncore.TypeRegex, Data: bsoncore.AppendRegex(nil, pattern, flags)})
 }

@@ -191,6 +191,8 @@ func (u *Update) parsePath(s string) ([]string, error) {
 	path := strings.Split(s, ".")
 	for i, c := range path {
 		switch {
+		case strings.ContainsRune(c, 0):
+			return nil, fault.New(fault.BadValue, "The update path %q contains a null byte, which is not allowed.", s)
 		case c == "":
 			return nil, fault.New(fault.EmptyFieldName, "The update path '%s' contains an empty field name, which is not allowed.", s)
 		case c[0] != '$':
