@@ -144,6 +144,9 @@ type Mail struct {
 	HTML    string    `json:"html"`
 	Text    string    `json:"text"`
 	Date    time.Time `json:"date"`
+	// Deliveries is how often the mail arrived: the sink shows a repetition,
+	// known by its Message-ID, as the mail it already has.
+	Deliveries int `json:"deliveries"`
 }
 
 // The subjects of the shop's own letters, as its built-in templates have them.

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+)
+
+func take(seed uint64, n int) []fault {
+	var faults []fault
+	for f := range plan(seed) {
+		if faults = append(faults, f); len(faults) == n {
+			break
+		}
+	}
+	return faults
+}
+
+func TestPlanIsTheSeeds(t *testing.T) {
+	if !reflect.DeepEqual(take(7, 300), take(7, 300)) {
+		t.Error("the same seed gives two plans")
+	}
+	if reflect.DeepEqual(take(7, 10), take(8, 10)) {
+		t.Error("two seeds give the same plan")
+	}
+}
+
+// A run of a minute sees about one deck, so each has to be whole.
+func TestEveryDeckIsWhole(t *testing.T) {
+	for seed := range uint64(50) {
+		size := len(deck(rand.New(rand.NewPCG(seed, 0))))
+		faults := take(seed, 2*size)
+		for _, half := range [][]fault{faults[:size], faults[size:]} {
+			seen, length := map[string]int{}, time.Duration(0)
+			for _, f := range half {
+				seen[string(f.Kind)+" "+f.Target]++
+				length += f.After
+				if f.Kind == stopCont && (f.For < time.Second || f.For > 10*time.Second) {
+					t.Errorf("seed %d: a pause of %s", seed, f.For)
+				}
+				if f.Kind == mailbox && f.Count < 1 {
+					t.Errorf("seed %d: %d mails", seed, f.Count)
+				}
+			}
+			for _, target := range append(append([]string{}, parts...), functions...) {
+				if seen[string(kill)+" "+target] != 1 {
+					t.Errorf("seed %d: %s is killed %d times", seed, target, seen[string(kill)+" "+target])
+				}
+			}
+			if seen["power box"] != 1 || seen["power supervisor"] != 1 || seen["cut documents"] != 1 || seen["mail permfail"] != 1 {
+				t.Errorf("seed %d: %v", seed, seen)
+			}
+			if length > 90*time.Second {
+				t.Errorf("seed %d: a deck takes %s", seed, length)
+			}
+		}
+	}
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// state is all that the shop keeps, read where it keeps it: what is checked
+// must not depend on the code that is checked.
+type state struct {
+	users     []userDoc
+	sessions  []sessionDoc
+	products  []productDoc
+	movements []movementDoc
+	orders    []orderDoc
+	keys      []keyDoc
+	inbox     []struct {
+		Event string `bson:"_id"`
+	}
+	outbox []entryDoc
+	mails  []recordDoc
+
+	events []event        // of the stream ORDERS
+	dead   []event        // of the stream DEAD_LETTERS
+	sent   []client.Mail  // that the sink has
+	seen   []client.Order // all orders, as the API lists them
+}
+
+type userDoc struct {
+	ID    bson.ObjectID `bson:"_id"`
+	Email string
+	Role  string
+}
+
+type sessionDoc struct {
+	ID   bson.ObjectID `bson:"_id"`
+	User bson.ObjectID `bson:"user_id"`
+}
+
+type productDoc struct {
+	ID    bson.ObjectID `bson:"_id"`
+	Name  string
+	Stock int
+}
+
+type movementDoc struct {
+	ID      bson.ObjectID `bson:"_id"`
+	Product bson.ObjectID `bson:"product_id"`
+	Order   bson.ObjectID `bson:"order_id"`
+	Delta   int
+	Cause   string
+}
+
+type orderDoc struct {
+	ID     bson.ObjectID `bson:"_id"`
+	User   bson.ObjectID `bson:"user_id"`
+	Status string
+	Stock  string
+	Reason string
+	Total  int
+	Lines  []struct {
+		Product   bson.ObjectID `bson:"product_id"`
+		Quantity  int
+		UnitPrice int `bson:"unit_price"`
+	}
+	History []struct {
+		At     time.Time
+		Status string
+		Stock  string
+	}
+}
+
+type keyDoc struct {
+	ID    string        `bson:"_id"` // user:key
+	Order bson.ObjectID `bson:"order_id"`
+}
+
+type entryDoc struct {
+	ID        bson.ObjectID `bson:"_id"`
+	Kind      string
+	Subject   string
+	Payload   string
+	Attempts  int
+	Next      time.Time `bson:"next_attempt"`
+	Done      time.Time `bson:"done_at"`
+	GivenUp   time.Time `bson:"given_up_at"`
+	LastError string    `bson:"last_error"`
+	Created   time.Time `bson:"created_at"`
+}
+
+type recordDoc struct {
+	Key    string `bson:"_id"` // actor:key
+	State  string
+	Reason string
+}
+
+// event is a message of a stream.
+type event struct {
+	Sequence uint64
+	Subject  string
+	ID       string
+	Header   map[string][]string
+	Payload  string
+}
+
+// inside opens the shop's database, as it is kept and not as the shop sees it.
+func inside(uri, name string) (*mongo.Database, error) {
+	c, err := mongo.Connect(options.Client().ApplyURI(uri).SetTimeout(20 * time.Second).SetServerSelectionTimeout(20 * time.Second).SetReadConcern(readconcern.Majority()))
+	if err != nil {
+		return nil, err
+	}
+	return c.Database(name), nil
+}
+
+// readState reads everything.
+func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, shop *load) (*state, error) {
+	var s state
+	for name, into := range map[string]any{
+		"users": &s.users, "sessions": &s.sessions, "products": &s.products, "stock_movements": &s.movements, "orders": &s.orders,
+		"order_keys": &s.keys, "inbox": &s.inbox, "outbox": &s.outbox, "mails": &s.mails,
+	} {
+		cursor, err := db.Collection(name).Find(ctx, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
+		if err == nil {
+			err = cursor.All(ctx, into)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("collection %s: %w", name, err)
+		}
+	}
+	var err error
+	if s.events, err = readStream(ctx, js, "ORDERS"); err != nil {
+		return nil, err
+	}
+	if s.dead, err = readStream(ctx, js, "DEAD_LETTERS"); err != nil {
+		return nil, err
+	}
+	if s.sent, err = shop.shop.Mails(ctx, ""); err != nil {
+		return nil, err
+	}
+	for page := 1; ; page++ {
+		a, ok := shop.call(ctx, shop.admin, "GET /api/orders", client.Request{Method: "GET", Path: fmt.Sprintf("/api/orders?limit=100&page=%d", page)}, 200)
+		var orders []client.Order
+		if !ok {
+			return nil, errors.New("the orders cannot be listed")
+		}
+		if err := a.Decode(&orders); err != nil {
+			return nil, err
+		}
+		s.seen = append(s.seen, orders...)
+		if len(orders) < 100 {
+			return &s, nil
+		}
+	}
+}
+
+// readStream reads a whole stream, without a consumer that would stay.
+func readStream(ctx context.Context, js jetstream.JetStream, name string) ([]event, error) {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	if stream.CachedInfo().State.Msgs == 0 {
+		return nil, nil
+	}
+	last := stream.CachedInfo().State.LastSeq
+	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	var events []event
+	for {
+		batch, err := consumer.Fetch(500, jetstream.FetchMaxWait(2*time.Second))
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", name, err)
+		}
+		n := 0
+		for msg := range batch.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil {
+				return nil, err
+			}
+			n++
+			events = append(events, event{meta.Sequence.Stream, msg.Subject(), msg.Headers().Get(jetstream.MsgIDHeader), msg.Headers(), string(msg.Data())})
+			if meta.Sequence.Stream >= last {
+				return events, nil
+			}
+		}
+		if err := batch.Error(); err != nil {
+			return nil, fmt.Errorf("stream %s: %w", name, err)
+		}
+		if n == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// waiting is what the shop has still to do.
+type waiting struct {
+	entries int64  // of the outbox, neither confirmed nor given up
+	orders  int64  // whose stock is neither taken nor short
+	events  uint64 // that no worker has seen
+	unacked int    // that a worker has, or had
+}
+
+func (w waiting) nothing() bool { return w == waiting{} }
+
+func (w waiting) String() string {
+	return fmt.Sprintf("%d outbox entries, %d orders without their stock, %d events unseen, %d unacknowledged", w.entries, w.orders, w.events, w.unacked)
+}
+
+func look(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (w waiting, err error) {
+	exists := bson.D{{Key: "next_attempt", Value: bson.D{{Key: "$exists", Value: true}}}}
+	if w.entries, err = db.Collection("outbox").CountDocuments(ctx, exists); err != nil {
+		return w, err
+	}
+	if w.orders, err = db.Collection("orders").CountDocuments(ctx, bson.D{{Key: "stock", Value: client.Pending}}); err != nil {
+		return w, err
+	}
+	consumer, err := js.Consumer(ctx, "ORDERS", "inventory-updater")
+	if err != nil {
+		return w, err
+	}
+	w.events, w.unacked = consumer.CachedInfo().NumPending, consumer.CachedInfo().NumAckPending
+	return w, nil
+}
+
+// watch looks into the database again and again while everything goes on: at
+// any moment no stock may be below zero, and of every product the stock must
+// be the sum of its ledger.
+func watch(ctx context.Context, db *mongo.Database, j *journal) {
+	for sleep(ctx, 200*time.Millisecond) {
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		var below []productDoc
+		cursor, err := db.Collection("products").Find(attempt, bson.D{{Key: "stock", Value: bson.D{{Key: "$lt", Value: 0}}}})
+		if err == nil && cursor.All(attempt, &below) == nil {
+			j.looked(neverNegative)
+		}
+		for _, p := range below {
+			j.violate(neverNegative, "the database says at %s that of product %s (%s) there are %d", time.Now().Format(time.StampMilli), p.ID.Hex(), p.Name, p.Stock)
+		}
+		lookAtLedger(attempt, db, j)
+		cancel()
+	}
+}
+
+// lookAtLedger compares one product's stock and ledger as of one moment.
+func lookAtLedger(ctx context.Context, db *mongo.Database, j *journal) {
+	session, err := db.Client().StartSession()
+	if err != nil {
+		return
+	}
+	defer session.EndSession(context.WithoutCancel(ctx))
+	var p productDoc
+	var sum struct{ Stock int }
+	_, err = session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
+		sample := []productDoc{}
+		cursor, err := db.Collection("products").Find(ctx, bson.D{}, options.Find().SetSort(bson.D{{Key: "updated_at", Value: -1}}).SetLimit(1))
+		if err == nil {
+			err = cursor.All(ctx, &sample)
+		}
+		if err == nil && len(sample) == 0 {
+			err = mongo.ErrNoDocuments
+		}
+		if err != nil {
+			return nil, err
+		}
+		p = sample[0]
+		cursor, err = db.Collection("stock_movements").Aggregate(ctx, bson.A{
+			bson.D{{Key: "$match", Value: bson.D{{Key: "product_id", Value: p.ID}}}},
+			bson.D{{Key: "$group", Value: bson.D{{Key: "_id", Value: nil}, {Key: "stock", Value: bson.D{{Key: "$sum", Value: "$delta"}}}}}},
+		})
+		if err != nil {
+			return nil, err
+		}
+		sums := []struct{ Stock int }{}
+		if err = cursor.All(ctx, &sums); err == nil && len(sums) == 1 {
+			sum = sums[0]
+		}
+		return nil, err
+	}, options.Transaction().SetReadConcern(readconcern.Snapshot()))
+	if err != nil {
+		return
+	}
+	j.looked(ledger)
+	if p.Stock != sum.Stock {
+		j.violate(ledger, "at %s product %s (%s) has %d pieces, and its ledger says %d", time.Now().Format(time.StampMilli), p.ID.Hex(), p.Name, p.Stock, sum.Stock)
+	}
+}
