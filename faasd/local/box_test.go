@@ -327,7 +327,7 @@ func TestBox(t *testing.T) {
 		if err := s.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		s.gone(family, 5*time.Second)
+		s.gone(family, 20*time.Second)
 		s.start()
 		s.ready(30 * time.Second)
 		boxtest.Eventually(t, "every accepted call is made", 30*time.Second, func() bool {

@@ -42,7 +42,7 @@ func start(t *testing.T, dir string) *sink {
 		}
 	}
 	t.Cleanup(s.stop)
-	boxtest.Eventually(t, "the sink answers", 10*time.Second, func() bool {
+	boxtest.Eventually(t, "the sink answers", 20*time.Second, func() bool {
 		res, err := http.Get("http://" + s.http + "/healthz")
 		if err != nil {
 			return false
@@ -246,7 +246,7 @@ func TestFaults(t *testing.T) {
 	s.do("PUT", "/api/faults", `{"mode":"hang"}`)
 	hung := make(chan error, 1)
 	go func() { hung <- s.send("h", "hang", "ann@example.com") }()
-	boxtest.Eventually(t, "the message hangs", 5*time.Second, func() bool {
+	boxtest.Eventually(t, "the message hangs", 20*time.Second, func() bool {
 		res, err := http.Get("http://" + s.http + "/api/faults")
 		if err != nil {
 			return false

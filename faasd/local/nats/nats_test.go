@@ -40,7 +40,7 @@ func TestKilled(t *testing.T) {
 	}
 	connect := func() jetstream.JetStream {
 		var conn *nats.Conn
-		boxtest.Eventually(t, "the server answers", 10*time.Second, func() (ok bool) {
+		boxtest.Eventually(t, "the server answers", 20*time.Second, func() (ok bool) {
 			var err error
 			conn, err = nats.Connect("nats://" + addr)
 			return err == nil

@@ -38,7 +38,7 @@ func connect(t *testing.T, addr, password string) *redis.Client {
 func TestTime(t *testing.T) {
 	c := connect(t, start(t, ""), "")
 	ctx := t.Context()
-	boxtest.Eventually(t, "it answers", 5*time.Second, func() bool { return c.Ping(ctx).Err() == nil })
+	boxtest.Eventually(t, "it answers", 20*time.Second, func() bool { return c.Ping(ctx).Err() == nil })
 	began := time.Now()
 	if err := c.Set(ctx, "k", "v", 400*time.Millisecond).Err(); err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestTime(t *testing.T) {
 	if err := c.Set(ctx, "stays", "v", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
-	boxtest.Eventually(t, "the key expires", 5*time.Second, func() bool { return c.Exists(ctx, "k").Val() == 0 })
+	boxtest.Eventually(t, "the key expires", 20*time.Second, func() bool { return c.Exists(ctx, "k").Val() == 0 })
 	if took := time.Since(began); took < 350*time.Millisecond {
 		t.Errorf("it expired after %s", took)
 	}
@@ -58,7 +58,7 @@ func TestTime(t *testing.T) {
 func TestPassword(t *testing.T) {
 	addr := start(t, "secret")
 	right, wrong := connect(t, addr, "secret"), connect(t, addr, "")
-	boxtest.Eventually(t, "it answers", 5*time.Second, func() bool { return right.Ping(t.Context()).Err() == nil })
+	boxtest.Eventually(t, "it answers", 20*time.Second, func() bool { return right.Ping(t.Context()).Err() == nil })
 	if err := wrong.Get(t.Context(), "k").Err(); err == nil || !strings.Contains(err.Error(), "NOAUTH") {
 		t.Errorf("without the password: %v", err)
 	}

@@ -78,7 +78,7 @@ func TestChildDiesWithParent(t *testing.T) {
 	if len(rest) > 0 {
 		t.Errorf("%s", rest)
 	}
-	boxtest.Eventually(t, "the child is gone", 5*time.Second, func() bool { return !boxtest.Alive(pid) })
+	boxtest.Eventually(t, "the child is gone", 20*time.Second, func() bool { return !boxtest.Alive(pid) })
 }
 
 func TestExitWithParent(t *testing.T) {
