@@ -20,7 +20,7 @@ help: ## list the commands
 .PHONY: run
 run: ## start the whole shop on this machine
 	@mkdir -p "$(BIN)" || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
-	@go build -o "$(BIN)/local" ./faasd/local
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
 	@exec "$(BIN)/local"
 
 .PHONY: demo
