@@ -302,7 +302,7 @@ func TestTransactionStates(t *testing.T) {
 		t.Errorf("second commit: %v", err)
 	}
 	// An error ends a transaction.
-	s, sc = session(t, client)
+	_, sc = session(t, client)
 	must[*mongo.InsertOneResult](t)(c.InsertOne(sc, d("_id", 2)))
 	if _, err := c.InsertOne(sc, d("_id", 1)); !mongo.IsDuplicateKeyError(err) {
 		t.Error(err)

@@ -100,7 +100,7 @@ func TestHostileMessages(t *testing.T) {
 		body, _ := bson.Marshal(cmd)
 		b := append([]byte{0, 0, 0, 0}, ns...)
 		b = append(b, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff)
-		conn.Write(message(wiremessage.OpQuery, append(b, body...)))
+		conn.Write(message(2004, append(b, body...)))
 		r, err := readReply(conn)
 		if err != nil {
 			return nil, err

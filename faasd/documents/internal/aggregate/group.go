@@ -17,10 +17,7 @@ type accumulator interface {
 	size() int // bytes held
 }
 
-type sum struct {
-	total  Value
-	double bool
-}
+type sum struct{ total Value }
 
 func (s *sum) add(v Value) error {
 	if !value.IsNumber(v) {

@@ -78,7 +78,7 @@ func (r *Request) deleteStatement(name string, st value.Doc, y *retry, stmt int)
 		})
 		return n, err
 	}
-	res, err := r.modifyOne(name, false, sel, y, stmt, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
+	res, err := r.modifyOne(&modification{name: name, sel: sel, retry: y, stmt: stmt, apply: func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
 		var n int32
 		if t != nil {
 			if err := tx.Delete(c, t.pk, t.doc); err != nil {
@@ -87,7 +87,7 @@ func (r *Request) deleteStatement(name string, st value.Doc, y *retry, stmt int)
 			n = 1
 		}
 		return bsoncore.BuildDocument(nil, bsoncore.AppendInt32Element(nil, "n", n)), nil
-	})
+	}})
 	if err != nil {
 		return 0, err
 	}

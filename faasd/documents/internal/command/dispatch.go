@@ -129,10 +129,8 @@ type Request struct {
 	txnNumber int64 // -1 without one
 	inTxn     bool
 	tx        *store.Tx // the transaction's state, nil outside of one
-	noReply   bool
-	concern   error // a write concern that cannot be met
-	legacy    bool
-	hangUp    bool // a failpoint closes the connection instead of answering
+	concern   error     // a write concern that cannot be met
+	hangUp    bool      // a failpoint closes the connection instead of answering
 
 	docsExamined, keysExamined, returned int
 	planSummary                          string
@@ -141,7 +139,7 @@ type Request struct {
 // Handle answers one message, and appends the reply to dst. close says that
 // the connection is to be closed without one.
 func (e *Engine) Handle(conn *Conn, m *wire.Message, dst []byte) (reply []byte, close bool) {
-	r := &Request{e: e, conn: conn, body: m.Body, seqs: m.Sequences, start: time.Now(), txnNumber: -1, noReply: m.NoReply, legacy: m.Legacy}
+	r := &Request{e: e, conn: conn, body: m.Body, seqs: m.Sequences, start: time.Now(), txnNumber: -1}
 	e.commands.Add(1)
 	var labels []string
 	err, close := r.serve(m)

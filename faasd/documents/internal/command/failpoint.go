@@ -31,7 +31,6 @@ type failpoint struct {
 	close        bool
 	block        time.Duration
 	writeConcern value.Doc
-	internalToo  bool
 }
 
 // blow is what a failpoint does to one command.
@@ -139,7 +138,7 @@ func (fp *failpoint) read(data value.Doc) error {
 		case "appName":
 			fp.appName, _ = v.StringValueOK()
 		case "failInternalCommands":
-			fp.internalToo = value.Truthy(v)
+			// There are no internal clients whose commands to spare.
 		default:
 			return fault.Unsupported("the failCommand option %s", it.Name)
 		}

@@ -81,9 +81,10 @@ func findAndModify(r *Request) error {
 			return err
 		}
 	}
-	result, err := r.modifyOne(name, upsert, sel, r.retry(), 0, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
-		return famApply(tx, c, t, famArgs{sel.filter, up, after, upsert, shape})
-	})
+	args := famArgs{sel.filter, up, after, upsert, shape}
+	result, err := r.modifyOne(&modification{name: name, create: upsert, sel: sel, retry: r.retry(), apply: func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
+		return famApply(tx, c, t, args)
+	}})
 	if err != nil {
 		return err
 	}

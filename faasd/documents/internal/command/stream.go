@@ -35,7 +35,6 @@ type stream struct {
 	seen    map[string]struct{} // of a union
 	source  aggregate.Source
 	looked  int
-	dead    bool // its collection is gone
 	pending value.Doc
 	stopAt  int // documents to look at before giving up, 0 for no bound
 }

@@ -34,17 +34,13 @@ func update(r *Request) error {
 	var n, modified int32
 	var upserted []value.Value
 	var errs writeErrors
-	for i, st := range statements {
-		res, err := r.updateStatement(name, st, y, i)
+	// Neighbours that change one document each share their commits.
+	var group []*modification
+	first := 0
+	tell := func(i int, res value.Doc, err error) bool {
 		if err != nil {
-			if fatal(err) {
-				return err
-			}
 			errs.add(i, err)
-			if ordered {
-				break
-			}
-			continue
+			return !ordered
 		}
 		n += value.Field(res, "n").Int32()
 		modified += value.Field(res, "nModified").Int32()
@@ -52,6 +48,47 @@ func update(r *Request) error {
 			upserted = append(upserted, value.Of(bsoncore.BuildDocument(nil,
 				bsoncore.AppendInt32Element(nil, "index", int32(i)),
 				bsoncore.AppendValueElement(nil, "_id", id))))
+		}
+		return true
+	}
+	goOn := true
+	flush := func() error {
+		err := r.modify(group, func(i int, err error) bool {
+			goOn = tell(first+i, group[i].result, err)
+			return goOn
+		})
+		group = nil
+		return err
+	}
+	for i, st := range statements {
+		one, many, err := r.updateStatement(name, st, y, i)
+		if one != nil {
+			if len(group) == 0 {
+				first = i
+			}
+			group = append(group, one)
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if !goOn {
+			break
+		}
+		var res value.Doc
+		if err == nil {
+			res, err = many()
+		}
+		if err != nil && fatal(err) {
+			return err
+		}
+		if goOn = tell(i, res, err); !goOn {
+			break
+		}
+	}
+	if goOn {
+		if err := flush(); err != nil {
+			return err
 		}
 	}
 	r.out = bsoncore.AppendInt32Element(r.out, "n", n)
@@ -80,13 +117,15 @@ func (r *Request) checkStatement(list string, st value.Doc, known ...string) err
 	return nil
 }
 
-func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int) (value.Doc, error) {
+// updateStatement compiles a statement: to a modification of one document, or
+// to a function that updates many.
+func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int) (one *modification, many func() (value.Doc, error), err error) {
 	if err := r.checkStatement("updates", st, "q", "u", "upsert", "multi", "hint", "arrayFilters"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	q, u := value.Field(st, "q"), value.Field(st, "u")
 	if !value.IsDoc(q) || value.Missing(u) {
-		return nil, fault.New(fault.MissingCommandField, "BSON field 'update.updates.q' or 'update.updates.u' is missing but a required field")
+		return nil, nil, fault.New(fault.MissingCommandField, "BSON field 'update.updates.q' or 'update.updates.u' is missing but a required field")
 	}
 	multi := value.Truthy(value.Field(st, "multi"))
 	upsert := value.Truthy(value.Field(st, "upsert"))
@@ -94,25 +133,21 @@ func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int)
 	if f := value.Field(st, "arrayFilters"); value.IsArray(f) {
 		filters = value.Elements(f.Data)
 	}
-	now := r.start
-	up, err := engine.Compile(u, filters, now, aggregate.Update(now.UnixMilli()))
+	up, err := engine.Compile(u, filters, r.start, aggregate.Update(r.start.UnixMilli()))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if multi && up.Replacement() {
-		return nil, fault.New(fault.FailedToParse, "multi update is not supported for replacement-style update")
+		return nil, nil, fault.New(fault.FailedToParse, "multi update is not supported for replacement-style update")
 	}
 	sel := selection{hint: hint(value.Field(st, "hint"))}
-	if sel.filter, err = query.Compile(q.Data, now.UnixMilli()); err != nil {
-		return nil, err
+	if sel.filter, err = query.Compile(q.Data, r.start.UnixMilli()); err != nil {
+		return nil, nil, err
 	}
-	if multi {
-		if y != nil {
-			return nil, fault.New(fault.InvalidOptions, "Cannot use (or request) retryable writes with multi=true")
-		}
-		return r.updateMany(name, sel, up, upsert)
+	if multi && y != nil {
+		return nil, nil, fault.New(fault.InvalidOptions, "Cannot use (or request) retryable writes with multi=true")
 	}
-	return r.modifyOne(name, upsert, sel, y, stmt, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
+	m := &modification{name: name, create: upsert, sel: sel, retry: y, stmt: stmt, apply: func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
 		if t == nil {
 			if !upsert {
 				return updateResult(0, 0, value.Value{}), nil
@@ -120,11 +155,12 @@ func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int)
 			return insertUpsert(tx, c, sel.filter, up)
 		}
 		changed, err := replaceDoc(tx, c, t, up)
-		if err != nil {
-			return nil, err
-		}
-		return updateResult(1, changed, value.Value{}), nil
-	})
+		return updateResult(1, changed, value.Value{}), err
+	}}
+	if !multi {
+		return m, nil, nil
+	}
+	return nil, func() (value.Doc, error) { return r.updateMany(m, up) }, nil
 }
 
 func updateResult(n, modified int32, upserted value.Value) value.Doc {
@@ -156,9 +192,9 @@ func replaceDoc(tx *store.Tx, c *store.Collection, t *target, up *engine.Update)
 	return 1, tx.Replace(c, t.pk, t.doc, now)
 }
 
-func (r *Request) updateMany(name string, sel selection, up *engine.Update, upsert bool) (value.Doc, error) {
+func (r *Request) updateMany(m *modification, up *engine.Update) (value.Doc, error) {
 	var n, modified int32
-	err := r.modifyAll(name, sel, func(tx *store.Tx, c *store.Collection, t *target) error {
+	err := r.modifyAll(m.name, m.sel, func(tx *store.Tx, c *store.Collection, t *target) error {
 		changed, err := replaceDoc(tx, c, t, up)
 		if err == nil {
 			n++
@@ -166,18 +202,9 @@ func (r *Request) updateMany(name string, sel selection, up *engine.Update, upse
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	if n == 0 && upsert {
+	if err == nil && n == 0 && m.create {
 		// Look again and insert in one step, where nothing comes between.
-		return r.modifyOne(name, true, sel, nil, 0, func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
-			if t == nil {
-				return insertUpsert(tx, c, sel.filter, up)
-			}
-			changed, err := replaceDoc(tx, c, t, up)
-			return updateResult(1, changed, value.Value{}), err
-		})
+		return r.modifyOne(m)
 	}
-	return updateResult(n, modified, value.Value{}), nil
+	return updateResult(n, modified, value.Value{}), err
 }

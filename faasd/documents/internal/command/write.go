@@ -150,7 +150,9 @@ func (r *Request) search(tx *store.Tx, c *store.Collection, sel selection, budge
 	if doc == nil || err != nil {
 		return nil, err
 	}
-	return &target{pk: store.PK(doc), doc: append(value.Doc(nil), doc...)}, nil
+	t := &target{pk: store.PK(doc), doc: append(value.Doc(nil), doc...)}
+	_, t.pos, err = sel.filter.MatchAt(t.doc)
+	return t, err
 }
 
 // searchAll returns the keys of all documents of a selection.
@@ -183,100 +185,164 @@ func recheck(tx *store.Tx, c *store.Collection, sel selection, pk []byte) (*targ
 	return &target{pk: pk, doc: doc, pos: pos}, nil
 }
 
-// modifyOne finds the first document of a selection and gives it to apply, in
-// one step that no other write comes between. apply gets nil where there is no
-// such document. It is only called again where it returned a blocked write.
-func (r *Request) modifyOne(name string, create bool, sel selection, y *retry, stmt int, apply func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error)) (result value.Doc, err error) {
-	step := func(tx *store.Tx, found []byte, budget int) error {
-		y.load(tx)
-		if kept, ok := y.result(stmt); ok {
-			result = append(value.Doc(nil), kept...)
-			return nil
-		}
-		c, err := tx.Collection(r.db, name, false)
-		if err != nil {
-			return err
-		}
-		var t *target
-		if c != nil {
-			if found != nil {
-				if t, err = recheck(tx, c, sel, found); err != nil {
-					return err
-				}
-				if t == nil {
-					return errMoved
-				}
-			} else {
-				if t, err = r.search(tx, c, sel, budget); err != nil {
-					return err
-				}
-				if t != nil {
-					_, t.pos, _ = sel.filter.MatchAt(t.doc)
-				}
-			}
-		}
-		if t == nil && create {
-			if c, err = tx.Collection(r.db, name, true); err != nil {
-				return err
-			}
-		}
-		if err := r.transactionalWrite(y); err != nil {
-			return err
-		}
-		if result, err = apply(tx, c, t); err != nil {
-			return err
-		}
-		if value.Truthy(value.Field(result, "n")) || value.IsDoc(value.Field(result, "value")) {
-			y.keep(stmt, result)
-		}
-		y.save(tx)
+// modification is a statement that changes at most one document.
+type modification struct {
+	name   string // of the collection
+	create bool   // an upsert: make what is not found
+	sel    selection
+	retry  *retry
+	stmt   int
+	// apply changes the document found, nil where there is none, in a step
+	// that no other write comes between. What it returns is the result.
+	apply  func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error)
+	result value.Doc
+}
+
+// step makes the modification. found is the key of the document if it was
+// searched for before; budget bounds how many may be looked at otherwise.
+func (m *modification) step(r *Request, tx *store.Tx, found []byte, budget int) error {
+	m.retry.load(tx)
+	if kept, ok := m.retry.result(m.stmt); ok {
+		m.result = append(value.Doc(nil), kept...)
 		return nil
 	}
-	if r.tx != nil {
-		return result, step(r.tx, nil, 0)
+	c, err := tx.Collection(r.db, m.name, false)
+	if err != nil {
+		return err
 	}
-	err = r.write(func(tx *store.Tx) error { return step(tx, nil, searchBudget) })
-	for try := 0; errors.Is(err, errBudget) || errors.Is(err, errMoved); try++ {
+	var t *target
+	switch {
+	case c == nil:
+	case found != nil:
+		if t, err = recheck(tx, c, m.sel, found); err != nil {
+			return err
+		}
+		if t == nil {
+			return errMoved
+		}
+	default:
+		if t, err = r.search(tx, c, m.sel, budget); err != nil {
+			return err
+		}
+	}
+	return m.finish(r, tx, c, t)
+}
+
+func (m *modification) finish(r *Request, tx *store.Tx, c *store.Collection, t *target) (err error) {
+	if t == nil && m.create && c == nil {
+		if c, err = tx.Collection(r.db, m.name, true); err != nil {
+			return err
+		}
+	}
+	if err := r.transactionalWrite(m.retry); err != nil {
+		return err
+	}
+	if m.result, err = m.apply(tx, c, t); err != nil {
+		return err
+	}
+	if value.Truthy(value.Field(m.result, "n")) {
+		m.retry.keep(m.stmt, m.result)
+	}
+	return nil
+}
+
+// searchOutside makes a modification whose document takes long to find: it is
+// searched for on a snapshot, while other writes go on, and looked at again in
+// the committer, until it is still the same there.
+func (m *modification) searchOutside(r *Request) error {
+	for {
 		if err := r.expired(); err != nil {
-			return nil, err
+			return err
 		}
 		var found []byte
-		err = r.view(func(tx *store.Tx) error {
-			t, err := r.search(tx, tx.Catalog().Lookup(r.db, name), sel, 0)
+		err := r.view(func(tx *store.Tx) error {
+			c := tx.Catalog().Lookup(r.db, m.name)
+			if c == nil {
+				return nil
+			}
+			t, err := r.search(tx, c, m.sel, 0)
 			if t != nil {
 				found = t.pk
 			}
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		budget := 0
-		if found == nil {
-			// There was none a moment ago: what came since may be left out, but
-			// an upsert still has to be made.
-			if !create {
-				return apply(nil, nil, nil)
+		err = r.write(func(tx *store.Tx) error {
+			defer m.retry.save(tx)
+			if found != nil {
+				return m.step(r, tx, found, 0)
 			}
-			err = r.write(func(tx *store.Tx) error { return r.insertMissing(tx, name, y, stmt, &result, apply) })
-			continue
+			// There was none a moment ago; what came since may be left out.
+			c, err := tx.Collection(r.db, m.name, false)
+			if err != nil {
+				return err
+			}
+			return m.finish(r, tx, c, nil)
+		})
+		if !errors.Is(err, errMoved) {
+			return err
 		}
-		err = r.write(func(tx *store.Tx) error { return step(tx, found, budget) })
 	}
-	return result, err
 }
 
-func (r *Request) insertMissing(tx *store.Tx, name string, y *retry, stmt int, result *value.Doc, apply func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error)) error {
-	c, err := tx.Collection(r.db, name, true)
-	if err != nil {
-		return err
+// modify makes modifications one after the other, as many as possible in one
+// commit. done hears of each one's end, and says whether to go on. An error
+// that ends the whole command is returned.
+func (r *Request) modify(ms []*modification, done func(i int, err error) bool) error {
+	at, stop := 0, false
+	settle := func(err error) error {
+		if err != nil && (store.Blocked(err) || fatal(err)) {
+			return err
+		}
+		stop = !done(at, err)
+		at++
+		return nil
 	}
-	if *result, err = apply(tx, c, nil); err != nil {
-		return err
+	for at < len(ms) && !stop {
+		if r.tx != nil {
+			if err := settle(ms[at].step(r, r.tx, nil, 0)); err != nil {
+				return err
+			}
+			continue
+		}
+		long := false
+		err := r.write(func(tx *store.Tx) error {
+			defer ms[0].retry.save(tx)
+			for n := 0; n < chunk && at < len(ms) && !stop; n++ {
+				err := ms[at].step(r, tx, nil, searchBudget)
+				if errors.Is(err, errBudget) {
+					long = true
+					return nil
+				}
+				if err := settle(err); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err == nil && long {
+			err = settle(ms[at].searchOutside(r))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	y.keep(stmt, *result)
-	y.save(tx)
 	return nil
+}
+
+// modifyOne makes one modification.
+func (r *Request) modifyOne(m *modification) (value.Doc, error) {
+	var failed error
+	err := r.modify([]*modification{m}, func(_ int, err error) bool {
+		failed = err
+		return true
+	})
+	if err == nil {
+		err = failed
+	}
+	return m.result, err
 }
 
 // errMoved says that a document found outside the committer no longer matches.

@@ -132,10 +132,7 @@ func sortRanges(iv []store.Range, exact bool) []store.Range {
 }
 
 func regexBounds(re *query.Regex) []store.Range {
-	prefix := []byte{value.BracketString}
-	for _, c := range []byte(re.Prefix()) {
-		prefix = append(prefix, c)
-	}
+	prefix := append([]byte{value.BracketString}, re.Prefix()...)
 	return []store.Range{
 		{Lo: prefix, Hi: value.Successor(prefix)},
 		point(re.Source), // a stored regular expression equals itself

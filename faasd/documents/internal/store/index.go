@@ -63,7 +63,6 @@ type generator struct {
 	ix       *Index
 	out      [][]byte
 	multikey bool
-	present  bool
 }
 
 // expand follows every field up to its value or an array. All fields that meet

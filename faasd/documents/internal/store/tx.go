@@ -129,7 +129,6 @@ type cursor struct {
 	ok      bool // over stands on an entry
 	oe      entry
 	reverse bool
-	began   bool
 }
 
 func (tx *Tx) cursor(bucket uint64, reverse bool) *cursor {

@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ const (
 )
 
 const headerSize = 16
+
+// OpQuery is how drivers greeted before OP_MSG, and still do.
+const OpQuery wiremessage.OpCode = 2004
 
 // ErrMalformed says that a client does not speak the protocol; its connection
 // is to be closed.
@@ -72,7 +76,7 @@ func Decode(buf []byte) (*Message, error) {
 	switch opcode {
 	case wiremessage.OpMsg:
 		return m, m.decodeMsg(buf, rest)
-	case wiremessage.OpQuery:
+	case OpQuery:
 		return m, m.decodeQuery(rest)
 	}
 	return nil, fmt.Errorf("%w: opcode %d is not supported", ErrMalformed, opcode)
@@ -178,16 +182,14 @@ func cut(b []byte) (doc value.Doc, rest []byte, ok bool) {
 func (m *Message) decodeQuery(rest []byte) error {
 	bad := fmt.Errorf("%w: OP_QUERY", ErrMalformed)
 	m.Legacy = true
-	_, rest, ok := wiremessage.ReadQueryFlags(rest)
-	if !ok {
+	if len(rest) < 4 { // flags
 		return bad
 	}
-	if m.Namespace, rest, ok = wiremessage.ReadQueryFullCollectionName(rest); !ok {
+	namespace, rest, ok := bytes.Cut(rest[4:], []byte{0})
+	if !ok || len(rest) < 8 { // how many to skip and to return
 		return bad
 	}
-	if len(rest) < 8 {
-		return bad
-	}
+	m.Namespace = string(namespace)
 	if m.Body, _, ok = cut(rest[8:]); !ok {
 		return bad
 	}
