@@ -89,7 +89,7 @@ var outcomes = map[string]struct{ subject, letter string }{
 // check holds what the shop keeps against what its clients were told.
 func check(s *state, j *journal, poisoned map[string]bool, refusals int) *verdicts {
 	v := newVerdicts()
-	for invariant, evidence := range j.seen {
+	for invariant, evidence := range j.violations {
 		v.evidence[invariant] = slices.Clone(evidence)
 	}
 	b := newBooks(s, j)
@@ -140,7 +140,7 @@ func newBooks(s *state, j *journal) *books {
 // orders: they are there, as they were asked for, and their lives are lives.
 func (b *books) orders(v *verdicts) {
 	listed := map[string]client.Order{}
-	for _, o := range b.seen {
+	for _, o := range b.api {
 		listed[o.ID] = o
 	}
 	answered, ends := 0, map[string]int{}

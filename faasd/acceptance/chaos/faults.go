@@ -107,15 +107,7 @@ func (g *gremlin) strike(ctx context.Context, f fault) (what string, err error) 
 		})
 		return fmt.Sprintf("pid %d for %.1f s", p.PID, f.For.Seconds()), nil
 	case cut:
-		var pids []int
-		for _, p := range g.box.Processes() {
-			pids = append(pids, p.PID)
-		}
-		n, err := cutConnections(pids, g.box.Ports[ports[f.Target]])
-		if err == nil && n == 0 {
-			err = errors.New("there was no connection")
-		}
-		return fmt.Sprintf("%d connections", n), err
+		return g.cut(ctx, g.box.Ports[ports[f.Target]])
 	case mailbox:
 		return fmt.Sprintf("the next %d", f.Count), g.setMailFault(ctx, f)
 	case poison:
@@ -159,6 +151,25 @@ func (g *gremlin) running(target string) []box.Process {
 	}
 	slices.SortFunc(found, func(a, b box.Process) int { return a.PID - b.PID })
 	return found
+}
+
+// cut resets the connections to a port, or the first that comes: mails are
+// handed over so quickly that there may be none at the moment.
+func (g *gremlin) cut(ctx context.Context, port int) (what string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var pids []int
+	for _, p := range g.box.Processes() {
+		pids = append(pids, p.PID)
+	}
+	for n := 0; ; {
+		if n, err = cutConnections(pids, port); err != nil || n > 0 {
+			return fmt.Sprintf("%d connections", n), err
+		}
+		if !sleep(ctx, time.Millisecond) {
+			return "", errors.New("there was no connection")
+		}
+	}
 }
 
 func (g *gremlin) killAll(ctx context.Context, target string) (string, error) {

@@ -10,18 +10,18 @@ import (
 
 // journal is what the clients did and were told: the shop is held to it.
 type journal struct {
-	mu        sync.Mutex
-	customers []*customer
-	intents   []*intent
-	goods     []*good
-	answers   map[string]int // by request and status; status 0: none came
-	ordering  []time.Duration
-	looks     map[string]int // how often something was looked at while all went on
-	seen      map[string][]string
+	mu         sync.Mutex
+	customers  []*customer
+	intents    []*intent
+	goods      []*good
+	answers    map[string]int // by request and status; status 0: none came
+	ordering   []time.Duration
+	looks      map[string]int      // how often something was looked at while all went on
+	violations map[string][]string // by invariant: what was seen while it went on
 }
 
 func newJournal() *journal {
-	return &journal{answers: map[string]int{}, looks: map[string]int{}, seen: map[string][]string{}}
+	return &journal{answers: map[string]int{}, looks: map[string]int{}, violations: map[string][]string{}}
 }
 
 // customer is somebody with an account, or with none if registered is false:
@@ -46,7 +46,7 @@ type intent struct {
 	id        string          // of the order, by the first answer that named one
 	ids       map[string]bool // that answers named: more than one is too many
 	gone      bool            // he never asked again
-	lost      int             // requests without an answer that says what became of it
+	lost      int             // requests without an answer that tells what became of them
 	refused   bool
 	cancelled int // answers that said it was cancelled by this request
 	completed int
@@ -74,7 +74,7 @@ func (j *journal) do(change func()) {
 
 // violate notes what must not be.
 func (j *journal) violate(invariant, format string, args ...any) {
-	j.do(func() { j.seen[invariant] = append(j.seen[invariant], fmt.Sprintf(format, args...)) })
+	j.do(func() { j.violations[invariant] = append(j.violations[invariant], fmt.Sprintf(format, args...)) })
 }
 
 // looked counts a look at something that must hold at any time.

@@ -246,8 +246,10 @@ func (l *load) place(ctx context.Context, i *intent, patience time.Duration) boo
 	sent, a, ok := l.send(ctx, i.by, "POST /api/orders", r, statuses...)
 	switch {
 	case !ok || a.Status == 409:
+		// 409 too leaves it open: it is the answer to a request that overtook
+		// itself, as when its connection broke and it was sent again.
 		l.journal.do(func() {
-			if sent && a.Status != 409 {
+			if sent {
 				i.lost++
 			}
 		})

@@ -133,10 +133,10 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 	g := &gremlin{box: b, shop: shop, js: js, journal: j, say: say, done: map[string]int{}, missed: map[string]int{}, poisoned: map[string]bool{}}
 	others.Go(func() { watch(aside, db, j) })
 	others.Go(func() { g.keepReplicas(aside) })
-	others.Go(func() { l.run(ctx, s.customers) })
-	var once sync.Once
-	goHome := func() { once.Do(func() { close(l.stop) }) }
-	defer goHome()
+	var people sync.WaitGroup
+	goHome := sync.OnceFunc(func() { close(l.stop) })
+	defer func() { goHome(); people.Wait() }()
+	people.Go(func() { l.run(ctx, s.customers) })
 
 	faults, cancel := context.WithTimeout(ctx, s.duration)
 	defer cancel()
@@ -144,8 +144,9 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 	if err := g.run(faults, s.seed); err != nil {
 		return nil, err
 	}
-	goHome()
 	took := time.Since(began)
+	goHome()
+	people.Wait()
 	if ctx.Err() != nil {
 		return nil, errors.New("it was interrupted")
 	}

@@ -24,16 +24,14 @@ type state struct {
 	movements []movementDoc
 	orders    []orderDoc
 	keys      []keyDoc
-	inbox     []struct {
-		Event string `bson:"_id"`
-	}
-	outbox []entryDoc
-	mails  []recordDoc
+	inbox     []inboxDoc
+	outbox    []entryDoc
+	mails     []recordDoc
 
 	events []event        // of the stream ORDERS
 	dead   []event        // of the stream DEAD_LETTERS
 	sent   []client.Mail  // that the sink has
-	seen   []client.Order // all orders, as the API lists them
+	api    []client.Order // all orders, as the shop lists them
 }
 
 type userDoc struct {
@@ -62,22 +60,30 @@ type movementDoc struct {
 }
 
 type orderDoc struct {
-	ID     bson.ObjectID `bson:"_id"`
-	User   bson.ObjectID `bson:"user_id"`
+	ID      bson.ObjectID `bson:"_id"`
+	User    bson.ObjectID `bson:"user_id"`
+	Status  string
+	Stock   string
+	Reason  string
+	Total   int
+	Lines   []lineDoc
+	History []stepDoc
+}
+
+type lineDoc struct {
+	Product   bson.ObjectID `bson:"product_id"`
+	Quantity  int
+	UnitPrice int `bson:"unit_price"` // minor units
+}
+
+type stepDoc struct {
+	At     time.Time
 	Status string
 	Stock  string
-	Reason string
-	Total  int
-	Lines  []struct {
-		Product   bson.ObjectID `bson:"product_id"`
-		Quantity  int
-		UnitPrice int `bson:"unit_price"`
-	}
-	History []struct {
-		At     time.Time
-		Status string
-		Stock  string
-	}
+}
+
+type inboxDoc struct {
+	Event string `bson:"_id"`
 }
 
 type keyDoc struct {
@@ -156,7 +162,7 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 		if err := a.Decode(&orders); err != nil {
 			return nil, err
 		}
-		s.seen = append(s.seen, orders...)
+		s.api = append(s.api, orders...)
 		if len(orders) < 100 {
 			return &s, nil
 		}
