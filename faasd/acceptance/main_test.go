@@ -66,6 +66,15 @@ func run(m *testing.M) (code int, err error) {
 	return code, home.Stop()
 }
 
+// jwtSecret is what the shop signs its tokens with, or empty where that is not
+// known.
+func jwtSecret() string {
+	if home != nil {
+		return home.JWTSecret
+	}
+	return os.Getenv("JWT_SECRET")
+}
+
 // needsBox skips a test that has to look behind the shared Kiosk.
 func needsBox(t *testing.T) {
 	t.Helper()
@@ -228,8 +237,10 @@ func (s *shop) setStatus(t testing.TB, p person, id, status string) {
 // settle waits until the shop has nothing left to say.
 func (s *shop) settle(t testing.TB) {
 	t.Helper()
-	// Other tests may give the shop something to say all the while.
-	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+	// Other tests may give the shop something to say all the while; and what a
+	// process that was killed had begun to say is tried again only when its
+	// lease is over, each time later than the time before.
+	ctx, cancel := context.WithTimeout(t.Context(), 8*patience)
 	defer cancel()
 	if err := s.Settle(ctx, s.admin(t).grant.Token); err != nil {
 		t.Fatal(err)

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -641,4 +643,31 @@ func inbox(t *testing.T, s *shop) int {
 		t.Fatal(err)
 	}
 	return len(mails)
+}
+
+// What a customer or an operator keeps secret stands in no log.
+func TestLogsKeepSecrets(t *testing.T) {
+	needsBox(t)
+	s := shared()
+	ada := s.customer(t, "ada")
+	wrong := "wrong " + client.Unique("guess")
+	v := visit{t, s, httpDoor{s.Client}}
+	v.do("POST /api/users/authenticate").body(object{"username": ada.email, "password": wrong}).answers(401)
+	v.do("POST /api/users/register").body(object{"email": "ada", "password": wrong}).answers(422)
+	v.do("POST /api/users/refresh").body(object{"refresh_token": ada.grant.RefreshToken + wrong}).answers(401)
+	v.do("GET /api/users/me?password=" + url.QueryEscape(wrong)).as(ada).answers(200)
+	v.do("GET /api/users/me").token(ada.grant.Token + "x").answers(401)
+	visit{t, s, newRPCDoor(t, s)}.do("POST /api/users/authenticate").body(object{"username": ada.email, "password": wrong}).answers(401)
+	said := home.Output() + home.Logs(math.MaxInt32)
+	if !strings.Contains(said, "/api/users/refresh") {
+		t.Fatal("these are not the logs")
+	}
+	for name, secret := range map[string]string{
+		"a password": ada.password, "a wrong password": wrong, "a wrong password in a query": url.QueryEscape(wrong), "a token": ada.grant.Token, "a token's signature": ada.grant.Token[strings.LastIndex(ada.grant.Token, ".")+1:],
+		"a refresh token": ada.grant.RefreshToken, "JWT_SECRET": home.JWTSecret,
+	} {
+		if strings.Contains(said, secret) {
+			t.Errorf("%s stands in the logs", name)
+		}
+	}
 }
