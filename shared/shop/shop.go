@@ -161,18 +161,21 @@ func (s *Shop) Administrator() {
 		return
 	}
 	registration := s.Registration()
-	done := make(chan struct{}, 1) // full once the account is known to exist; also keeps two from trying at once
+	turn, exists := make(chan struct{}, 1), false // whose turn it is may look at exists
 	s.ready = append(s.ready, func(ctx context.Context) error {
 		select {
-		case done <- struct{}{}:
-		default:
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done(): // another is at it, and is not done: nobody may count on the account yet
+			return kiosk.Unavailable(ctx.Err())
+		}
+		if exists {
 			return nil
 		}
-		err := registration.EnsureAdministrator(ctx, email, password)
-		if err != nil {
-			<-done
+		if err := registration.EnsureAdministrator(ctx, email, password); err != nil {
 			return fmt.Errorf("the administrator's account: %w", err)
 		}
+		exists = true
 		return nil
 	})
 }

@@ -67,6 +67,29 @@ func TestRegisterTheSameAtOnce(t *testing.T) {
 	s.expectMails(t, "ada@example.com", welcomed)
 }
 
+// Ready is asked by the function's own warm-up and by whoever waits for the
+// function, at the same time: none may hear "ready" before the account is there.
+func TestReadyWithAnAdministrator(t *testing.T) {
+	s := open(t)
+	t.Setenv("ADMIN_PASSWORD", password)
+	s.Administrator()
+	errs := make(chan error)
+	for range 4 {
+		go func() {
+			err := s.Ready(t.Context())
+			if err == nil {
+				_, err = s.db.Users().ByLogin(t.Context(), user.Key("admin@kiosk.local"))
+			}
+			errs <- err
+		}()
+	}
+	for range 4 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAdministrator(t *testing.T) {
 	s := open(t)
 	registration := s.Registration()
