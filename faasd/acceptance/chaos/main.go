@@ -123,7 +123,7 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 	j := newJournal()
 	l := &load{shop: shop, journal: j, seed: s.seed, stop: make(chan struct{}), admin: &customer{email: b.Target.AdminEmail, password: b.Target.AdminPassword}}
 	if err := l.open(ctx, s.customers); err != nil {
-		return nil, fmt.Errorf("the shop cannot be opened: %w", err)
+		return nil, fmt.Errorf("the shop cannot be opened: %w %v", err, j.violations)
 	}
 
 	aside, leave := context.WithCancel(ctx)
