@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"strings"
 	"time"
 )
 
@@ -24,13 +25,21 @@ func NewID() ID {
 	return ID(hex.EncodeToString(b[:]))
 }
 
-// ParseID reads an identifier that a client sent. What is no identifier names
-// nothing, so the error is of kind NotFound.
+// ParseID reads an identifier that a client sent, in letters of either case.
+// What is no identifier names nothing, so the error is of kind NotFound.
 func ParseID(text string) (ID, error) {
-	if !ID(text).Valid() {
+	id := ID(strings.ToLower(text))
+	if !id.Valid() {
 		return "", NotFound("no such resource")
 	}
-	return ID(text), nil
+	return id, nil
+}
+
+// UnmarshalText reads an identifier in letters of either case; whether it is
+// one, Valid tells.
+func (id *ID) UnmarshalText(text []byte) error {
+	*id = ID(strings.ToLower(string(text)))
+	return nil
 }
 
 // Valid tells whether id has an identifier's form.

@@ -100,7 +100,7 @@ type Sender struct {
 
 const (
 	// lease is how long one attempt may take before another may start.
-	lease = 30 * time.Second
+	lease = 20 * time.Second
 	// keyLifetime is how long a client's idempotency key is remembered.
 	keyLifetime = 24 * time.Hour
 	// ownKeyLifetime is the same for the shop's own mails: far longer than the

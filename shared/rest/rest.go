@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
@@ -87,7 +88,9 @@ func (f *Function) Handle(req handler.Request) (handler.Response, error) {
 		decoded = path
 	}
 	r.URL = &url.URL{Path: "/" + strings.TrimPrefix(decoded, "/"), RawQuery: req.QueryString}
-	r = r.WithContext(outbox.WithTraceparent(req.Context(), traceparent(req.Header)))
+	ctx, cancel := withReserve(req.Context())
+	defer cancel()
+	r = r.WithContext(outbox.WithTraceparent(ctx, traceparent(req.Header)))
 	_, pattern := f.mux.Handler(r)
 	f.mux.ServeHTTP(rec, r)
 	// The mux's own answers are text: redirections to a cleaner path, which no
@@ -103,6 +106,17 @@ func (f *Function) Handle(req handler.Request) (handler.Response, error) {
 		}
 	}
 	return handler.Response{StatusCode: rec.status, Header: rec.header, Body: rec.body.Bytes()}, nil
+}
+
+// withReserve keeps a fifth of the time that is left for the answer: where the
+// rest goes by in waiting for something that hangs, the client hears 503 and
+// when to come back, instead of nothing until its own time is over.
+func withReserve(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)*4/5)
 }
 
 // traceparent accepts what has the form of W3C's trace context, version 00.

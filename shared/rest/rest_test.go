@@ -279,3 +279,20 @@ func TestMatches(t *testing.T) {
 		}
 	}
 }
+
+func TestHangingDependency(t *testing.T) {
+	f := function()
+	f.Route("GET /hangs/now", func(r *http.Request) (rest.Response, error) {
+		<-r.Context().Done()
+		return rest.Response{}, r.Context().Err()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	req := handler.Request{Method: "GET", Header: http.Header{rest.PathHeader: {"/hangs/now"}}}
+	req.WithContext(ctx)
+	resp, err := f.Handle(req)
+	if err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || ctx.Err() != nil {
+		t.Errorf("%d %v, %v; the caller's time is over: %v", resp.StatusCode, resp.Header, err, ctx.Err())
+	}
+	problem(t, resp)
+}
