@@ -1,0 +1,479 @@
+#!/bin/bash
+# The real box on one Debian machine: faasd, OpenFaaS and Kiosk from source,
+# with no image registry. `make box` calls `box.sh up`, `make box-down` calls
+# `box.sh down`. README.md in the folder above tells what it does.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+root=$PWD
+
+# Where everything that is kept lies: programs, images, data, secrets.
+box=${BOX_DIR:-/var/lib/kiosk}
+# What is true until the machine is started again: process numbers, and what
+# the machine was like before.
+run=/run/kiosk
+export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222}
+export OPENFAAS_URL=http://127.0.0.1:$GATEWAY_PORT REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
+export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
+
+faasd=github.com/openfaas/faasd@v0.0.0-20230707124536-57baf34f5ac0 # 0.17.0
+faasd_sum=h1:4RMPuuXFud9c+m+BwIs60upOo1jJPEQ2lO3jD4i6+Jc=
+cli=github.com/openfaas/faas-cli@v0.0.0-20250116111659-b368a1ccedbb # 0.17.0
+cli_sum=h1:wSA6hYnZaQ4eSqx7kFTp5/YSHxzzazftrKkUfhXVVeE=
+
+die() {
+	printf 'kiosk: %s\n' "$*" >&2
+	exit 1
+}
+
+# step WHAT: ends the line of the step before with the time that it took.
+doing="" began=0
+step() {
+	local now=${EPOCHREALTIME/./}
+	[ -z "$doing" ] || printf '  %-44s %6d.%d s\n' "$doing" $(((now - began) / 1000000)) $(((now - began) / 100000 % 10))
+	doing=$1 began=$now
+}
+trap '[ $? -eq 0 ] || [ -z "$doing" ] || echo "kiosk: this failed while it was to: $doing. What was started keeps running; make box goes on where it stopped, make box-down takes all back." >&2' EXIT
+
+# within SECONDS COMMAND...: until the command succeeds.
+within() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.2
+	done
+}
+
+answers() { curl -sf -o /dev/null --max-time 5 "$1"; }
+
+alive() { [ -s "$run/$1.pid" ] && kill -0 "$(cat "$run/$1.pid")" 2>/dev/null; }
+
+# background NAME FOLDER COMMAND...: unless it runs. Its output goes to the
+# journal: journalctl -t NAME.
+background() {
+	local name=$1 folder=$2
+	shift 2
+	alive "$name" && return
+	start-stop-daemon --start --quiet --background --make-pidfile --pidfile "$run/$name.pid" --chdir "$folder" \
+		--startas /usr/bin/systemd-cat -- -t "$name" "$@"
+}
+
+# end NAME SECONDS: TERM, then KILL.
+end() {
+	[ -e "$run/$1.pid" ] || return 0
+	start-stop-daemon --stop --quiet --oknodo --retry "TERM/$2/KILL/5" --remove-pidfile --pidfile "$run/$1.pid"
+}
+
+### The machine
+
+packages="ca-certificates containerd runc containernetworking-plugins iptables bridge-utils iproute2 procps curl systemd redis-tools prometheus"
+
+install_packages() {
+	local missing="" package policy=/usr/sbin/policy-rc.d
+	for package in $packages; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=" $package"
+	done
+	[ -n "$missing" ] || return 0
+	command -v apt-get >/dev/null || die "these packages are missing, and there is no apt-get:$missing"
+	dpkg-query -W -f '${Package}\n' | sort >"$box/packages.before"
+	# Debian starts a daemon when it installs it. Ours are started by us.
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod 755 $policy
+		trap 'rm -f /usr/sbin/policy-rc.d' RETURN
+	fi
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$box/apt.log" 2>&1 ||
+		die "apt-get could not install$missing: $box/apt.log says why"
+	dpkg-query -W -f '${Package}\n' | sort | comm -13 "$box/packages.before" - >>"$box/packages"
+	rm "$box/packages.before"
+}
+
+check() {
+	[ "$(id -u)" -eq 0 ] || die "make box starts containers: run it as root"
+	[ -e /etc/debian_version ] || die "make box knows Debian only; on another system install faasd itself and use faasd/box/install.sh"
+	command -v go >/dev/null || die "the go command is not in PATH: install Go from https://go.dev/dl/"
+	local other
+	for other in /var/lib/faasd /var/lib/faasd-provider /usr/local/bin/faasd; do
+		[ ! -e "$other" ] && continue
+		case $(readlink "$other") in
+		"$box"/*) ;;
+		*) die "$other is another faasd's: use faasd/box/install.sh to add Kiosk to it" ;;
+		esac
+	done
+	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI names this machine as localhost, which is another place in a container: name it 10.62.0.1, and let MongoDB listen there" ;; esac
+	alive faasd && return
+	local port
+	for port in PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT; do
+		! (exec 3<>"/dev/tcp/127.0.0.1/${!port}") 2>/dev/null || die "port ${!port} is in use: stop what listens there, or choose another with $port=NUMBER"
+	done
+	! (exec 3<>/dev/tcp/127.0.0.1/8081) 2>/dev/null || die "port 8081 is in use, which faasd's provider needs: stop what listens there"
+}
+
+# prepare_machine sets what faasd expects, and remembers what was there.
+prepare_machine() {
+	[ -e $run/forwarding ] || sysctl -n net.ipv4.conf.all.forwarding >$run/forwarding
+	sysctl -qw net.ipv4.conf.all.forwarding=1
+	mkdir -p /opt/cni/bin "$box/faasd" "$box/faasd-provider"
+	chmod 700 "$box/faasd" "$box/faasd-provider"
+	local plugin
+	for plugin in /usr/lib/cni/*; do
+		[ -e /opt/cni/bin/"${plugin##*/}" ] || ln -s "$plugin" /opt/cni/bin/
+	done
+	ln -sfn "$box/faasd" /var/lib/faasd
+	ln -sfn "$box/faasd-provider" /var/lib/faasd-provider
+	ln -sfn "$box/host/faasd" /usr/local/bin/faasd
+}
+
+start_machine() {
+	if [ ! -S /run/systemd/journal/stdout ] || alive journald; then
+		if ! alive journald; then
+			mkdir -p /run/systemd/journal
+			start-stop-daemon --start --quiet --background --make-pidfile --pidfile $run/journald.pid --startas /lib/systemd/systemd-journald
+		fi
+		within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
+	fi
+	if ! ctr version >/dev/null 2>&1; then
+		cat >"$box/containerd.toml" <<-END
+			version = 2
+			root = "$box/containerd"
+			state = "$run/containerd"
+			disabled_plugins = ["io.containerd.grpc.v1.cri"]
+		END
+		background containerd / /usr/bin/containerd --config "$box/containerd.toml"
+		within 20 ctr version || die "containerd does not answer: journalctl -t containerd says why"
+	fi
+}
+
+### Programs and images
+
+# module MODULE@VERSION SUM TARGET [LDFLAGS]: builds a module that go install
+# refuses, with its own go.sum and without the copies in its vendor folder.
+module() {
+	[ -e "$3-${1#*@}" ] && return
+	local found folder
+	found=$(cd "$box" && GOWORK=off GOFLAGS= GONOSUMDB=github.com/openfaas/faas-cli go mod download -json "$1") || die "go mod download $1: $found"
+	[ "$(sed -nE 's/.*"Sum": "(.*)".*/\1/p' <<<"$found")" = "$2" ] || die "$1 is not what it was: its checksum is not $2"
+	folder=$(sed -nE 's/.*"Dir": "(.*)".*/\1/p' <<<"$found")
+	rm -rf "$box/module"
+	cp -r "$folder" "$box/module"
+	chmod -R u+w "$box/module"
+	rm -rf "$box/module/vendor"
+	(cd "$box/module" && GOWORK=off GOFLAGS= CGO_ENABLED=0 GONOSUMDB=github.com/openfaas/faas-cli \
+		go build -mod=readonly -trimpath -buildvcs=false -ldflags "-s -w ${4:-}" -o "$3-${1#*@}" .)
+	ln -sfn "$3-${1#*@}" "$3"
+	rm -rf "$box/module"
+}
+
+# compile FOLDER OUTPUT PACKAGE, as the template's Dockerfile does.
+compile() { CGO_ENABLED=0 go build -C "$1" -trimpath -buildvcs=false -ldflags "-s -w" -o "$2" "$3"; }
+
+# sources names all that programs and images are made of.
+sources() {
+	go version
+	find go.work stack.yml template functions shared proto faasd/settings.yml faasd/{edge,documents,local,queue} faasd/box/{*.go,go.*,gateway} -type f ! -name '*_test.go' -print0 | sort -z | xargs -0 sha256sum
+	sha256sum /etc/ssl/certs/ca-certificates.crt "$(command -v redis-server redis-check-rdb | head -1)" "$(command -v prometheus)"
+}
+
+build_programs() {
+	rm -rf "$box/bin"
+	mkdir -p "$box/bin/functions" "$box/host"
+	compile . "$box/host/box" ./faasd/box
+	compile . "$box/bin/edge" ./faasd/edge
+	compile . "$box/bin/documents" ./faasd/documents/cmd/documents
+	compile . "$box/bin/mail" ./faasd/local/mail
+	compile . "$box/bin/nats-server" github.com/nats-io/nats-server/v2
+	GOWORK=off compile faasd/queue "$box/host/" tool
+	GOWORK=off compile faasd/box/gateway "$box/bin/gateway" github.com/openfaas/faas/gateway
+	install "$box/host/nats-streaming-server" "$box/bin/nats-streaming"
+	install "$box/host/nats-queue-worker" "$box/bin/queue-worker"
+	# redis-server is one program with redis-check-rdb, which redis-tools has;
+	# the package redis-server would add a daemon that nobody wants.
+	install "$(command -v redis-check-rdb)" "$box/bin/redis-server"
+	install "$(command -v prometheus)" "$box/bin/prometheus"
+}
+
+# build_functions builds as `faas-cli build` does: the CLI lays the build
+# folders, and the line that compiles is the one of the template's Dockerfile.
+build_functions() {
+	rm -rf "$box/source"
+	mkdir "$box/source"
+	cp -r stack.yml template functions shared "$box/source/"
+	mkdir -p "$box/source/faasd"
+	cp faasd/settings.yml "$box/source/faasd/"
+	(cd "$box/source" && KIOSK_SETTINGS= "$box/host/faas-cli" build --shrinkwrap -f stack.yml --quiet) >"$box/build.log" 2>&1 || die "faas-cli build --shrinkwrap failed: $box/build.log says why"
+	local folder
+	for folder in "$box"/source/build/*/; do
+		GOWORK=$folder/go.work compile "$folder" "$box/bin/functions/$(basename "$folder")" .
+	done
+	rm -rf "$box/source"
+}
+
+build_all() {
+	local now
+	now=$(sources | sha256sum)
+	if [ "$(cat "$box/built" 2>/dev/null)" = "$now" ]; then
+		step "nothing changed since the images were made"
+		return
+	fi
+	rm -f "$box/built"
+	step "build faas-cli and faasd 0.17.0"
+	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
+	module $faasd $faasd_sum "$box/host/faasd" "-X main.Version=0.17.0"
+	step "build the core services"
+	build_programs
+	step "build the functions"
+	build_functions
+	step "make the images"
+	mkdir -p "$box/images"
+	GATEWAY_ASSETS=$(GOWORK=off go list -C faasd/box/gateway -m -f '{{.Dir}}' github.com/openfaas/faas/gateway)/assets \
+		"$box/host/box" images "$box/bin" "$box/images"
+	printf '%s\n' "$now" >"$box/built"
+}
+
+load_images() {
+	local now
+	now=$(sha256sum "$box/images/digests")
+	if [ "$(cat "$box/loaded" 2>/dev/null)" != "$now" ]; then
+		ctr -n openfaas images import "$box/images/core.tar" >/dev/null
+		ctr -n openfaas-fn images import "$box/images/functions.tar" >/dev/null
+		printf '%s\n' "$now" >"$box/loaded"
+	fi
+	# faasd wants to see that the namespace is a namespace of functions.
+	ctr namespaces label openfaas-fn openfaas=true
+}
+
+### faasd and what runs on it
+
+core_files() {
+	cp faasd/box/etc/* "$box/faasd/"
+	cp faasd/box/watch.sh "$box/host/watch.sh"
+	local without=""
+	[ -z "${MONGO_URI:-}" ] || without+=" mongo"
+	[ -z "${SMTP_HOST:-}" ] || without+=" mail"
+	WITHOUT=$without "$box/host/box" compose faasd/docker-compose.yaml faasd/box/compose.yaml >"$box/faasd/docker-compose.yaml"
+	# Containers cannot ask a resolver that listens on this machine only.
+	{ grep -E '^nameserver' /etc/resolv.conf | grep -vE ' (127\.|::1)' || echo "nameserver 1.1.1.1"; } >"$box/faasd/resolv.conf"
+	MONGO_URI=${MONGO_URI:-mongodb://mongo:27017/?directConnection=true} faasd/box/secrets.sh "$box/secrets" "$box/faasd"
+	# Where the demo and the tests of acceptance find this box.
+	(umask 077 && cat >"$box/target.env" <<-END
+		KIOSK_URL=http://127.0.0.1:$PORT
+		KIOSK_GATEWAY=$OPENFAAS_URL
+		KIOSK_GRPC=127.0.0.1:$GRPC_PORT
+		KIOSK_MAIL=http://127.0.0.1:$MAIL_PORT
+		KIOSK_NATS=nats://kiosk:$(cat "$box/secrets/nats-password")@127.0.0.1:$NATS_PORT
+		ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local}
+		ADMIN_PASSWORD=$(cat "$box/secrets/admin-password")
+	END
+	)
+	{
+		echo "# Made by make box: the environment of every function."
+		echo "environment:"
+		local name value
+		[ -n "${SMTP_HOST:-}" ] || printf '  SMTP_HOST: mail\n  SMTP_PORT: "1025"\n'
+		for name in SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY RATE_LIMIT ADMIN_EMAIL MONGO_DB_NAME LOG_LEVEL; do
+			value=${!name:-}
+			[ -z "$value" ] || printf "  %s: '%s'\n" "$name" "${value//\'/\'\'}"
+		done
+	} >"$box/settings.yml"
+}
+
+start_faasd() {
+	mkdir -p "$run"
+	secret_mount_path=/var/lib/faasd/secrets basic_auth=true hosts_dir=/var/lib/faasd \
+		background faasd-provider /var/lib/faasd-provider /usr/local/bin/faasd provider --pull-policy IfNotPresent
+	background faasd /var/lib/faasd /usr/local/bin/faasd up
+}
+
+# quiet NAMESPACE NAME...: asks these containers to end, and waits until they
+# have, while they still have a network: whoever is connected hears of it.
+quiet() {
+	local namespace=$1 name names=()
+	shift
+	for name; do
+		! ctr -n "$namespace" task kill -s SIGTERM "$name" 2>/dev/null || names+=("$name")
+	done
+	for name in ${names[@]+"${names[@]}"}; do
+		within 12 ended "$namespace" "$name" || ctr -n "$namespace" task kill -s SIGKILL "$name" 2>/dev/null || true
+	done
+}
+ended() { ! ctr -n "$1" task ls | grep -qE "^$2 +[0-9]+ +RUNNING"; }
+
+stop_core() {
+	quiet openfaas edge queue-worker
+	quiet openfaas gateway
+	[ "${1:-}" != "and the functions" ] || quiet openfaas-fn $(ctr -n openfaas-fn container ls -q)
+	quiet openfaas nats-streaming prometheus
+	quiet openfaas nats redis mongo mail
+	end faasd 60
+}
+
+# core_ready looks at the containers' own addresses: faasd stops publishing a
+# port for good at the first connection that nobody behind it takes.
+at() { awk -v name="$1" '$2 == name { ip = $1 } END { print ip }' /var/lib/faasd/hosts; }
+core_ready() {
+	local gateway edge port
+	gateway=$(at gateway) edge=$(at edge)
+	[ -n "$gateway" ] && [ -n "$edge" ] && answers "http://$gateway:8080/healthz" && answers "http://$edge:8000/" || return 1
+	local listening
+	listening=$(ss -Hltn)
+	for port in "$PORT" "$GRPC_PORT" "$GATEWAY_PORT"; do
+		grep -q "127.0.0.1:$port " <<<"$listening" || return 1
+	done
+}
+
+start_core() {
+	local now
+	now=$(cat "$box/faasd/docker-compose.yaml" faasd/box/etc/* "$box"/faasd/secrets/* \
+		<(grep -vwf <(ls "$box/bin/functions") "$box/images/digests") | sha256sum)
+	if alive faasd && [ "$(cat $run/core 2>/dev/null)" != "$now" ]; then
+		stop_core
+	fi
+	start_faasd
+	printf '%s\n' "$now" >$run/core
+	within 60 core_ready || die "the core services do not come up: journalctl -t faasd -t openfaas:gateway -t openfaas:edge says why"
+}
+
+faas() { HOME=$box "$box/host/faas-cli" "$@"; }
+
+deploy() {
+	local name now verb changed=() file
+	faas login --password-stdin <"$box/faasd/secrets/basic-auth-password" >/dev/null 2>&1 || die "faas-cli login failed at $OPENFAAS_URL"
+	for file in "$box"/secrets/functions/*; do
+		name=${file##*/}
+		[ "$(cat "$file")" = "$(cat "/var/lib/faasd-provider/secrets/openfaas-fn/$name" 2>/dev/null)" ] && continue
+		verb=create
+		[ ! -e "/var/lib/faasd-provider/secrets/openfaas-fn/$name" ] || verb=update
+		faas secret "$verb" "$name" --from-file "$file" >/dev/null || die "faas-cli secret $verb $name failed"
+		changed+=("secret")
+	done
+	[ ${#changed[@]} -eq 0 ] || rm -rf "$box/deployed"
+	mkdir -p "$box/deployed"
+	changed=()
+	for file in "$box"/bin/functions/*; do
+		name=${file##*/}
+		now=$(cat stack.yml "$box/settings.yml" <(grep "^$name " "$box/images/digests") | sha256sum)
+		if [ "$(cat "$box/deployed/$name" 2>/dev/null)" != "$now" ] || ! ctr -n openfaas-fn container info "$name" >/dev/null 2>&1; then
+			changed+=("$name=$now")
+		fi
+	done
+	for name in ${changed[@]+"${changed[@]}"}; do
+		faas deploy -f stack.yml --filter "${name%%=*}" >"$box/deploy.log" 2>&1 || die "faas-cli deploy of ${name%%=*} failed: $box/deploy.log says why"
+		printf '%s\n' "${name#*=}" >"$box/deployed/${name%%=*}"
+	done
+}
+
+functions_ready() {
+	local file name
+	background kiosk-watch / /usr/bin/env "RESTART_FAASD=$root/faasd/box/box.sh restart" "BOX_DIR=$box" /bin/bash "$box/host/watch.sh"
+	for file in "$box"/bin/functions/*; do
+		name=${file##*/}
+		within 60 answers "$OPENFAAS_URL/function/$name/_/ready" || die "the function $name does not get ready: journalctl -t openfaas-fn:$name says why"
+	done
+}
+
+up() {
+	check
+	mkdir -p "$box" $run
+	chmod 711 "$box"
+	exec 9>$run/lock
+	flock -n 9 || die "another make box is at work"
+	echo "Kiosk's box on faasd; what it keeps lies in $box"
+	cat <<-END
+		  OpenFaaS's gateway is the Community Edition, under OpenFaaS Ltd's EULA: personal use is
+		  free, commercial use is allowed for 60 days. See faasd/README.md.
+	END
+	[ -n "${MONGO_URI:-}" ] || echo "  No MONGO_URI is given: the embedded document server is used, which is for development only."
+	step "install packages"
+	install_packages
+	build_all
+	step "start containerd"
+	prepare_machine
+	start_machine
+	step "load the images"
+	load_images
+	step "start faasd and the core services"
+	core_files
+	start_core
+	step "deploy the functions"
+	deploy
+	step "wait until every function is ready"
+	functions_ready
+	step ""
+	doing=""
+	cat <<-END
+		ready http://127.0.0.1:$PORT (after $SECONDS s)
+
+		  front door     http://127.0.0.1:$PORT
+		  gRPC           127.0.0.1:$GRPC_PORT
+		  OpenFaaS       $OPENFAAS_URL       $box/host/faas-cli login -s < $box/faasd/secrets/basic-auth-password
+		  mail           $([ -n "${SMTP_HOST:-}" ] && echo "goes out through $SMTP_HOST" || echo "is caught: http://127.0.0.1:$MAIL_PORT/api/messages")
+		  administrator  ${ADMIN_EMAIL:-admin@kiosk.local}, password in $box/secrets/admin-password
+		  logs           journalctl -t openfaas-fn:orders, -t openfaas:edge, -t faasd, -t kiosk-watch
+		  demo           (set -a; . $box/target.env; make demo)
+		  stop           make box-down
+	END
+}
+
+stop() {
+	[ -d $run ] || return 0
+	end kiosk-watch 5
+	if ctr version >/dev/null 2>&1; then
+		stop_core "and the functions"
+		end faasd-provider 10
+		local namespace name
+		for namespace in openfaas openfaas-fn; do
+			for name in $(ctr -n $namespace task ls -q); do
+				ctr -n $namespace task rm -f "$name" >/dev/null 2>&1 || true
+			done
+		done
+	fi
+	end faasd 10
+	end faasd-provider 10
+	end containerd 20
+	end journald 5
+	rm -rf /run/cni/openfaas-cni-bridge
+	rmdir /run/cni 2>/dev/null || true
+	! ip link show openfaas0 >/dev/null 2>&1 || ip link delete openfaas0
+	if command -v iptables-save >/dev/null && iptables-save | grep -q 'CNI-'; then
+		iptables-save | grep -v 'CNI-' | iptables-restore
+	fi
+	[ ! -e $run/forwarding ] || sysctl -qw net.ipv4.conf.all.forwarding="$(cat $run/forwarding)"
+}
+
+down() {
+	[ "$(id -u)" -eq 0 ] || die "make box-down stops containers: run it as root"
+	step "stop the box"
+	stop
+	step "take the files back"
+	local link
+	for link in /opt/cni/bin/*; do
+		case $(readlink "$link") in /usr/lib/cni/*) rm "$link" ;; esac
+	done
+	rm -f /etc/cni/net.d/10-openfaas.conflist
+	rmdir /opt/cni/bin /opt/cni /etc/cni/net.d /etc/cni 2>/dev/null || true
+	for link in /var/lib/faasd /var/lib/faasd-provider /usr/local/bin/faasd; do
+		case $(readlink "$link") in "$box"/*) rm "$link" ;; esac
+	done
+	rm -rf $run
+	if [ "${PURGE:-}" = yes ]; then
+		step "remove the data, the secrets and the packages"
+		[ ! -s "$box/packages" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq $(cat "$box/packages") >/dev/null
+		rm -rf "$box"
+	else
+		echo "  kept: $box (the shop's data and secrets, images); PURGE=yes removes it, and the packages that were installed"
+	fi
+	step ""
+	doing=""
+}
+
+case ${1:-} in
+up | down) "$1" ;;
+restart) # what ended, for watch.sh
+	start_machine
+	stop_core
+	start_faasd
+	within 60 core_ready
+	;;
+stop) stop ;;
+*) die "usage: box.sh up | down | stop | restart" ;;
+esac
