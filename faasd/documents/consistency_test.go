@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ import (
 // binary again, told so by its environment.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("DOCUMENTS_TEST_DIR"); dir != "" {
+		debug.SetGCPercent(400) // as the command does
 		srv, err := documents.Open(documents.Options{Dir: dir, Addr: os.Getenv("DOCUMENTS_TEST_ADDR"), FailPoints: true})
 		if err != nil {
 			fmt.Println("error:", err)

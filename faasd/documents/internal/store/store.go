@@ -86,7 +86,9 @@ func Open(dir string, opts Options) (*Store, error) {
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: mapSize,
 		NoSync:          !opts.Sync,
-		NoGrowSync:      false,
+		// The list of free pages is found again at the start rather than written
+		// with every commit: after many deletions it is long.
+		NoFreelistSync: true,
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
