@@ -14,9 +14,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/internal/testservers"
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 func open(t *testing.T, url string) *nats.Conn {

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/internal/testservers"
 	"github.com/kiosk-shop/kiosk/shared/redis"
+	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 

@@ -15,10 +15,10 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/internal/testservers"
 	"github.com/kiosk-shop/kiosk/shared/mail"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 func TestSend(t *testing.T) {

@@ -15,11 +15,11 @@ import (
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/internal/testservers"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
 	"github.com/kiosk-shop/kiosk/shared/mail"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
