@@ -35,7 +35,7 @@ type testShop struct {
 	gateway *gateway
 }
 
-func open(t *testing.T) *testShop {
+func open(t testing.TB) *testShop {
 	t.Helper()
 	database := testservers.Mongo(t)
 	g := &gateway{}
@@ -125,7 +125,7 @@ var admin = kiosk.Actor{ID: kiosk.NewID(), Role: kiosk.RoleAdmin, Session: kiosk
 
 const password = "correct horse battery"
 
-func (s *testShop) register(t *testing.T, email string) (user.User, kiosk.Actor) {
+func (s *testShop) register(t testing.TB, email string) (user.User, kiosk.Actor) {
 	t.Helper()
 	u, err := s.Registration().Register(t.Context(), user.NewAccount{Email: email, Password: password, Name: "Ada"})
 	if err != nil {
