@@ -181,7 +181,7 @@ func (s *Server) accept() {
 const keepBuffer = 1 << 20
 
 func (s *Server) serve(nc net.Conn) {
-	conn := &command.Conn{ID: s.nextID.Add(1), Remote: nc.RemoteAddr().String()}
+	conn := &command.Conn{ID: s.nextID.Add(1), Remote: nc.RemoteAddr().String(), Local: nc.LocalAddr().String()}
 	s.engine.Connected(1)
 	defer func() {
 		s.engine.Connected(-1)

@@ -96,6 +96,7 @@ func (e *Engine) tick() (t, i uint32) {
 type Conn struct {
 	ID      int64
 	Remote  string
+	Local   string // the server's address as this client reached it
 	AppName string
 }
 

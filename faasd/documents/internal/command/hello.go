@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -28,8 +29,8 @@ func hello(r *Request) error {
 		return err
 	}
 	// A client that looks for a replica set goes on with the address given
-	// here, which must be the one that it can reach: its own.
-	me := r.e.cfg.Address
+	// here, so it must be one that this client can reach: the one it did.
+	me := cmp.Or(r.conn.Local, r.e.cfg.Address)
 	primary := "isWritablePrimary"
 	if r.name == "isMaster" {
 		primary = "ismaster"

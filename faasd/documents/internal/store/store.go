@@ -227,14 +227,18 @@ func (s *Store) commitLoop() {
 				return
 			}
 		}
-		batch = s.gather(batch, expected, min(took/2, time.Millisecond))
+		batch = s.gather(batch, expected, min(took/2, maxGather))
 		began := time.Now()
 		s.commit(batch)
 		took = time.Since(began)
 		// Who wrote and who came meanwhile is at work now.
-		expected = max(len(batch)+len(s.ops), expected-1)
+		active := len(batch) + len(s.ops)
+		expected = max(active, (expected+active)/2)
 	}
 }
+
+// maxGather bounds how long a write waits for others to share its commit.
+const maxGather = 5 * time.Millisecond
 
 // gather adds what is waiting, and waits for a batch of the expected size.
 func (s *Store) gather(batch []*op, expected int, wait time.Duration) []*op {
