@@ -306,8 +306,9 @@ func (c *config) functionEnvironment() map[string]string {
 		"SMTP_PORT":   c.smtpPort,
 		"ADMIN_EMAIL": c.adminEmail,
 	}
-	for _, name := range []string{"MONGO_DB_NAME", "REDIS_DB", "REDIS_PASSWORD", "SMTP_USERNAME", "SMTP_PASSWORD",
-		"MAIL_FROM", "SHOP_NAME", "CURRENCY", "RATE_LIMIT", "LOG_LEVEL"} {
+	for _, name := range []string{"MONGO_DB_NAME", "REDIS_DB", "REDIS_PASSWORD", "REDIS_TLS", "NATS_REPLICAS",
+		"SMTP_USERNAME", "SMTP_PASSWORD", "MAIL_FROM", "MAIL_TEMPLATES", "SHOP_NAME", "CURRENCY",
+		"RATE_LIMIT", "RATE_LIMIT_LOGIN", "RATE_LIMIT_REGISTER", "RATE_LIMIT_WRITES", "LOG_LEVEL"} {
 		if value := os.Getenv(name); value != "" {
 			environment[name] = value
 		}
