@@ -163,7 +163,7 @@ func runTests(t *testing.T, bin, dir, run, uri string) map[string]*outcome {
 	for _, m := range specMissing {
 		skip = append(skip, m.pattern)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", bin, "-test.v=test2json", "-test.run", run, "-test.skip", strings.Join(skip, "|"))
 	cmd.Dir = dir
