@@ -232,7 +232,7 @@ func specNames(t *testing.T, dir, prefix string) []string {
 }
 
 var (
-	specSkipReason = regexp.MustCompile(`(?m)skipping[^:]*: (.*)$`)
+	specSkipReason = regexp.MustCompile(`(?m)_(?:test|runner)\.go:\d+: (?:skipping[^:]*: )?(.*)$`)
 	specVersion    = regexp.MustCompile(`server version "[^"]*" is (lower than min|higher than max)`)
 )
 
