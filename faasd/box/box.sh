@@ -70,8 +70,10 @@ packages="ca-certificates containerd runc containernetworking-plugins iptables b
 
 install_packages() {
 	local missing="" package policy=/usr/sbin/policy-rc.d
+	local installed
+	installed=$(dpkg-query -W -f '${Package} ${Status}\n' $packages 2>/dev/null || true)
 	for package in $packages; do
-		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=" $package"
+		grep -q "^$package install ok installed" <<<"$installed" || missing+=" $package"
 	done
 	[ -n "$missing" ] || return 0
 	command -v apt-get >/dev/null || die "these packages are missing, and there is no apt-get:$missing"
@@ -170,7 +172,7 @@ compile() { CGO_ENABLED=0 go build -C "$1" -trimpath -buildvcs=false -ldflags "-
 # sources names all that programs and images are made of.
 sources() {
 	go version
-	find go.work stack.yml template functions shared proto faasd/settings.yml faasd/{edge,documents,local,queue} faasd/box/{*.go,go.*,gateway} -type f ! -name '*_test.go' -print0 | sort -z | xargs -0 sha256sum
+	find go.work stack.yml template functions shared proto faasd/settings.yml faasd/{edge,documents,local,queue} faasd/box/{*.go,go.*,gateway,tidy} -type f ! -name '*_test.go' -print0 | sort -z | xargs -0 sha256sum
 	sha256sum /etc/ssl/certs/ca-certificates.crt "$(command -v redis-server redis-check-rdb | head -1)" "$(command -v prometheus)"
 }
 
@@ -178,6 +180,7 @@ build_programs() {
 	rm -rf "$box/bin"
 	mkdir -p "$box/bin/functions" "$box/host"
 	compile . "$box/host/box" ./faasd/box
+	compile . "$box/bin/tidy" ./faasd/box/tidy
 	compile . "$box/bin/edge" ./faasd/edge
 	compile . "$box/bin/documents" ./faasd/documents/cmd/documents
 	compile . "$box/bin/mail" ./faasd/local/mail
@@ -246,7 +249,10 @@ load_images() {
 
 core_files() {
 	cp faasd/box/etc/* "$box/faasd/"
-	cp faasd/box/watch.sh "$box/host/watch.sh"
+	if ! cmp -s faasd/box/watch.sh "$box/host/watch.sh"; then
+		end kiosk-watch 5
+		install faasd/box/watch.sh "$box/host/watch.sh"
+	fi
 	local without=""
 	[ -z "${MONGO_URI:-}" ] || without+=" mongo"
 	[ -z "${SMTP_HOST:-}" ] || without+=" mail"
@@ -376,7 +382,7 @@ up() {
 	mkdir -p "$box" $run
 	chmod 711 "$box"
 	exec 9>$run/lock
-	flock -n 9 || die "another make box is at work"
+	flock -w 60 9 || die "another make box is at work"
 	echo "Kiosk's box on faasd; what it keeps lies in $box"
 	cat <<-END
 		  OpenFaaS's gateway is the Community Edition, under OpenFaaS Ltd's EULA: personal use is
@@ -469,6 +475,8 @@ down() {
 case ${1:-} in
 up | down) "$1" ;;
 restart) # what ended, for watch.sh
+	exec 9>$run/lock
+	flock -n 9 || exit 0 # make box is at work, and sees to it
 	start_machine
 	stop_core
 	start_faasd

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -109,6 +108,5 @@ func readCompose(path string) (compose, error) {
 	if len(c.Services) == 0 {
 		return compose{}, fmt.Errorf("%s has no services", path)
 	}
-	c.Services = maps.Clone(c.Services)
 	return c, nil
 }

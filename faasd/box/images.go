@@ -37,6 +37,8 @@ const (
 type program struct {
 	file    string            // on this machine
 	path    string            // in the image; the entrypoint
+	args    []string          // of the entrypoint
+	beside  []string          // other programs on this machine, laid beside it
 	dir     string            // in which it starts
 	folders map[string]string // more, from here to there
 }
@@ -69,6 +71,14 @@ func images(bin, out string) error {
 		p.path = "/nats-streaming-server"
 		core["nats-streaming"] = p
 	}
+	// Both log what they should not.
+	tidy := core["tidy"].file
+	for _, called := range []string{"gateway", "queue-worker"} {
+		if p, ok := core[called]; ok {
+			core[called] = program{file: tidy, path: "/bin/tidy", beside: []string{p.file}, args: []string{p.path}}
+		}
+	}
+	delete(core, "tidy")
 	if p, ok := core["gateway"]; ok {
 		p.dir, p.folders = "/home/app", map[string]string{os.Getenv("GATEWAY_ASSETS"): "/home/app/assets"}
 		core["gateway"] = p
@@ -123,12 +133,14 @@ func describe(image v1.Image) (digest v1.Hash, size int64, err error) {
 // the certificates of the world's authorities. The same files make the same
 // image.
 func build(p program) (v1.Image, error) {
-	roots := map[string]string{certificates: certificates}
-	base, err := layer(roots)
+	base, err := layer(map[string]string{certificates: certificates})
 	if err != nil {
 		return nil, err
 	}
 	files := map[string]string{p.path: p.file}
+	for _, file := range p.beside {
+		files["/bin/"+filepath.Base(file)] = file
+	}
 	libraries, err := libraries(p.file)
 	if err != nil {
 		return nil, err
@@ -167,7 +179,7 @@ func build(p program) (v1.Image, error) {
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Config.User, config.Config.WorkingDir = nobody, p.dir
-	config.Config.Entrypoint = []string{p.path}
+	config.Config.Entrypoint = append([]string{p.path}, p.args...)
 	config.Config.Env = []string{"PATH=/bin", "SSL_CERT_FILE=" + certificates}
 	return mutate.ConfigFile(image, config)
 }
