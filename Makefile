@@ -27,6 +27,14 @@ run: ## start the whole shop on this machine
 demo: ## play a customer and a shopkeeper against the shop that runs
 	@go run ./faasd/acceptance/demo
 
+.PHONY: box
+box: ## put the shop on a real faasd on this machine (Debian, root)
+	@faasd/box/box.sh up
+
+.PHONY: box-down
+box-down: ## stop the real box and take everything back but its data
+	@faasd/box/box.sh down
+
 .PHONY: test
 test: ## run every test
 	go test $(RACE) -timeout 15m $(PACKAGES)
