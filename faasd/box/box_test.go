@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// realBox is the running box of `make box`, as `box.sh test` names it.
+type realBox struct {
+	*testing.T
+	dir  string
+	shop *client.Client
+
+	customer, admin, product string // tokens; the product's id
+	email                    string
+
+	mu     sync.Mutex
+	orders []string // answered 201
+	tries  int      // requests that it took
+}
+
+const stock = 100_000
+
+// TestRealBox holds a real faasd against the promises that its parts cannot
+// keep alone: nothing that was confirmed is lost or done twice while its
+// containers are killed, its functions replaced, and all of it stopped.
+func TestRealBox(t *testing.T) {
+	dir := os.Getenv("KIOSK_BOX")
+	if dir == "" {
+		t.Skip("KIOSK_BOX names no running box: `make box` starts one (root, Debian), then `faasd/box/box.sh test` runs this")
+	}
+	target, err := client.FromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &realBox{T: t, dir: dir, shop: client.New(target, client.FrontDoor), email: client.Unique("ada") + "@example.com"}
+	password := "correct horse " + client.Unique("battery")
+	b.must("POST", "/api/users/register", "", client.NewAccount{Email: b.email, Password: password}, 201, nil)
+	b.customer = b.login(b.email, password)
+	b.admin = b.login(target.AdminEmail, target.AdminPassword)
+	var made client.Product
+	b.must("POST", "/api/inventory", b.admin, client.NewProduct{Name: client.Unique("tea"), Category: "real box", Stock: stock, Price: 3}, 201, &made)
+	b.product = made.ID
+
+	b.step("faas-cli", b.commands)
+	b.step("containers are killed under load", func() { b.underLoad(b.kills) })
+	b.step("functions are replaced under load", func() { b.underLoad(b.redeploys) })
+	b.step("everything is stopped and started", b.reboot)
+	b.step("the last order", func() { b.placeUntilTaken("last") })
+	b.settle()
+}
+
+func (b *realBox) step(name string, run func()) {
+	b.Helper()
+	began := time.Now()
+	run()
+	b.Logf("%-40s %5.1f s, %d orders with %d requests", name, time.Since(began).Seconds(), len(b.orders), b.tries)
+}
+
+// do asks until the shop answers with something other than its being away.
+func (b *realBox) do(r client.Request) client.Answer {
+	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
+	defer cancel()
+	for {
+		a, err := b.shop.Do(ctx, r)
+		if err == nil && a.Status != http.StatusNotFound && a.Status < 500 {
+			return a
+		}
+		select {
+		case <-ctx.Done():
+			b.Errorf("%s %s: away for two minutes: %v %d %s", r.Method, r.Path, err, a.Status, a.Body)
+			return a
+		case <-time.After(100 * time.Millisecond):
+		}
+		b.mu.Lock()
+		b.tries++
+		b.mu.Unlock()
+	}
+}
+
+func (b *realBox) must(method, path, token string, body any, status int, into any) {
+	b.Helper()
+	a := b.do(client.Request{Method: method, Path: path, Token: token, Body: body})
+	if a.Status != status {
+		b.Fatalf("%s %s: %d, not %d: %s", method, path, a.Status, status, a.Body)
+	}
+	if into != nil {
+		if err := a.Decode(into); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func (b *realBox) login(email, password string) string {
+	b.Helper()
+	var grant client.Grant
+	b.must("POST", "/api/users/authenticate", "", client.Login{Username: email, Password: password}, 200, &grant)
+	return grant.Token
+}
+
+// place orders one piece, with one key for however many requests it takes.
+func (b *realBox) place(key string) string {
+	a := b.do(client.Request{Method: "POST", Path: "/api/orders", Token: b.customer,
+		Header: http.Header{"Idempotency-Key": {key}},
+		Body:   client.NewOrder{Items: []client.Item{{ProductID: b.product, Quantity: 1}}}})
+	var o client.Order
+	if a.Status == http.StatusConflict { // the same key's first request is under way still
+		time.Sleep(100 * time.Millisecond)
+		return b.place(key)
+	}
+	if err := a.Decode(&o); a.Status != http.StatusCreated || err != nil {
+		b.Errorf("an order: %d %s", a.Status, a.Body)
+		return ""
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tries++
+	b.orders = append(b.orders, o.ID)
+	return o.ID
+}
+
+// underLoad runs with customers who go on buying.
+func (b *realBox) underLoad(run func()) {
+	done := make(chan struct{})
+	var customers sync.WaitGroup
+	for range 2 {
+		customers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				case <-time.After(50 * time.Millisecond):
+					b.place(client.Unique("key"))
+				}
+			}
+		})
+	}
+	run()
+	close(done)
+	customers.Wait()
+}
+
+// command runs it and gives what it printed.
+func (b *realBox) command(name string, args ...string) string {
+	b.Helper()
+	cmd := exec.CommandContext(b.Context(), name, args...)
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "HOME="+b.dir, "OPENFAAS_URL="+b.shop.Target.Gateway, "REGISTRY=kiosk", "TAG=box", "KIOSK_SETTINGS="+filepath.Join(b.dir, "settings.yml"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		b.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (b *realBox) faas(args ...string) string {
+	b.Helper()
+	return b.command(filepath.Join(b.dir, "host", "faas-cli"), args...)
+}
+
+// until asks for two minutes.
+func (b *realBox) until(what string, done func() bool) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
+	defer cancel()
+	if err := client.Until(ctx, what, func() (bool, error) { return done(), nil }); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *realBox) commands() {
+	expect := func(out, text string) {
+		b.Helper()
+		if !strings.Contains(out, text) {
+			b.Errorf("there is no %q in:\n%s", text, out)
+		}
+	}
+	expect(b.faas("list"), "create-order")
+	expect(b.faas("describe", "orders"), "Ready")
+	expect(b.faas("secret", "list"), "jwt-secret")
+	b.until("the log of register", func() bool { return strings.Contains(b.faas("logs", "register", "--tail=false"), "answered") })
+	expect(b.faas("invoke", "outbox-relay", "--method", "GET"), "pending")
+	expect(b.command("sh", "-c", "echo '{}' | "+filepath.Join(b.dir, "host", "faas-cli")+" invoke send-email --async"), "submitted asynchronously")
+	b.faas("remove", "users")
+	b.until("users is gone", func() bool { return !strings.Contains(b.faas("list"), "users") })
+	b.faas("deploy", "-f", "stack.yml", "--filter", "users")
+	b.must("GET", "/api/users/me", b.customer, nil, 200, nil)
+}
+
+func (b *realBox) kills() {
+	for _, victim := range []string{
+		"openfaas-fn/create-order", "openfaas-fn/inventory-updater", "openfaas-fn/outbox-relay", "openfaas-fn/send-email",
+		"openfaas/queue-worker", "openfaas/nats", "openfaas/nats-streaming", "openfaas/redis", "openfaas/mongo", "openfaas/gateway", "openfaas/edge",
+	} {
+		namespace, name, _ := strings.Cut(victim, "/")
+		began := time.Now()
+		before := b.pid(namespace, name)
+		b.command("ctr", "-n", namespace, "task", "kill", "-s", "SIGKILL", name)
+		b.until(name+" runs again", func() bool { now := b.pid(namespace, name); return now != "" && now != before })
+		b.placeUntilTaken(name)
+		b.Logf("%s: killed, and an order's stock was taken %.1f s later", victim, time.Since(began).Seconds())
+	}
+}
+
+// pid is the process of a container that runs.
+func (b *realBox) pid(namespace, name string) string {
+	for line := range strings.Lines(b.tasks(namespace)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name && f[2] == "RUNNING" {
+			return f[1]
+		}
+	}
+	return ""
+}
+
+// tasks tolerates a containerd that is asked while something ends.
+func (b *realBox) tasks(namespace string) string {
+	out, err := exec.CommandContext(b.Context(), "ctr", "-n", namespace, "task", "ls").Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+func (b *realBox) placeUntilTaken(key string) {
+	b.Helper()
+	id := b.place(client.Unique(key))
+	b.until("the stock of an order is taken", func() bool { return b.order(id).Stock == "TAKEN" })
+}
+
+func (b *realBox) order(id string) (o client.Order) {
+	b.must("GET", "/api/orders/"+id, b.customer, nil, 200, &o)
+	return o
+}
+
+func (b *realBox) redeploys() {
+	for i, name := range []string{"create-order", "inventory-updater", "create-order"} {
+		b.faas("deploy", "-f", "stack.yml", "--filter", name, "--env", fmt.Sprintf("REVISION=%d", i))
+		b.placeUntilTaken(name)
+	}
+}
+
+func (b *realBox) reboot() {
+	before := len(b.orders)
+	b.command("faasd/box/box.sh", "stop")
+	if out, err := exec.Command("ctr", "version").CombinedOutput(); err == nil {
+		b.Logf("containerd belongs to the machine and goes on: %.60s", out)
+	}
+	b.command("faasd/box/box.sh", "up")
+	b.must("GET", "/api/users/me", b.customer, nil, 200, nil) // the session from before
+	var listed []client.Order
+	b.must("GET", "/api/orders?limit=1", b.customer, nil, 200, &listed)
+	if len(listed) != 1 || before == 0 {
+		b.Errorf("%d orders before, and now there is %v", before, listed)
+	}
+}
+
+// settle waits until the shop has said all it has to say, and counts.
+func (b *realBox) settle() {
+	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
+	defer cancel()
+	for _, id := range b.orders {
+		if err := client.Until(ctx, "the stock of order "+id, func() (bool, error) { return b.order(id).Stock == "TAKEN", nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := b.shop.Settle(ctx, b.admin); err != nil {
+		b.Fatal(err)
+	}
+	var p client.Product
+	b.must("GET", "/api/inventory/"+b.product, "", nil, 200, &p)
+	if p.Stock != stock-len(b.orders) {
+		b.Errorf("%d orders of one piece, and %d of %d are left", len(b.orders), p.Stock, stock)
+	}
+	mails, err := b.shop.Mails(ctx, b.email)
+	if err != nil {
+		b.Fatal(err)
+	}
+	confirmed := map[string]int{}
+	for _, m := range mails {
+		for _, id := range b.orders {
+			if m.Subject == "Your order is confirmed" && strings.Contains(m.Text, id) {
+				confirmed[id]++
+			}
+		}
+	}
+	for _, id := range b.orders {
+		if confirmed[id] != 1 {
+			b.Errorf("order %s was confirmed %d times", id, confirmed[id])
+		}
+	}
+}
