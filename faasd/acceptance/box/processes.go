@@ -16,8 +16,8 @@ type Process struct {
 	began string
 }
 
-// Alive tells whether the process is there; one that ended and that nobody has
-// asked about yet (a zombie) is not.
+// Alive tells whether the process is there; one that ended wholly and that
+// nobody has asked about yet (a zombie) is not.
 func (p Process) Alive() bool {
 	now, _, ok := look(p.PID)
 	return ok && now.began == p.began
@@ -93,7 +93,12 @@ func look(pid int) (p Process, parent int, ok bool) {
 		return p, 0, false
 	}
 	fields := strings.Fields(string(text[closed+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 || fields[0] == "X" {
+		return p, 0, false
+	}
+	// A zombie's first thread has ended. While others have not, the process
+	// still has its files and ports.
+	if threads := fields[17]; fields[0] == "Z" && (threads == "0" || threads == "1") {
 		return p, 0, false
 	}
 	parent, err = strconv.Atoi(fields[1])
