@@ -25,6 +25,9 @@ const (
 	// transactionTimeout bounds a transaction with all its retries: the
 	// driver's own 120 s outlive every caller of a function.
 	transactionTimeout = 8 * time.Second
+	// abortTimeout bounds the end of a transaction that failed for want of an
+	// answer.
+	abortTimeout = time.Second
 	// maxConnections of one process; a shop has a dozen functions.
 	maxConnections = 32
 )
@@ -132,7 +135,16 @@ func (d *DB) Transact(ctx context.Context, fn func(context.Context) error) error
 	}
 	defer session.EndSession(context.WithoutCancel(ctx))
 	_, err = session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
-		return nil, fn(ctx)
+		err := fn(ctx)
+		if err != nil && (ctx.Err() != nil || mongo.IsTimeout(err) || mongo.IsNetworkError(err)) {
+			// The driver's own abort would wait for a server that hangs longer
+			// than the caller does. One that does not hear of it ends the
+			// transaction by itself.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+			defer cancel()
+			_ = session.AbortTransaction(ctx)
+		}
+		return nil, err
 	}, options.Transaction().
 		SetReadConcern(readconcern.Snapshot()).
 		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)}))
