@@ -170,13 +170,11 @@ func anOrdersLife(v visit) {
 	left := 100
 	move := func(v visit, p person, id, status string, want int) {
 		v.Helper()
-		form := object{"id": id, "message": someText, "status": status}
-		if want != 200 {
-			form = object{}
-			v.do("PUT /api/orders/" + id + "/status").as(p).body(object{"status": status}).answers(want)
-			return
+		var form []any
+		if want == 200 {
+			form = append(form, object{"id": id, "message": someText, "status": status})
 		}
-		v.do("PUT /api/orders/"+id+"/status").as(p).body(object{"status": status}).answers(want, form)
+		v.do("PUT /api/orders/"+id+"/status").as(p).body(object{"status": status}).answers(want, form...)
 	}
 	now := func(v visit, id, status, stock string, moves int) {
 		v.Helper()

@@ -6,6 +6,8 @@
 //
 // contract_*_test.go is the contract, chapter by chapter, one set of cases for
 // the front door, the gateway's functions and gRPC. refusals_test.go is what
-// the shop must refuse. The other files treat the box as a whole: what it does
-// when it is killed, stopped, or pressed.
+// the shop must refuse. openapi_test.go holds every answer of the front door
+// against the document that it serves, and that document against the answers.
+// The other files treat the box as a whole: what it does when it is killed,
+// stopped, or pressed.
 package acceptance

@@ -2,12 +2,14 @@ package acceptance_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,10 @@ var (
 	target client.Target
 	// home is the box behind it, or nil where KIOSK_URL names another Kiosk.
 	home *box.Box
+	// document is what the front door says of itself.
+	document *openAPI
+	// skipped tells that some test was.
+	skipped atomic.Bool
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +49,7 @@ func run(m *testing.M) (code int, err error) {
 		if target, err = client.FromEnv(); err != nil {
 			return 1, err
 		}
-		return m.Run(), nil
+		return watched(m)
 	}
 	dir, err := os.MkdirTemp("", "kiosk-data-")
 	if err != nil {
@@ -59,11 +65,41 @@ func run(m *testing.M) (code int, err error) {
 	}
 	fmt.Printf("the box is ready after %.1f s, with an empty DATA_DIR\n", home.Took.Seconds())
 	target = home.Target
-	code = m.Run()
+	code, err = watched(m)
 	if code != 0 {
 		fmt.Printf("what the box said:\n%s\n%s\n", home.Output(), home.Logs(20))
 	}
-	return code, home.Stop()
+	return code, errors.Join(err, home.Stop())
+}
+
+// watched runs the tests. They fail, too, where an answer of the front door was
+// another than its document has or, all tests having run, where one that it has
+// was never given.
+func watched(m *testing.M) (code int, err error) {
+	if document, err = readOpenAPI(target.Front); err != nil {
+		return 1, err
+	}
+	code = m.Run()
+	faults := document.wrong()
+	whole := !skipped.Load()
+	for _, name := range []string{"test.run", "test.skip", "test.list"} {
+		whole = whole && flag.Lookup(name).Value.String() == ""
+	}
+	if whole && code == 0 {
+		faults = append(faults, document.missing()...)
+	}
+	for _, fault := range faults {
+		fmt.Println("--- FAIL: /api/openapi.json:", fault)
+		code = 1
+	}
+	return code, nil
+}
+
+// skip skips a test.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	skipped.Store(true)
+	t.Skip(why)
 }
 
 // jwtSecret is what the shop signs its tokens with, or empty where that is not
@@ -79,7 +115,7 @@ func jwtSecret() string {
 func needsBox(t *testing.T) {
 	t.Helper()
 	if home == nil {
-		t.Skip("KIOSK_URL names a Kiosk that is not ours to look into")
+		skip(t, "KIOSK_URL names a Kiosk that is not ours to look into")
 	}
 }
 
@@ -112,6 +148,7 @@ type shop struct {
 
 func newShop(target client.Target) *shop {
 	s := &shop{Client: client.New(target, client.FrontDoor)}
+	document.watch(s.Client)
 	var once sync.Mutex
 	var admin person
 	s.admin = func(t testing.TB) person {
@@ -242,9 +279,11 @@ func (s *shop) settle(t testing.TB) {
 	// lease is over, each time later than the time before.
 	ctx, cancel := context.WithTimeout(t.Context(), 8*patience)
 	defer cancel()
+	start := time.Now()
 	if err := s.Settle(ctx, s.admin(t).grant.Token); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("settled after %.1f s", time.Since(start).Seconds())
 }
 
 // letters are the mails to somebody with that subject that mention all of the
@@ -265,6 +304,10 @@ func (s *shop) letters(t testing.TB, to, subject string, texts ...string) []clie
 			mentions = mentions && strings.Contains(m.Text, text)
 		}
 		if mentions {
+			// Only where nothing is ever broken a letter is never repeated.
+			if s.Target.Mail == target.Mail && m.Deliveries != 1 {
+				t.Errorf("%q was delivered to %s %d times", m.Subject, m.To, m.Deliveries)
+			}
 			found = append(found, m)
 		}
 	}

@@ -51,7 +51,6 @@ func TestWholeWayWithinTwoSeconds(t *testing.T) {
 
 // Two hundred buyers want the last one: one gets it.
 func TestLastPiece(t *testing.T) {
-	t.Parallel()
 	s := shared()
 	last := s.product(t, "last", 1, 5)
 	buyers, orders := make([]person, 200), make([]client.Order, 200)
@@ -115,7 +114,6 @@ func TestCancelledFiftyTimes(t *testing.T) {
 // Orders of the same products in every sequence neither block each other for
 // good nor miscount: the lines of each are all taken or none.
 func TestCrossedOrders(t *testing.T) {
-	t.Parallel()
 	s := shared()
 	const stock = 60
 	products := []client.Product{s.product(t, "a", stock, 1), s.product(t, "b", stock, 1), s.product(t, "c", stock, 1)}

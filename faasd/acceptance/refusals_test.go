@@ -325,6 +325,12 @@ func (x victims) tokens(t *testing.T) (all []refusal) {
 			"HS512 with our secret":      jwt(secret, m{"alg": "HS512"}, nil),
 			"expiring in text":           jwt(secret, nil, m{"exp": "tomorrow"}),
 		})
+		// The shop's own programs have a token and no account.
+		service := jwt(secret, nil, m{"role": "service", "sub": strings.Repeat("0", 24), "sid": nil})
+		all = append(all,
+			refusal{name: "of a service", request: "GET /api/users/me", token: service, status: 404},
+			refusal{name: "of a service", request: "PATCH /api/users/me", token: service, body: object{"name": "x"}, status: 404},
+		)
 	}
 	for name, token := range forged {
 		all = append(all, refusal{name: "with a token: " + name, request: "GET /api/users/me", token: token, status: 401})
