@@ -1,0 +1,114 @@
+package mongodb_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/mongodb"
+	"github.com/kiosk-shop/kiosk/shared/testservers"
+)
+
+func TestMain(m *testing.M) { testservers.Main(m) }
+
+// swallower passes bytes on to a server until it is told to hang: from then on
+// it takes them, and nothing comes of it.
+type swallower struct {
+	address string
+	hangs   atomic.Bool
+}
+
+func newSwallower(t *testing.T, server string) *swallower {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	s := &swallower{address: l.Addr().String()}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go s.pass(client, server)
+		}
+	}()
+	return s
+}
+
+func (s *swallower) pass(client net.Conn, server string) {
+	defer client.Close()
+	conn, err := net.Dial("tcp", server)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	go func() { _, _ = io.Copy(client, conn) }()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buffer)
+		if err != nil {
+			return
+		}
+		if s.hangs.Load() {
+			continue
+		}
+		if _, err := conn.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// A transaction that meets a server that hangs ends with its caller's time, not
+// with what the driver would give its abort on top.
+func TestTransactEndsWithItsCaller(t *testing.T) {
+	database := testservers.Mongo(t)
+	u, err := url.Parse(database.URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if query := u.Query(); query.Get("tls") != "" || u.Scheme != "mongodb" {
+		t.Skip("this needs a server that is reached by its address")
+	}
+	between := newSwallower(t, u.Host)
+	// Nothing else may be found out from the server, or it would be reached
+	// without us.
+	u.Host, u.Path, u.RawQuery = between.address, "/", "directConnection=true"
+	db, err := mongodb.Open(u.String(), database.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	claim := func(ctx context.Context) error {
+		now := time.Now()
+		_, _, err := db.Mails().Claim(ctx, mail.Record{Key: string(kiosk.NewID()), State: mail.Sending, ExpiresAt: now.Add(time.Hour)}, now)
+		return err
+	}
+	if err := db.Transact(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	start := time.Now()
+	err = db.Transact(ctx, func(ctx context.Context) error {
+		if err := claim(ctx); err != nil {
+			return err
+		}
+		between.hangs.Store(true)
+		return claim(ctx)
+	})
+	if !kiosk.KindUnavailable.Is(err) {
+		t.Errorf("the transaction ends with %v", err)
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("a transaction of one second takes %v", took)
+	}
+}
