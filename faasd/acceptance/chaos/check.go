@@ -239,7 +239,7 @@ func (b *books) keys(v *verdicts) {
 			extra++
 			continue
 		}
-		v.require(false, oneOrder, "order %s of %s (%s/%s) has no key, and nobody was told of it", id, b.userByID[o.User].Email, o.Status, o.Stock)
+		v.require(false, oneOrder, "order %s of %s (%s/%s): no key stands for it, and nobody ordered without one", id, b.userByID[o.User].Email, o.Status, o.Stock)
 	}
 	v.count(oneOrder, "%d keys, %d of them asked again after an answer was lost; %d orders without a key whose answer was lost", keys, again, extra)
 }

@@ -15,8 +15,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -36,15 +38,17 @@ type settings struct {
 	seed      uint64
 	customers int
 	sabotage  string
+	compiled  string
 }
 
 func main() {
 	var s settings
 	flag.DurationVar(&s.duration, "duration", time.Minute, "how long things go wrong")
-	flag.DurationVar(&s.settle, "settle", 12*time.Minute, "how long the shop may take to catch up afterwards")
+	flag.DurationVar(&s.settle, "settle", 15*time.Minute, "how long the shop may take to catch up afterwards")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()%1_000_000), "decides the schedule of the faults")
 	flag.IntVar(&s.customers, "customers", 12, "how many use the shop at once")
 	flag.StringVar(&s.sabotage, "sabotage", "", "run a copy of the shop with a guard removed, which has to fail: "+sabotages())
+	flag.StringVar(&s.compiled, "compiled", "", "a box's DATA_DIR whose compiled programs may be used where they still fit the sources")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -63,6 +67,11 @@ func run(ctx context.Context, s settings) (err error) {
 	if runtime.GOOS != "linux" {
 		return errors.New("it finds the box's processes in /proc, so it runs on Linux only")
 	}
+	if s.compiled != "" {
+		if s.compiled, err = filepath.Abs(s.compiled); err != nil {
+			return err
+		}
+	}
 	remove, err := sources(s.sabotage)
 	if err != nil {
 		return err
@@ -71,6 +80,11 @@ func run(ctx context.Context, s settings) (err error) {
 	dir, err := os.MkdirTemp("", "kiosk-chaos-")
 	if err != nil {
 		return err
+	}
+	if s.compiled != "" {
+		if err := reuse(s.compiled, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("what was compiled before cannot be used: %w", err)
+		}
 	}
 	defer box.Clean()
 	b, err := box.New(box.Options{Dir: dir, Env: []string{"RATE_LIMIT=off"}})

@@ -126,8 +126,19 @@ func (e edit) apply(root string) error {
 	return os.WriteFile(path, []byte(strings.Replace(string(text), e.old, e.new, 1)), 0o600)
 }
 
-// copyTree copies sources: folders whose name begins with a dot hold what was
-// made from them, or their history.
+// reuse gives a box what another one has compiled, before it starts: it takes of
+// that what still fits its sources, and compiles the rest.
+func reuse(from, to string) error {
+	for _, folder := range []string{"bin", filepath.Join("gateway", "images")} {
+		if err := copyTree(filepath.Join(from, folder), filepath.Join(to, folder)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyTree copies what is not hidden: folders whose name begins with a dot hold
+// what was made from the sources, or their history.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -146,10 +157,14 @@ func copyTree(from, to string) error {
 		case !entry.Type().IsRegular():
 			return nil
 		}
-		text, err := os.ReadFile(path)
+		info, err := entry.Info()
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(target, text, 0o600)
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, content, info.Mode().Perm()|0o600)
 	})
 }

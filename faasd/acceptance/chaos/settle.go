@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,14 +28,15 @@ func settle(ctx context.Context, db *mongo.Database, js jetstream.JetStream, l *
 			return fmt.Errorf("the shop has still to do: %v %s", w, problem(err))
 		}
 	}
-	token, ok := l.login(ctx, l.admin)
-	if !ok {
-		return fmt.Errorf("the administrator cannot log in")
+	for {
+		err := errors.New("the administrator cannot log in")
+		if token, ok := l.login(ctx, l.admin); ok {
+			err = l.shop.Settle(ctx, token)
+		}
+		if err == nil || !sleep(ctx, time.Second) {
+			return err
+		}
 	}
-	if err := l.shop.Settle(ctx, token); err != nil {
-		return fmt.Errorf("the queue of OpenFaaS is not empty: %w", err)
-	}
-	return nil
 }
 
 func lookBriefly(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (waiting, error) {
