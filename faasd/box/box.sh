@@ -79,13 +79,15 @@ install_packages() {
 	command -v apt-get >/dev/null || die "these packages are missing, and there is no apt-get:$missing"
 	dpkg-query -W -f '${Package}\n' | sort >"$box/packages.before"
 	# Debian starts a daemon when it installs it. Ours are started by us.
+	local made="" failed=""
 	if [ ! -e $policy ]; then
+		made=$policy
 		printf '#!/bin/sh\nexit 101\n' >$policy
 		chmod 755 $policy
-		trap 'rm -f /usr/sbin/policy-rc.d' RETURN
 	fi
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$box/apt.log" 2>&1 ||
-		die "apt-get could not install$missing: $box/apt.log says why"
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$box/apt.log" 2>&1 || failed=yes
+	[ -z "$made" ] || rm -f "$made"
+	[ -z "$failed" ] || die "apt-get could not install$missing: $box/apt.log says why"
 	dpkg-query -W -f '${Package}\n' | sort | comm -13 "$box/packages.before" - >>"$box/packages"
 	rm "$box/packages.before"
 }
@@ -177,22 +179,22 @@ sources() {
 }
 
 build_programs() {
-	rm -rf "$box/bin"
-	mkdir -p "$box/bin/functions" "$box/host"
+	rm -rf "$box/bin.new"
+	mkdir -p "$box/bin.new/functions" "$box/host"
 	compile . "$box/host/box" ./faasd/box
-	compile . "$box/bin/tidy" ./faasd/box/tidy
-	compile . "$box/bin/edge" ./faasd/edge
-	compile . "$box/bin/documents" ./faasd/documents/cmd/documents
-	compile . "$box/bin/mail" ./faasd/local/mail
-	compile . "$box/bin/nats-server" github.com/nats-io/nats-server/v2
+	compile . "$box/bin.new/tidy" ./faasd/box/tidy
+	compile . "$box/bin.new/edge" ./faasd/edge
+	compile . "$box/bin.new/documents" ./faasd/documents/cmd/documents
+	compile . "$box/bin.new/mail" ./faasd/local/mail
+	compile . "$box/bin.new/nats-server" github.com/nats-io/nats-server/v2
 	GOWORK=off compile faasd/queue "$box/host/" tool
-	GOWORK=off compile faasd/box/gateway "$box/bin/gateway" github.com/openfaas/faas/gateway
-	install "$box/host/nats-streaming-server" "$box/bin/nats-streaming"
-	install "$box/host/nats-queue-worker" "$box/bin/queue-worker"
+	GOWORK=off compile faasd/box/gateway "$box/bin.new/gateway" github.com/openfaas/faas/gateway
+	install "$box/host/nats-streaming-server" "$box/bin.new/nats-streaming"
+	install "$box/host/nats-queue-worker" "$box/bin.new/queue-worker"
 	# redis-server is one program with redis-check-rdb, which redis-tools has;
 	# the package redis-server would add a daemon that nobody wants.
-	install "$(command -v redis-check-rdb)" "$box/bin/redis-server"
-	install "$(command -v prometheus)" "$box/bin/prometheus"
+	install "$(command -v redis-check-rdb)" "$box/bin.new/redis-server"
+	install "$(command -v prometheus)" "$box/bin.new/prometheus"
 }
 
 # build_functions builds as `faas-cli build` does: the CLI lays the build
@@ -206,7 +208,7 @@ build_functions() {
 	(cd "$box/source" && KIOSK_SETTINGS= "$box/host/faas-cli" build --shrinkwrap -f stack.yml --quiet) >"$box/build.log" 2>&1 || die "faas-cli build --shrinkwrap failed: $box/build.log says why"
 	local folder
 	for folder in "$box"/source/build/*/; do
-		GOWORK=$folder/go.work compile "$folder" "$box/bin/functions/$(basename "$folder")" .
+		GOWORK=$folder/go.work compile "$folder" "$box/bin.new/functions/$(basename "$folder")" .
 	done
 	rm -rf "$box/source"
 }
@@ -218,7 +220,6 @@ build_all() {
 		step "nothing changed since the images were made"
 		return
 	fi
-	rm -f "$box/built"
 	step "build faas-cli and faasd 0.17.0"
 	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
 	module $faasd $faasd_sum "$box/host/faasd" "-X main.Version=0.17.0"
@@ -229,7 +230,9 @@ build_all() {
 	step "make the images"
 	mkdir -p "$box/images"
 	GATEWAY_ASSETS=$(GOWORK=off go list -C faasd/box/gateway -m -f '{{.Dir}}' github.com/openfaas/faas/gateway)/assets \
-		"$box/host/box" images "$box/bin" "$box/images"
+		"$box/host/box" images "$box/bin.new" "$box/images"
+	rm -rf "$box/bin"
+	mv "$box/bin.new" "$box/bin"
 	printf '%s\n' "$now" >"$box/built"
 }
 
@@ -389,9 +392,13 @@ up() {
 		  free, commercial use is allowed for 60 days. See faasd/README.md.
 	END
 	[ -n "${MONGO_URI:-}" ] || echo "  No MONGO_URI is given: the embedded document server is used, which is for development only."
-	step "install packages"
-	install_packages
-	build_all
+	if [ "${1:-}" != "as it is" ]; then
+		step "install packages"
+		install_packages
+		build_all
+	elif [ ! -e "$box/built" ]; then
+		die "there is nothing in $box to start: make box builds it"
+	fi
 	step "start containerd"
 	prepare_machine
 	start_machine
@@ -474,13 +481,14 @@ down() {
 
 case ${1:-} in
 up | down) "$1" ;;
+start) up "as it is" ;; # after a stop, or the machine's own new start
 restart) # what ended, for watch.sh
 	exec 9>$run/lock
 	flock -n 9 || exit 0 # make box is at work, and sees to it
 	start_machine
 	stop_core
 	start_faasd
-	within 60 core_ready
+	within 15 core_ready # else watch.sh sees why not, and calls again
 	;;
 stop) stop ;;
 test) # kills and restarts what it likes: not for a box that somebody uses
@@ -488,5 +496,5 @@ test) # kills and restarts what it likes: not for a box that somebody uses
 	. "$box/target.env"
 	KIOSK_BOX=$box go test -count=1 -v -timeout 20m ./faasd/box
 	;;
-*) die "usage: box.sh up | down | stop | restart | test" ;;
+*) die "usage: box.sh up | down | stop | start | restart | test" ;;
 esac

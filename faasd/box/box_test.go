@@ -255,7 +255,7 @@ func (b *realBox) reboot() {
 	if out, err := exec.Command("ctr", "version").CombinedOutput(); err == nil {
 		b.Logf("containerd belongs to the machine and goes on: %.60s", out)
 	}
-	b.command("faasd/box/box.sh", "up")
+	b.command("faasd/box/box.sh", "start")
 	b.must("GET", "/api/users/me", b.customer, nil, 200, nil) // the session from before
 	var listed []client.Order
 	b.must("GET", "/api/orders?limit=1", b.customer, nil, 200, &listed)

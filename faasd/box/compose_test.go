@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The files of the project: what `make box` runs.
+func TestComposeFile(t *testing.T) {
+	t.Setenv("PORT", "18000")
+	t.Setenv("WITHOUT", "mail")
+	var out bytes.Buffer
+	if err := composeFile("../docker-compose.yaml", "compose.yaml", &out); err != nil {
+		t.Fatal(err)
+	}
+	var c compose
+	if err := yaml.Unmarshal(out.Bytes(), &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Services["mail"] != nil {
+		t.Error("mail is there, which was to be left out")
+	}
+	for name, s := range c.Services {
+		image, _ := s["image"].(string)
+		if !strings.HasPrefix(image, "kiosk.local/") || !strings.HasSuffix(image, ":box") {
+			t.Errorf("%s runs %s, which make box does not make", name, image)
+		}
+		for _, port := range s.list("ports") {
+			if !strings.HasPrefix(port, "127.0.0.1:") {
+				t.Errorf("%s publishes %s to the world", name, port)
+			}
+		}
+		for _, other := range s.list("depends_on") {
+			if c.Services[other] == nil {
+				t.Errorf("%s waits for %s, which there is not", name, other)
+			}
+		}
+	}
+	if ports := c.Services["edge"].list("ports"); len(ports) != 2 || ports[0] != "127.0.0.1:18000:8000" {
+		t.Errorf("the edge publishes %v", ports)
+	}
+	if mongo := c.Services["mongo"]; mongo["image"] != "kiosk.local/documents:box" || mongo["env_file"] != nil {
+		t.Errorf("the document server is not in MongoDB's place: %v", mongo)
+	}
+}
+
+func (s service) list(key string) (texts []string) {
+	items, _ := s[key].([]any)
+	for _, item := range items {
+		text, _ := item.(string)
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+// A secret's place is a file that secrets.sh makes: no file of the project has
+// a password in it.
+func TestNoSecretInFiles(t *testing.T) {
+	for _, path := range []string{"../docker-compose.yaml", "compose.yaml", "etc/nats.conf", "etc/redis.conf", "etc/mongo.sh", "../cloud-init.yaml"} {
+		text, err := os.ReadFile(filepath.FromSlash(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			// NAME=value or name: value, where the value is no variable and no file.
+			lower := strings.ToLower(line)
+			for _, word := range []string{"password:", "password=", "requirepass "} {
+				_, value, found := strings.Cut(lower, word)
+				value = strings.Trim(value, " \t\n\"'{}],")
+				if found && value != "" && !strings.HasPrefix(value, "$") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+					t.Errorf("%s: %s", path, line)
+				}
+			}
+		}
+	}
+}
