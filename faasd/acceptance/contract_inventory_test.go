@@ -215,6 +215,9 @@ func replacingAProduct(v visit) {
 	v.do("PUT " + path).body(body).answers(401)
 	v.do("PUT " + path).as(ada).body(body).answers(403)
 	v.do("PUT /api/inventory/ffffffffffffffffffffffff").as(admin).body(body).answers(404)
+	sku := client.Unique("SKU")
+	v.do("POST /api/inventory").as(admin).body(body.but("sku", sku)).answers(201)
+	v.do("PUT "+path).as(admin).body(body.but("sku", sku)).refuses(409, "sku")
 	v.do("PUT "+path).as(admin).body(`{"name":"Half a lamp"}`).refuses(422, "category", "stock", "price")
 	v.do("GET "+path).answers(200, object{"name": "Better lamp", "category": "lights"})
 	if got.rpc != "" {

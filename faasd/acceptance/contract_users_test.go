@@ -231,6 +231,9 @@ func changingAProfile(v visit) {
 		v.do("PATCH /api/users/" + ada.id).body(object{"name": "x"}).answers(401)
 		v.do("PATCH /api/users/me").as(grace).body(object{"email": ada.email}).refuses(409, "email")
 		v.do("PATCH /api/users/me").as(grace).body(object{"role": "admin"}).refuses(400, "role")
+		v.do("PATCH /api/users/"+grace.id).as(admin).body(object{"role": "admin"}).refuses(400, "role")
+		v.do("PATCH /api/users/"+grace.id).as(admin).body(object{"email": ada.email}).refuses(409, "email")
+		v.do("PATCH /api/users/"+grace.id).as(admin).body(object{"email": "grace"}).refuses(422, "email")
 		v.do("GET /api/users/me").as(grace).answers(200, object{"email": grace.email, "role": "user"})
 	})
 	v.part("a new password ends every other session", func(v visit) {
