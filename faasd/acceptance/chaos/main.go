@@ -178,7 +178,14 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 		stuck = settle(deadline, db, js, l)
 	}
 	settled := time.Since(began)
-	say("all caught up after %.1f s", settled.Seconds())
+	if ctx.Err() != nil {
+		return nil, errors.New("it was interrupted")
+	}
+	if stuck == nil {
+		say("all caught up after %.1f s", settled.Seconds())
+	} else {
+		say("not all caught up after %.1f s", settled.Seconds())
+	}
 	leave()
 	others.Wait()
 
