@@ -129,12 +129,10 @@ prepare_machine() {
 }
 
 start_machine() {
-	if [ ! -S /run/systemd/journal/stdout ] || alive journald; then
-		if ! alive journald; then
-			mkdir -p /run/systemd/journal
-			start-stop-daemon --start --quiet --background --make-pidfile --pidfile $run/journald.pid --startas /lib/systemd/systemd-journald
-		fi
-		within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
+	if ! pgrep -x systemd-journal >/dev/null; then # 15 letters are what the kernel keeps
+		mkdir -p /run/systemd/journal
+		start-stop-daemon --start --quiet --background --make-pidfile --pidfile $run/journald.pid --startas /lib/systemd/systemd-journald
+		within 10 pgrep -x systemd-journal && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
 	fi
 	if ! ctr version >/dev/null 2>&1; then
 		cat >"$box/containerd.toml" <<-END
@@ -443,7 +441,11 @@ stop() {
 	end faasd 10
 	end faasd-provider 10
 	end containerd 20
-	end journald 5
+	if [ -e $run/journald.pid ]; then
+		end journald 5
+		rm -f /run/systemd/journal/{stdout,socket,dev-log,io.systemd.journal}
+		[ "$(readlink /dev/log)" != /run/systemd/journal/dev-log ] || rm -f /dev/log
+	fi
 	rm -rf /run/cni/openfaas-cni-bridge
 	rmdir /run/cni 2>/dev/null || true
 	! ip link show openfaas0 >/dev/null 2>&1 || ip link delete openfaas0
