@@ -128,13 +128,15 @@ prepare_machine() {
 	ln -sfn "$box/host/faasd" /usr/local/bin/faasd
 }
 
+containerd_answers() { [ -S /run/containerd/containerd.sock ] && ctr --connect-timeout 2s version >/dev/null 2>&1; }
+
 start_machine() {
 	if ! pgrep -x systemd-journal >/dev/null; then # 15 letters are what the kernel keeps
 		mkdir -p /run/systemd/journal
 		start-stop-daemon --start --quiet --background --make-pidfile --pidfile $run/journald.pid --startas /lib/systemd/systemd-journald
 		within 10 pgrep -x systemd-journal && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
 	fi
-	if ! ctr version >/dev/null 2>&1; then
+	if ! containerd_answers; then
 		cat >"$box/containerd.toml" <<-END
 			version = 2
 			root = "$box/containerd"
@@ -142,7 +144,7 @@ start_machine() {
 			disabled_plugins = ["io.containerd.grpc.v1.cri"]
 		END
 		background containerd / /usr/bin/containerd --config "$box/containerd.toml"
-		within 20 ctr version || die "containerd does not answer: journalctl -t containerd says why"
+		within 20 containerd_answers || die "containerd does not answer: journalctl -t containerd says why"
 	fi
 }
 
@@ -303,7 +305,7 @@ quiet() {
 		within 12 ended "$namespace" "$name" || ctr -n "$namespace" task kill -s SIGKILL "$name" 2>/dev/null || true
 	done
 }
-ended() { ! ctr -n "$1" task ls | grep -qE "^$2 +[0-9]+ +RUNNING"; }
+ended() { ! grep -qE "^$2 +[0-9]+ +RUNNING" <<<"$(ctr -n "$1" task ls)"; }
 
 stop_core() {
 	quiet openfaas edge queue-worker
@@ -428,7 +430,7 @@ up() {
 stop() {
 	[ -d $run ] || return 0
 	end kiosk-watch 5
-	if ctr version >/dev/null 2>&1; then
+	if containerd_answers; then
 		stop_core "and the functions"
 		end faasd-provider 10
 		local namespace name
@@ -449,8 +451,10 @@ stop() {
 	rm -rf /run/cni/openfaas-cni-bridge
 	rmdir /run/cni 2>/dev/null || true
 	! ip link show openfaas0 >/dev/null 2>&1 || ip link delete openfaas0
-	if command -v iptables-save >/dev/null && iptables-save | grep -q 'CNI-'; then
-		iptables-save | grep -v 'CNI-' | iptables-restore
+	local rules
+	rules=$(iptables-save 2>/dev/null || true)
+	if grep -q 'CNI-' <<<"$rules"; then
+		grep -v 'CNI-' <<<"$rules" | iptables-restore
 	fi
 	[ ! -e $run/forwarding ] || sysctl -qw net.ipv4.conf.all.forwarding="$(cat $run/forwarding)"
 }
