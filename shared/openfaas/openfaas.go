@@ -24,7 +24,9 @@ type MailRecords interface {
 // Postman has mails sent by the function that sends them, invoked through
 // OpenFaaS's queue. The queue acknowledges an invocation even if the function
 // failed, and never retries; so a mail counts as delivered when that
-// function's own record says that it was sent. It is an outbox.Courier.
+// function's own record says that it was sent. A second attempt waits for the
+// function's answer instead: while the queue is behind, it would only grow by
+// mails that stand in it already. It is an outbox.Courier.
 type Postman struct {
 	Gateway string // URL of the gateway
 	Token   func() (string, error)
@@ -52,7 +54,11 @@ func (p *Postman) Deliver(ctx context.Context, e outbox.Entry) (confirmed bool, 
 	if err != nil {
 		return false, err
 	}
-	address, err := url.JoinPath(p.Gateway, "async-function", e.Subject)
+	path, first := "function", e.Attempts == 0
+	if first {
+		path = "async-function"
+	}
+	address, err := url.JoinPath(p.Gateway, path, e.Subject)
 	if err != nil {
 		return false, err
 	}
@@ -74,8 +80,15 @@ func (p *Postman) Deliver(ctx context.Context, e outbox.Entry) (confirmed bool, 
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		return false, kiosk.Unavailable(err)
 	}
-	if resp.StatusCode != http.StatusAccepted {
-		return false, kiosk.Unavailable(fmt.Errorf("the gateway answered %s", resp.Status))
+	switch {
+	case first && resp.StatusCode == http.StatusAccepted:
+		return false, nil // accepted, not sent
+	case !first && resp.StatusCode == http.StatusOK:
+		return true, nil
+	case !first && resp.StatusCode == http.StatusConflict:
+		return false, nil // the first attempt is at it
+	case !first && resp.StatusCode == http.StatusUnprocessableEntity:
+		return false, fmt.Errorf("%w: the function answered %s", outbox.ErrUndeliverable, resp.Status)
 	}
-	return false, nil // accepted, not sent
+	return false, kiosk.Unavailable(fmt.Errorf("the gateway answered %s", resp.Status))
 }

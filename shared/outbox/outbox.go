@@ -73,8 +73,11 @@ const (
 	grace = 5 * time.Second
 	// deliverTimeout bounds one delivery.
 	deliverTimeout = 5 * time.Second
-	// maxPause is the longest time between two attempts.
-	maxPause = 2 * time.Minute
+	// noteTimeout bounds writing down what came of it.
+	noteTimeout = 3 * time.Second
+	// maxPause is the longest time between two attempts, jitter aside: how much
+	// later than the other side everything that waits is out again.
+	maxPause = 30 * time.Second
 )
 
 // pause grows with the attempts, from about the grace to maxPause; the jitter
@@ -168,15 +171,17 @@ func (o *Outbox) add(ctx context.Context, kind Kind, subject string, payload any
 // deliver tries once. Whatever it notes of a failure is for people: the entry
 // comes back by its NextAttempt even if this process dies now.
 func (o *Outbox) deliver(ctx context.Context, e Entry) {
-	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
-	defer cancel()
 	log := slog.With("entry", e.ID, "kind", e.Kind, "subject", e.Subject, "attempts", e.Attempts)
 	courier, ok := o.couriers[e.Kind]
 	if !ok {
 		log.Error("the outbox holds an entry of a kind that nobody delivers")
 		return
 	}
-	confirmed, err := courier.Deliver(ctx, e)
+	attempt, cancel := context.WithTimeout(ctx, deliverTimeout)
+	confirmed, err := courier.Deliver(attempt, e)
+	cancel()
+	ctx, cancel = context.WithTimeout(ctx, noteTimeout) // the attempt may have used up all of its own
+	defer cancel()
 	switch {
 	case errors.Is(err, ErrUndeliverable):
 		log.Error("given up", "error", err)

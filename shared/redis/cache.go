@@ -94,7 +94,11 @@ func (c *Cache[T]) Drop(ctx context.Context, ids ...kiosk.ID) {
 	}
 }
 
-// Lock takes name for one holder, until unlock or for a minute. It gives
+// lockLifetime is how long the lock of a holder stays that died: a little more
+// than a function's exec_timeout.
+const lockLifetime = 15 * time.Second
+
+// Lock takes name for one holder, until unlock or for lockLifetime. It gives
 // KindConflict while another holds it, and lets everybody pass where Redis is
 // away.
 func (c *Client) Lock(ctx context.Context, name string) (unlock func(), err error) {
@@ -102,7 +106,7 @@ func (c *Client) Lock(ctx context.Context, name string) (unlock func(), err erro
 	holder := string(kiosk.NewID())
 	var taken bool
 	err = c.do(ctx, func(ctx context.Context) (err error) {
-		taken, err = c.rdb.SetNX(ctx, key, holder, time.Minute).Result()
+		taken, err = c.rdb.SetNX(ctx, key, holder, lockLifetime).Result()
 		return err
 	})
 	if err != nil {

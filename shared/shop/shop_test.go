@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -72,33 +71,39 @@ type gateway struct {
 	sender *mail.Sender
 	lose   int // calls to accept and forget
 	fail   error
-	calls  int
 	sent   []mail.Message
 }
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	async := r.URL.Path == "/async-function/send-email"
+	if r.Method != http.MethodPost || !async && r.URL.Path != "/function/send-email" || !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+		http.Error(w, "unexpected", http.StatusBadRequest)
+		return
+	}
 	g.mu.Lock()
-	g.calls++
 	lost := g.lose > 0
 	if lost {
 		g.lose--
 	}
 	g.mu.Unlock()
-	if r.Method != http.MethodPost || r.URL.Path != "/async-function/send-email" || !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+	var m mail.Request
+	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
 		http.Error(w, "unexpected", http.StatusBadRequest)
 		return
 	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return
-	}
+	status := http.StatusAccepted // whatever comes of it, as OpenFaaS does
 	if !lost {
-		var m mail.Request
-		if json.Unmarshal(body, &m) == nil {
-			_, _ = g.sender.Send(r.Context(), kiosk.Service(), mail.Message{To: m.To, Subject: m.Subject, HTML: m.HTML, Text: m.Text}, r.Header.Get("Idempotency-Key"))
+		_, err := g.sender.Send(r.Context(), kiosk.Service(), mail.Message{To: m.To, Subject: m.Subject, HTML: m.HTML, Text: m.Text}, r.Header.Get("Idempotency-Key"))
+		if !async {
+			status = map[kiosk.Kind]int{kiosk.KindConflict: 409, kiosk.KindInvalid: 422, kiosk.KindUnavailable: 503}[kiosk.KindOf(err)]
+			if err == nil {
+				status = http.StatusOK
+			}
 		}
+	} else if !async {
+		status = http.StatusBadGateway
 	}
-	w.WriteHeader(http.StatusAccepted) // whatever came of it, as OpenFaaS does
+	w.WriteHeader(status)
 }
 
 // Send is the mail server.
