@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -84,13 +85,32 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 	return value, nil
 }
 
-// Drop forgets the copies. Where Redis is away they live on until it is back
-// and they expire.
+// dropTimeout bounds the second attempt to forget.
+const dropTimeout = 2 * time.Second
+
+// Drop forgets the copies. It tries harder than a reader does, since a copy
+// that lives on is wrong: a session that has ended would go on. Where Redis is
+// really away nobody reads the copies either; what it still has when it is
+// back, expires.
 func (c *Cache[T]) Drop(ctx context.Context, ids ...kiosk.ID) {
-	for _, id := range ids {
-		_ = c.client.do(ctx, func(ctx context.Context) error {
-			return drop.Run(ctx, c.client.rdb, c.keys(id), generationLifetime.Milliseconds()).Err()
-		})
+	if len(ids) == 0 {
+		return
+	}
+	forget := func(ctx context.Context) error {
+		pipe := c.client.rdb.Pipeline()
+		for _, id := range ids {
+			drop.Eval(ctx, pipe, c.keys(id), generationLifetime.Milliseconds())
+		}
+		_, err := pipe.Exec(ctx)
+		return err
+	}
+	if c.client.do(ctx, forget) == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
+	defer cancel()
+	if err := forget(ctx); err != nil {
+		slog.Warn("redis did not forget what has changed", "cache", c.name, "error", err)
 	}
 }
 

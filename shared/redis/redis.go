@@ -71,10 +71,15 @@ func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 	if err == nil || errors.Is(err, redis.Nil) || ctx.Err() != nil {
 		return err
 	}
+	c.fail(now, err)
+	return err
+}
+
+// fail leaves Redis alone for a while.
+func (c *Client) fail(now time.Time, err error) {
 	c.retryAt.Store(now.Add(pauseAfterFailure).UnixNano())
 	// A line every ten seconds is enough to know.
 	if last := c.warnedAt.Load(); now.UnixNano()-last > int64(10*time.Second) && c.warnedAt.CompareAndSwap(last, now.UnixNano()) {
 		slog.Warn("redis does not answer: caches, sessions and limits go on without it", "error", err)
 	}
-	return err
 }

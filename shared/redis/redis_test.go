@@ -60,6 +60,25 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// TestDropAfterAFailure: one command that failed must not let a change go
+// unheard while Redis counts as away.
+func TestDropAfterAFailure(t *testing.T) {
+	address := testservers.Redis(t)
+	client := open(t, address)
+	cache := redis.NewCache[thing](client, "failure-"+string(kiosk.NewID()))
+	id := kiosk.NewID()
+	if _, err := cache.Get(t.Context(), id, func(context.Context) (thing, error) { return thing{1}, nil }); err != nil {
+		t.Fatal(err)
+	}
+	client.Fail(errors.New("a timeout"))
+	cache.Drop(t.Context(), id)
+	testservers.Eventually(t, "redis to count as back", func() error { return client.Ping(t.Context()) })
+	got, err := cache.Get(t.Context(), id, func(context.Context) (thing, error) { return thing{2}, nil })
+	if err != nil || got.Value != 2 {
+		t.Errorf("the old copy lived on: %+v, %v", got, err)
+	}
+}
+
 func TestCacheRefusesSlowReaders(t *testing.T) {
 	address := testservers.Redis(t)
 	cache := redis.NewCache[thing](open(t, address), "slow-"+string(kiosk.NewID()))
