@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // SecretsDir is where OpenFaaS mounts a function's secrets, a file each. The
@@ -76,11 +75,6 @@ func (s *Source) Bool(name string, def bool) bool {
 		}
 		return strconv.ParseBool(v)
 	})
-}
-
-// Duration is a Go duration, such as 15m.
-func (s *Source) Duration(name string, def time.Duration) time.Duration {
-	return parse(s, name, def, time.ParseDuration)
 }
 
 // Parsed is a setting in a form of its own, which parse knows and def is in.

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kiosk-shop/kiosk/shared/config"
 )
@@ -39,12 +38,12 @@ func TestSecretsWin(t *testing.T) {
 
 func TestSource(t *testing.T) {
 	t.Setenv("secret_mount_path", t.TempDir())
-	for name, value := range map[string]string{"N": "7", "ON": "on", "OFF": "off", "TRUE": "true", "D": "15m", "P": "x", "BAD": "hunter2"} {
+	for name, value := range map[string]string{"N": "7", "ON": "on", "OFF": "off", "TRUE": "true", "P": "x", "BAD": "hunter2"} {
 		t.Setenv(name, value)
 	}
 	var s config.Source
 	if s.Int("N", 1) != 7 || s.Int("NONE", 1) != 1 || !s.Bool("ON", false) || s.Bool("OFF", true) || !s.Bool("TRUE", false) || !s.Bool("NONE", true) ||
-		s.Duration("D", 0) != 15*time.Minute || s.Required("N") != "7" || s.String("NONE", "x") != "x" {
+		s.Required("N") != "7" || s.String("NONE", "x") != "x" {
 		t.Error("a setting was misread")
 	}
 	if got := config.Parsed(&s, "P", "y", func(text string) (string, error) { return text + text, nil }); got != "xx" {
@@ -55,11 +54,10 @@ func TestSource(t *testing.T) {
 	}
 	s.Int("BAD", 1)
 	s.Bool("BAD", true)
-	s.Duration("BAD", 1)
 	s.Required("MISSING")
 	config.Parsed(&s, "P", "", func(string) (int, error) { return 0, errors.New("not a rate") })
 	err := s.Err()
-	if err == nil || strings.Count(err.Error(), "BAD") != 3 || !strings.Contains(err.Error(), "MISSING") || !strings.Contains(err.Error(), "P: not a rate") {
+	if err == nil || strings.Count(err.Error(), "BAD") != 2 || !strings.Contains(err.Error(), "MISSING") || !strings.Contains(err.Error(), "P: not a rate") {
 		t.Errorf("%v", err)
 	}
 	if strings.Contains(err.Error(), "hunter2") {

@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"strings"
 	"time"
@@ -147,12 +146,4 @@ var release = redis.NewScript(`if redis.call('GET', KEYS[1]) == ARGV[1] then ret
 
 func split(addresses string) []string {
 	return strings.FieldsFunc(addresses, func(c rune) bool { return c == ',' || c == ' ' })
-}
-
-// Ping tells whether Redis answers.
-func (c *Client) Ping(ctx context.Context) error {
-	if err := c.do(ctx, func(ctx context.Context) error { return c.rdb.Ping(ctx).Err() }); err != nil {
-		return errors.Join(errAway, err)
-	}
-	return nil
 }
