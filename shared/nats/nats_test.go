@@ -123,7 +123,7 @@ func TestPlainSubscribersGetTheSameEvent(t *testing.T) {
 func TestSecondPublishIsHarmless(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	var got seen
-	run(t, conn, subject, func(_ context.Context, event string, _ []byte) error { got.add(event); return nil })
+	stop := run(t, conn, subject, func(_ context.Context, event string, _ []byte) error { got.add(event); return nil })
 	e := publish(t, conn, subject, "{}")
 	for range 5 {
 		if confirmed, err := conn.Deliver(t.Context(), e); err != nil || !confirmed {
@@ -132,6 +132,7 @@ func TestSecondPublishIsHarmless(t *testing.T) {
 	}
 	last := publish(t, conn, subject, "{}")
 	testservers.Eventually(t, "the event after it", got.expect(last, 1))
+	stop() // the handlers run side by side: those that began earlier may end later
 	if n := got.count(string(e.ID)); n != 1 {
 		t.Errorf("the event came %d times", n)
 	}
