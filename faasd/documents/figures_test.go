@@ -117,8 +117,22 @@ func TestFigures(t *testing.T) {
 	}
 	one := throughput(1, 5*time.Second, insert)
 	many := throughput(16, 5*time.Second, insert)
-	report("durable inserts, 1 client | %.0f/s", one)
-	report("durable inserts, 16 clients | %.0f/s, %.1f× one client's", many, many/one)
+	report("durable inserts through the driver, 1 client | %.0f/s", one)
+	report("durable inserts through the driver, 16 clients | %.0f/s, %.1f× one client's", many, many/one)
+	var sockets [16]func(request []byte) []byte
+	for i := range sockets {
+		sockets[i] = exchange(t, srv.addr)
+	}
+	bareInsert := func(c int) {
+		doc := product(bson.NewObjectID(), rand.Int())
+		if r := sockets[c](command(t, d("insert", "inserts", "documents", bson.A{doc}, "$db", "shop"))); !bytes.Contains(r, []byte("\x10n\x00\x01\x00\x00\x00")) {
+			t.Errorf("inserted: %q", r)
+		}
+	}
+	one = throughput(1, 5*time.Second, bareInsert)
+	many = throughput(16, 5*time.Second, bareInsert)
+	report("durable inserts over a bare socket, 1 client | %.0f/s", one)
+	report("durable inserts over bare sockets, 16 clients | %.0f/s, %.1f× one client's", many, many/one)
 
 	accounts := client.Database("shop").Collection("accounts")
 	for i := range 33 {
@@ -189,9 +203,13 @@ func exchange(t *testing.T, addr string) func(request []byte) []byte {
 	}
 }
 
-// find is the message that a driver would send.
 func find(t *testing.T, filter bson.D) []byte {
-	body, err := bson.Marshal(d("find", "products", "filter", filter, "limit", int64(1), "singleBatch", true, "$db", "shop"))
+	return command(t, d("find", "products", "filter", filter, "limit", int64(1), "singleBatch", true, "$db", "shop"))
+}
+
+// command is the message that a driver would send.
+func command(t *testing.T, cmd bson.D) []byte {
+	body, err := bson.Marshal(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}

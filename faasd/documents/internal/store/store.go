@@ -12,10 +12,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -209,28 +211,34 @@ const maxBatch = 1024
 // one. When it ends, though, its clients all come back at about the same time,
 // and whoever is first would get a commit of its own while the others wait for
 // it. So where several clients have been writing, the loop waits for as many
-// as there lately were, for at most a part of what a commit takes.
+// as there lately were, for at most as long as the disk took the last time.
 func (s *Store) commitLoop() {
 	defer close(s.stopped)
 	expected, took := 1, time.Duration(0)
 	for {
-		var batch []*op
+		var first *op
 		select {
-		case o := <-s.ops:
-			batch = append(batch, o)
+		case first = <-s.ops:
 		case <-s.stop:
 			// Writes that came in before the stop are still made.
 			select {
-			case o := <-s.ops:
-				batch = append(batch, o)
+			case first = <-s.ops:
 			default:
 				return
 			}
 		}
-		batch = s.gather(batch, expected, min(took/2, maxGather))
-		began := time.Now()
-		s.commit(batch)
-		took = time.Since(began)
+		var batch []*op
+		var err error
+		batch, took, err = s.commit(s.gather(first, expected, min(took, maxGather)))
+		if err != nil {
+			s.log.Error("commit failed", "error", err, "writes", len(batch))
+		}
+		for _, o := range batch {
+			if err != nil {
+				o.err = err
+			}
+			close(o.done)
+		}
 		// Who wrote and who came meanwhile is at work now.
 		active := len(batch) + len(s.ops)
 		expected = max(active, (expected+active)/2)
@@ -240,52 +248,38 @@ func (s *Store) commitLoop() {
 // maxGather bounds how long a write waits for others to share its commit.
 const maxGather = 5 * time.Millisecond
 
-// gather adds what is waiting, and waits for a batch of the expected size.
-func (s *Store) gather(batch []*op, expected int, wait time.Duration) []*op {
-	var timer <-chan time.Time
-	for len(batch) < maxBatch {
-		select {
-		case o := <-s.ops:
-			batch = append(batch, o)
-			continue
-		default:
+// gather yields first, what is waiting, and what comes within wait, until it
+// is a batch of the expected size.
+func (s *Store) gather(first *op, expected int, wait time.Duration) iter.Seq[*op] {
+	return func(yield func(*op) bool) {
+		timer := time.After(wait)
+		o := first
+		for n := 1; yield(o) && n < maxBatch; n++ {
+			select {
+			case o = <-s.ops:
+				continue
+			default:
+			}
+			if n >= expected {
+				return
+			}
+			select {
+			case o = <-s.ops:
+			case <-timer:
+				return
+			case <-s.stop:
+				return
+			}
 		}
-		if len(batch) >= expected {
-			return batch
-		}
-		if timer == nil {
-			timer = time.After(wait)
-		}
-		select {
-		case o := <-s.ops:
-			batch = append(batch, o)
-		case <-timer:
-			return batch
-		case <-s.stop:
-			return batch
-		}
-	}
-	return batch
-}
-
-// commit makes all of batch, in order, in one transaction of the file.
-func (s *Store) commit(batch []*op) {
-	err := s.tryCommit(batch)
-	if err != nil {
-		s.log.Error("commit failed", "error", err, "writes", len(batch))
-	}
-	for _, o := range batch {
-		if err != nil {
-			o.err = err
-		}
-		close(o.done)
 	}
 }
 
-func (s *Store) tryCommit(batch []*op) (err error) {
+// commit makes all of batch, in order, in one transaction of the file, while
+// it comes in. It returns the batch, and how long the disk took.
+func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err error) {
 	btx, err := s.db.Begin(true)
 	if err != nil {
-		return fault.New(fault.InternalError, "begin: %v", err)
+		return slices.Collect(ops), 0, fault.New(fault.InternalError, "begin: %v", err)
 	}
 	defer s.locks.committed()
 	defer func() {
@@ -298,10 +292,10 @@ func (s *Store) tryCommit(batch []*op) (err error) {
 		}
 	}()
 	tx := &Tx{s: s, btx: btx, catalog: s.catalog, direct: true, id: btx.ID()}
-	for _, o := range batch {
-		o.err = o.run(tx)
-		if tx.broken != nil {
-			return tx.broken
+	for o := range ops {
+		batch = append(batch, o)
+		if o.err = o.run(tx); tx.broken != nil {
+			return batch, 0, tx.broken
 		}
 	}
 	// A snapshot and its catalog are taken together, so they are also put in
@@ -310,13 +304,14 @@ func (s *Store) tryCommit(batch []*op) (err error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 	}
+	began := time.Now()
 	if err := btx.Commit(); err != nil {
-		return fault.New(fault.InternalError, "commit: %v", err)
+		return batch, 0, fault.New(fault.InternalError, "commit: %v", err)
 	}
 	if tx.catalog != s.catalog {
 		s.catalog = tx.catalog
 	}
-	return nil
+	return batch, time.Since(began), nil
 }
 
 // Snapshot opens a read-only view of the latest committed state. It must be
