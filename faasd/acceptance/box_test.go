@@ -387,20 +387,25 @@ func system(t *testing.T, b *box.Box, method, path string, body any) {
 	}
 }
 
+// part is the process of one of the box's parts.
+func part(t *testing.T, b *box.Box, name string) box.Process {
+	t.Helper()
+	for _, p := range b.Processes() {
+		if p.Name == name {
+			return p
+		}
+	}
+	t.Fatalf("the box has no part %s", name)
+	return box.Process{}
+}
+
 // away stops a part of the box in its tracks: it is there, and does not
 // answer, as it is with a network that swallows packets. back lets it go on.
 func away(t *testing.T, b *box.Box, name string) (back func()) {
 	t.Helper()
-	for _, p := range b.Processes() {
-		if p.Name == name {
-			if err := syscall.Kill(p.PID, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-			return sync.OnceFunc(func() { _ = syscall.Kill(p.PID, syscall.SIGCONT) })
-		}
-	}
-	t.Fatalf("the box has no part %s", name)
-	return nil
+	p := part(t, b, name)
+	p.Signal(syscall.SIGSTOP)
+	return sync.OnceFunc(func() { p.Signal(syscall.SIGCONT) })
 }
 
 // What the shop does while parts of it are missing.
@@ -492,6 +497,37 @@ func TestPartsAway(t *testing.T) {
 			t.Errorf("%d are left", n)
 		}
 		v.do("GET /api/orders").as(ada).answers(200, list{object{"id": id}})
+	})
+	t.Run("a full disk: 503, nothing half-done, and on it goes", func(t *testing.T) {
+		if os.Getenv("MONGO_URI") != "" {
+			skip(t, "MONGO_URI names a server of another place")
+		}
+		v := visit{t, s, httpDoor{s.Client}}
+		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
+		database := part(t, b, "documents")
+		if err := database.FillDisk(true); err != nil {
+			skip(t, err.Error())
+		}
+		defer database.FillDisk(false)
+		order := v.do("POST /api/orders").as(ada).with("Idempotency-Key", client.Unique("key")).body(lines(line(tea, 2)))
+		if r := order.answers(503); r.header.Get("Retry-After") == "" {
+			t.Errorf("no Retry-After: %v", r.header)
+		}
+		v.do("PUT /api/inventory/" + tea.ID).as(admin).body(object{"name": "tea", "category": "teas", "stock": 3, "price": 5}).answers(503)
+		v.do("POST /api/users/register").body(object{"username": client.Unique("bob"), "email": client.Unique("bob") + "@example.com", "password": "a good password"}).answers(503)
+		// What is there can be read.
+		v.do("GET /api/inventory/"+tea.ID).answers(200, object{"stock": 10.0})
+		v.do("GET /api/orders").as(ada).answers(200, list{})
+		if err := database.FillDisk(false); err != nil {
+			t.Fatal(err)
+		}
+		id := order.answers(201).text(t, "id")
+		if o := s.settled(t, ada, id); o.Stock != client.Taken {
+			t.Errorf("the order is %s", o.Stock)
+		}
+		if n := s.stock(t, tea.ID); n != 8 {
+			t.Errorf("%d are left of 10", n)
+		}
 	})
 	t.Run("the gateway: 504", func(t *testing.T) {
 		v := visit{t, s, httpDoor{s.Client}}

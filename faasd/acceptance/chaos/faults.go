@@ -32,7 +32,7 @@ type gremlin struct {
 	done   map[string]int // by kind and target
 	missed map[string]int // what was not there when its turn came
 
-	paused   sync.WaitGroup
+	paused   sync.WaitGroup  // whatever ends by itself
 	poisoned map[string]bool // ids of the poison: true once JetStream has it
 	refusals int             // mails that the server was told to refuse for good
 }
@@ -106,6 +106,19 @@ func (g *gremlin) strike(ctx context.Context, f fault) (what string, err error) 
 			p.Signal(syscall.SIGCONT)
 		})
 		return fmt.Sprintf("pid %d for %.1f s", p.PID, f.For.Seconds()), nil
+	case diskFull:
+		p, err := g.find(ctx, f)
+		if err != nil {
+			return "", err
+		}
+		if err := p.FillDisk(true); err != nil {
+			return "", err
+		}
+		g.paused.Go(func() {
+			time.Sleep(f.For)
+			_ = p.FillDisk(false) // whoever was killed meanwhile starts without a limit
+		})
+		return fmt.Sprintf("of pid %d is full for %.1f s", p.PID, f.For.Seconds()), nil
 	case cut:
 		return g.cut(ctx, g.box.Ports[ports[f.Target]])
 	case mailbox:

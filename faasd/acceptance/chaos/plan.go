@@ -14,6 +14,7 @@ const (
 	killAll  kind = "power"    // of every process at once, or of the supervisor, which takes all with it; then a new start
 	stopCont kind = "pause"    // SIGSTOP, then SIGCONT: a peer that neither answers nor ends
 	cut      kind = "cut"      // every TCP connection to one part is reset
+	diskFull kind = "disk"     // full for a while: whatever it writes is refused
 	mailbox  kind = "mail"     // the mail server refuses, hangs, or takes a mail and does not say so
 	poison   kind = "poison"   // an event that nobody can ever handle
 	repeat   kind = "repeated" // an event that was handled is published again
@@ -25,7 +26,7 @@ type fault struct {
 	Kind   kind
 	Target string        // the part, the function, or the way in which it fails
 	Pick   uint32        // which of several replicas
-	For    time.Duration // of a pause
+	For    time.Duration // of a pause, or of a full disk
 	Count  int           // of mails
 }
 
@@ -36,6 +37,8 @@ var (
 	// replicated are the functions that run twice here, so that two of a kind
 	// work on the same things while one of them fails.
 	replicated = []string{"create-order", "orders", "send-email", "inventory-updater", "outbox-relay"}
+	// stores are the parts that keep things on the disk.
+	stores = []string{"documents", "nats", "nats-streaming-server"}
 	// ports are what connections are cut to: the variable that sets the port.
 	ports = map[string]string{"documents": "MONGO_PORT", "nats": "NATS_PORT", "redis": "REDIS_PORT", "mail": "SMTP_PORT", "gateway": "GATEWAY_PORT", "edge": "PORT"}
 )
@@ -50,7 +53,7 @@ func plan(seed uint64) iter.Seq[fault] {
 			for _, f := range deck(random) {
 				f.After = 200*time.Millisecond + time.Duration(random.Int64N(int64(1800*time.Millisecond)))
 				f.Pick = random.Uint32()
-				if f.Kind == stopCont {
+				if f.Kind == stopCont || f.Kind == diskFull {
 					f.For = time.Second + time.Duration(random.Int64N(int64(9*time.Second)))
 				}
 				if !yield(f) {
@@ -68,6 +71,9 @@ func deck(random *rand.Rand) []fault {
 	}
 	for _, target := range append(append([]string{}, parts...), replicated...) {
 		cards = append(cards, fault{Kind: stopCont, Target: target})
+	}
+	for _, target := range stores {
+		cards = append(cards, fault{Kind: diskFull, Target: target})
 	}
 	for _, target := range parts {
 		if ports[target] != "" {

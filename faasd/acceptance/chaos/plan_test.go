@@ -36,7 +36,7 @@ func TestEveryDeckIsWhole(t *testing.T) {
 			for _, f := range half {
 				seen[string(f.Kind)+" "+f.Target]++
 				length += f.After
-				if f.Kind == stopCont && (f.For < time.Second || f.For > 10*time.Second) {
+				if (f.Kind == stopCont || f.Kind == diskFull) && (f.For < time.Second || f.For > 10*time.Second) {
 					t.Errorf("seed %d: a pause of %s", seed, f.For)
 				}
 				if f.Kind == mailbox && f.Count < 1 {
@@ -48,7 +48,7 @@ func TestEveryDeckIsWhole(t *testing.T) {
 					t.Errorf("seed %d: %s is killed %d times", seed, target, seen[string(kill)+" "+target])
 				}
 			}
-			if seen["power box"] != 1 || seen["power supervisor"] != 1 || seen["cut documents"] != 1 || seen["mail permfail"] != 1 {
+			if seen["power box"] != 1 || seen["power supervisor"] != 1 || seen["cut documents"] != 1 || seen["disk documents"] != 1 || seen["mail permfail"] != 1 {
 				t.Errorf("seed %d: %v", seed, seen)
 			}
 			if length > 90*time.Second {

@@ -275,7 +275,9 @@ func (g *gateway) deployFunction(w http.ResponseWriter, r *http.Request) {
 	}
 	f, status, err := g.deploy(r.Context(), r.Method == http.MethodPut, spec)
 	if err != nil {
-		slog.Error("a deployment failed", "function", spec.Service, "error", err)
+		if status != http.StatusNotFound { // which tells faas-cli to create it
+			slog.Error("a deployment failed", "function", spec.Service, "error", err)
+		}
 		http.Error(w, "The function cannot be deployed: "+err.Error(), status)
 		return
 	}

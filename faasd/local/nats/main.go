@@ -56,13 +56,25 @@ func run(ctx context.Context, addr, dir string) error {
 	}
 	ended := make(chan struct{})
 	go func() { s.WaitForShutdown(); close(ended) }()
-	select {
-	case <-ctx.Done():
-		s.Shutdown()
-		<-ended
-		return nil
-	case <-ended:
-		return errors.New("the server ended by itself")
+	looks := time.NewTicker(time.Second)
+	defer looks.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.Shutdown()
+			<-ended
+			return nil
+		case <-ended:
+			return errors.New("the server ended by itself")
+		case <-looks.C:
+			// A stream whose disk was full once refuses all that comes later,
+			// until the server starts anew: our supervisor sees to that.
+			if health := s.Healthz(nil); health.Status != "ok" {
+				s.Shutdown()
+				<-ended
+				return errors.New(health.Error)
+			}
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,61 +21,82 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// testServer is the command, started in a folder of its own as often as need be.
+type testServer struct {
+	t         *testing.T
+	addr, dir string
+}
+
+func newTestServer(t *testing.T) testServer {
+	return testServer{t, fmt.Sprintf("127.0.0.1:%d", boxtest.FreePort(t)), t.TempDir()}
+}
+
+func (s testServer) run() *exec.Cmd {
+	s.t.Helper()
+	cmd := exec.Command(os.Args[0], "-addr", s.addr, "-dir", s.dir)
+	cmd.Env = append(os.Environ(), "TEST_RUN_NATS=1")
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func (s testServer) connect() jetstream.JetStream {
+	s.t.Helper()
+	var conn *nats.Conn
+	boxtest.Eventually(s.t, "the server answers", 20*time.Second, func() (ok bool) {
+		var err error
+		conn, err = nats.Connect("nats://" + s.addr)
+		return err == nil
+	})
+	s.t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return js
+}
+
+// publish publishes n messages, which a stream S keeps.
+func publish(t *testing.T, js jetstream.JetStream, n int) {
+	t.Helper()
+	if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		if _, err := js.Publish(t.Context(), "s", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func expect(t *testing.T, js jetstream.JetStream, messages uint64) {
+	t.Helper()
+	stream, err := js.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != messages {
+		t.Errorf("%d messages, want %d", n, messages)
+	}
+}
+
 // TestKilled publishes, kills the server and finds everything that was
 // acknowledged.
 func TestKilled(t *testing.T) {
-	dir, addr := t.TempDir(), fmt.Sprintf("127.0.0.1:%d", boxtest.FreePort(t))
-	run := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0], "-addr", addr, "-dir", dir)
-		cmd.Env = append(os.Environ(), "TEST_RUN_NATS=1")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		})
-		return cmd
-	}
-	connect := func() jetstream.JetStream {
-		var conn *nats.Conn
-		boxtest.Eventually(t, "the server answers", 20*time.Second, func() (ok bool) {
-			var err error
-			conn, err = nats.Connect("nats://" + addr)
-			return err == nil
-		})
-		t.Cleanup(conn.Close)
-		js, err := jetstream.New(conn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return js
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	server := run()
-	js := connect()
-	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
-		t.Fatal(err)
-	}
-	const messages = 50
-	for i := range messages {
-		if _, err := js.Publish(ctx, fmt.Sprintf("s.%d", i), []byte("x")); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := newTestServer(t)
+	server := s.run()
+	publish(t, s.connect(), 50)
 	if err := server.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = server.Wait()
-	server = run()
-	stream, err := connect().Stream(ctx, "S")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if state := stream.CachedInfo().State; state.Msgs != messages {
-		t.Errorf("%d messages after the kill", state.Msgs)
-	}
+	server = s.run()
+	expect(t, s.connect(), 50)
 	if err := server.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

@@ -113,7 +113,7 @@ func fatal(err error) bool {
 		return true
 	}
 	switch f.Code {
-	case fault.WriteConflict, fault.ShutdownInProgress, fault.InternalError, fault.MaxTimeMSExpired,
+	case fault.WriteConflict, fault.ShutdownInProgress, fault.InternalError, fault.OutOfDiskSpace, fault.MaxTimeMSExpired,
 		fault.InterruptedAtShutdown, fault.NoSuchTransaction, 11601:
 		return true
 	}

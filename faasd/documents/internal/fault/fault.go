@@ -92,6 +92,7 @@ const (
 	OperationNotSupportedInTxn     = 263
 	CannotIndexParallelArrays      = 171
 	SnapshotUnavailable            = 246
+	OutOfDiskSpace                 = 14031
 	KeyTooLong                     = 17280
 	BSONObjectTooLarge             = 10334
 	DuplicateKey                   = 11000
@@ -137,8 +138,8 @@ var names = map[int32]string{
 	UnknownExpressionOperator: "InvalidPipelineOperator", UnsatisfiableWriteConcern: "UnsatisfiableWriteConcern",
 	ExceededTimeLimit: "ExceededTimeLimit", QueryExceededMemoryLimit: "QueryExceededMemoryLimitNoDiskUseAllowed",
 	InterruptedAtShutdown: "InterruptedAtShutdown", ConflictingOperationInProgress: "ConflictingOperationInProgress",
-	TransactionExceededLifetime: "TransactionExceededLifetimeLimitSeconds",
-	6:                           "HostUnreachable", 7: "HostNotFound", 11: "UserNotFound", 18: "AuthenticationFailed", 46: "LockBusy",
+	TransactionExceededLifetime: "TransactionExceededLifetimeLimitSeconds", OutOfDiskSpace: "OutOfDiskSpace",
+	6: "HostUnreachable", 7: "HostNotFound", 11: "UserNotFound", 18: "AuthenticationFailed", 46: "LockBusy",
 	63: "StaleShardVersion", 64: "WriteConcernFailed", 79: "UnknownReplWriteConcern", 89: "NetworkTimeout",
 	133: "FailedToSatisfyReadPreference", 136: "CappedPositionLost", 175: "QueryPlanKilled", 189: "PrimarySteppedDown", 202: "NetworkInterfaceExceededTimeLimit",
 	237: "CursorKilled", 267: "PreparedTransactionInProgress", 391: "ReauthenticationRequired", 9001: "SocketException", 10107: "NotWritablePrimary", 11601: "Interrupted", 11602: "InterruptedDueToReplStateChange",

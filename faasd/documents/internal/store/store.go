@@ -20,6 +20,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -306,12 +307,23 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 	}
 	began := time.Now()
 	if err := btx.Commit(); err != nil {
-		return batch, 0, fault.New(fault.InternalError, "commit: %v", err)
+		return batch, 0, diskFault(err)
 	}
 	if tx.catalog != s.catalog {
 		s.catalog = tx.catalog
 	}
 	return batch, time.Since(began), nil
+}
+
+// diskFault is why a commit failed, none of which has happened then. A full
+// disk has a code of its own: it ends as soon as there is space again.
+func diskFault(err error) error {
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, full) {
+			return fault.New(fault.OutOfDiskSpace, "commit: %v", err)
+		}
+	}
+	return fault.New(fault.InternalError, "commit: %v", err)
 }
 
 // Snapshot opens a read-only view of the latest committed state. It must be
