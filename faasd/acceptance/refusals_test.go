@@ -31,6 +31,9 @@ type refusal struct {
 	body    any
 	status  int
 	door    string // empty: both
+	// strange requests never get through OpenFaaS's own gateway to a function:
+	// it redirects, refuses or drops them, in words of its own.
+	strange bool
 }
 
 // victims are whom and what the refused requests are about.
@@ -57,6 +60,9 @@ func TestRefusals(t *testing.T) {
 					continue
 				}
 				t.Run(strings.ReplaceAll(r.request+" "+r.name, "/", "∕"), func(t *testing.T) {
+					if r.strange && home == nil && d.String() == client.Functions.String() {
+						skip(t, "OpenFaaS's gateway answers this by itself")
+					}
 					method, path, _ := strings.Cut(r.request, " ")
 					v := visit{t, s, d}
 					a := v.do(method + " " + path).token(r.token).body(r.body)
@@ -570,15 +576,15 @@ func (x victims) paths() (all []refusal) {
 	for _, id := range []string{
 		"%00", "$where", "..%2f" + x.product.ID, x.product.ID + "%00", x.product.ID + "%0a", "%20" + x.product.ID, "ObjectId(%22" + x.product.ID + "%22)", "%7B%22$ne%22:null%7D", strings.Repeat("f", 5000), "%ef%bd%86", "*", "0",
 	} {
-		all = append(all,
-			refusal{name: "an identifier that is none", request: "GET /api/inventory/" + id, status: 404},
-			refusal{name: "an identifier that is none", request: "DELETE /api/inventory/" + id, token: x.admin.grant.Token, status: 404},
-			refusal{name: "an identifier that is none", request: "GET /api/orders/" + id, token: x.admin.grant.Token, status: 404},
-			refusal{name: "an identifier that is none", request: "GET /api/users/" + id, token: x.admin.grant.Token, status: 404},
-		)
+		for _, request := range []string{"GET /api/inventory/", "DELETE /api/inventory/", "GET /api/orders/", "GET /api/users/"} {
+			strange := strings.Contains(id, "%0") || strings.Contains(id, "%2f")
+			all = append(all, refusal{name: "an identifier that is none", request: request + id, token: x.admin.grant.Token, status: 404, strange: strange})
+		}
 	}
 	for _, request := range []string{"PROPFIND /api/inventory", "TRACE /api/inventory", "PATCH /api/inventory/" + x.product.ID, "DELETE /api/orders/" + x.order.ID, "DELETE /api/users/" + x.ada.id, "GET /api/users/register", "GET /api/email", "delete /api/inventory/" + x.product.ID} {
-		all = append(all, refusal{name: "another method", request: request, token: x.admin.grant.Token, status: 405})
+		method, _, _ := strings.Cut(request, " ")
+		strange := slices.Contains([]string{"PROPFIND", "TRACE", "delete"}, method)
+		all = append(all, refusal{name: "another method", request: request, token: x.admin.grant.Token, status: 405, strange: strange})
 	}
 	return append(all,
 		refusal{name: "another method in a header", request: "POST /api/inventory/" + x.product.ID, token: x.admin.grant.Token, header: http.Header{"X-Http-Method-Override": {"DELETE"}}, status: 405},

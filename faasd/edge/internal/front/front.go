@@ -7,7 +7,6 @@ package front
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -167,20 +166,27 @@ func (d *Door) serveAPI(w http.ResponseWriter, r *http.Request, found map[string
 	d.send(w, r, outside(answer, t))
 }
 
+// maxExcess is how much of a body that is too large is read and thrown away: a
+// client that is cut off while it still sends may never see why, least of all
+// one behind a proxy.
+const maxExcess = 8 << 20
+
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *gateway.Answer) {
-	if r.ContentLength > gateway.MaxRequest {
+	if r.ContentLength > gateway.MaxRequest && (r.ContentLength > maxExcess || r.Header.Get("Expect") != "") {
 		w.Header().Set("Connection", "close") // the rest is not worth reading
 		return nil, tooLarge()
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, gateway.MaxRequest))
+	body, err := io.ReadAll(io.LimitReader(r.Body, gateway.MaxRequest+1))
 	switch {
-	case err == nil:
-		return body, nil
-	case errors.As(err, new(*http.MaxBytesError)):
-		return nil, tooLarge()
-	default:
+	case err != nil:
 		return nil, gateway.NewProblem(http.StatusBadRequest, "The request did not arrive whole.")
+	case len(body) > gateway.MaxRequest:
+		if _, err := io.CopyN(io.Discard, r.Body, maxExcess); err != io.EOF {
+			w.Header().Set("Connection", "close")
+		}
+		return nil, tooLarge()
 	}
+	return body, nil
 }
 
 func tooLarge() *gateway.Answer {
@@ -274,6 +280,3 @@ func (r *recorder) Write(b []byte) (int, error) {
 	r.bytes += n
 	return n, err
 }
-
-// Unwrap lets http.MaxBytesReader close a connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -426,6 +426,19 @@ func TestBodyLimit(t *testing.T) {
 			t.Error("a body too large reached a function")
 		}
 	}
+	// Who just goes on sending hears of it, too.
+	response, err := http.Post(server.URL+"/api/orders", "application/json", bytes.NewReader(make([]byte, maxExcess)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	wantProblem(t, response, 413)
+	if response.Close {
+		t.Error("the connection was closed")
+	}
+	if response := send(gateway.MaxRequest+maxExcess+2, true); !response.Close || response.StatusCode != 413 {
+		t.Errorf("far too much: %s, closed %t", response.Status, response.Close)
+	}
 }
 
 func TestBodyBrokenOff(t *testing.T) {

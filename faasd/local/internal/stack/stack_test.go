@@ -1,9 +1,11 @@
 package stack
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,5 +102,23 @@ func TestLoadRefuses(t *testing.T) {
 	}
 	if _, err := Load(t.TempDir()); !os.IsNotExist(err) {
 		t.Errorf("no file: %v", err)
+	}
+}
+
+// TestMemory: Go's collector has to know of the limit before the kernel does.
+func TestMemory(t *testing.T) {
+	s, err := Load(filepath.Join("..", "..", "..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Functions) == 0 {
+		t.Fatal("stack.yml has no functions")
+	}
+	for name, f := range s.Functions {
+		soft, err := strconv.Atoi(strings.TrimSuffix(f.Environment["GOMEMLIMIT"], "MiB"))
+		hard, err2 := strconv.Atoi(strings.TrimSuffix(f.Limits.Memory, "Mi"))
+		if err := errors.Join(err, err2); err != nil || soft > hard*4/5 {
+			t.Errorf("%s: GOMEMLIMIT is %s, limits.memory %s: %v", name, f.Environment["GOMEMLIMIT"], f.Limits.Memory, err)
+		}
 	}
 }
