@@ -85,7 +85,7 @@ install_packages() {
 		printf '#!/bin/sh\nexit 101\n' >$policy
 		chmod 755 $policy
 	fi
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$box/apt.log" 2>&1 || failed=yes
+	{ apt-get update -qq -o Acquire::Retries=3 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends $missing; } >"$box/apt.log" 2>&1 || failed=yes
 	[ -z "$made" ] || rm -f "$made"
 	[ -z "$failed" ] || die "apt-get could not install$missing: $box/apt.log says why"
 	dpkg-query -W -f '${Package}\n' | sort | comm -13 "$box/packages.before" - >>"$box/packages"
@@ -500,7 +500,7 @@ stop) stop ;;
 test) # kills and restarts what it likes: not for a box that somebody uses
 	set -a
 	. "$box/target.env"
-	KIOSK_BOX=$box go test -count=1 -v -timeout 20m ./faasd/box
+	KIOSK_BOX=$box go test -count=1 -v -timeout 20m "${@:2}" ./faasd/box
 	;;
-*) die "usage: box.sh up | down | stop | start | restart | test" ;;
+*) die "usage: box.sh up | down | stop | start | restart | test [-short]" ;;
 esac

@@ -202,6 +202,9 @@ func outside(a *gateway.Answer, t target) *gateway.Answer {
 			header[name] = values
 		}
 	}
+	if a.Status == http.StatusNoContent {
+		header.Del("Content-Type") // OpenFaaS's gateway gives even nothing a type
+	}
 	if header.Get("Cache-Control") == "" {
 		// What anyone may read may be kept, but asked about again; the rest is
 		// between the shop and one person.

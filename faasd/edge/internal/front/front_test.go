@@ -251,6 +251,10 @@ func TestAnswerHeaders(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the client saw %v", got)
 	}
+	functions.answer.Status = http.StatusNoContent
+	if got := ask(door, "DELETE", "/api/inventory/"+id, "").Header; got.Get("Content-Type") != "" {
+		t.Errorf("nothing was sent as %q", got.Get("Content-Type"))
+	}
 }
 
 func TestCaching(t *testing.T) {
