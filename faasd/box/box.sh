@@ -279,7 +279,7 @@ core_files() {
 		echo "environment:"
 		local name value
 		[ -n "${SMTP_HOST:-}" ] || printf '  SMTP_HOST: mail\n  SMTP_PORT: "1025"\n'
-		for name in SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY RATE_LIMIT ADMIN_EMAIL MONGO_DB_NAME LOG_LEVEL; do
+		for name in SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY RATE_LIMIT RATE_LIMIT_LOGIN RATE_LIMIT_REGISTER RATE_LIMIT_WRITES ADMIN_EMAIL MONGO_DB_NAME LOG_LEVEL; do
 			value=${!name:-}
 			[ -z "$value" ] || printf "  %s: '%s'\n" "$name" "${value//\'/\'\'}"
 		done

@@ -161,6 +161,10 @@ func TestEachCheckBites(t *testing.T) {
 		{"more is refused than the server was told", func(s *smallShop) {
 			s.outbox[0].GivenUp, s.mails[0], s.sent = time.Now(), recordDoc{s.mails[0].Key, "REFUSED", "554 5.7.1 Refused"}, s.sent[1:]
 		}, mailsOnce},
+		{"a letter that was refused comes twice", func(s *smallShop) {
+			s.outbox[0].GivenUp, s.mails[0], s.refusals = time.Now(), recordDoc{s.mails[0].Key, "REFUSED", "554 5.7.1 Refused"}, 1
+			s.sent = append(s.sent, s.sent[0])
+		}, mailsOnce},
 		{"an event is not published", func(s *smallShop) { s.state.events = s.state.events[1:] }, eventsOut},
 		{"an event is not handled", func(s *smallShop) { s.inbox = s.inbox[1:] }, eventsOut},
 		{"an event was never stored", func(s *smallShop) { s.outbox = s.outbox[:len(s.outbox)-2] }, eventsOut},
@@ -194,6 +198,11 @@ func TestWhatIsNoViolation(t *testing.T) {
 			s.outbox[0].GivenUp, s.outbox[0].Done = time.Now(), time.Time{}
 			s.mails[0].State, s.mails[0].Reason = "REFUSED", "554 5.7.1 Refused"
 			s.sent, s.refusals = s.sent[1:], 1
+		},
+		"a mail that the server took without a word, and refused when it came again": func(s *smallShop) {
+			s.outbox[0].Done, s.outbox[0].GivenUp = time.Time{}, time.Now()
+			s.mails[0].State, s.mails[0].Reason = "REFUSED", "554 5.7.1 Refused"
+			s.refusals = 1
 		},
 		"a mail that arrived again and was suppressed": func(s *smallShop) { s.sent[0].Deliveries = 2 },
 		"an order without a key whose answer was lost": func(s *smallShop) {
