@@ -29,7 +29,7 @@ const (
 	cluster      = "faas-cluster"
 	startTimeout = 60 * time.Second // for a part to answer
 	readyTimeout = 60 * time.Second // for a function to reach what it needs
-	ackWait      = 5*time.Minute + 5*time.Second
+	ackWait      = time.Minute      // twice what send-email, the slowest that is called so, may take
 )
 
 // box is everything that runs.
