@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +55,7 @@ func TestRealBox(t *testing.T) {
 	b.product = made.ID
 
 	b.step("faas-cli", b.commands)
+	b.step("a mail by OpenFaaS's queue", b.queue)
 	b.step("containers are killed under load", func() { b.underLoad(b.kills) })
 	b.step("functions are replaced under load", func() { b.underLoad(b.redeploys) })
 	b.step("everything is stopped and started", b.reboot)
@@ -195,6 +198,50 @@ func (b *realBox) commands() {
 	b.until("users is gone", func() bool { return !strings.Contains(b.faas("list"), "users") })
 	b.faas("deploy", "-f", "stack.yml", "--filter", "users")
 	b.must("GET", "/api/users/me", b.customer, nil, 200, nil)
+}
+
+// queue has OpenFaaS's queue send a mail, and the worker tell of it: in its
+// log, and to the address that the call named.
+func (b *realBox) queue() {
+	listener, err := net.Listen("tcp", "10.62.0.1:0") // this machine, as containers see it
+	if err != nil {
+		b.Fatal(err)
+	}
+	told := make(chan http.Header, 1)
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case told <- r.Header.Clone():
+		default:
+		}
+	})}}
+	server.Start()
+	defer server.Close()
+	to, since := client.Unique("queue")+"@example.com", time.Now()
+	a, err := b.shop.SendLater(b.Context(), b.admin, client.NewMail{ToEmail: to, Subject: "By the queue", HTMLBody: "<p>Hi</p>"}, http.Header{"X-Callback-Url": {server.URL + "/"}})
+	if err != nil || a.Status != http.StatusAccepted {
+		b.Fatalf("the queue answers %d %s (%v)", a.Status, a.Body, err)
+	}
+	select {
+	case h := <-told:
+		b.Logf("the callback: X-Function-Name %s, X-Function-Status %s, X-Call-Id %s", h.Get("X-Function-Name"), h.Get("X-Function-Status"), h.Get("X-Call-Id"))
+		if h.Get("X-Function-Status") != "200" || h.Get("X-Call-Id") != a.Header.Get("X-Call-Id") {
+			b.Errorf("the callback of call %s says %v", a.Header.Get("X-Call-Id"), h)
+		}
+	case <-time.After(time.Minute):
+		b.Error("nobody called back")
+	}
+	if mails, err := b.shop.Mails(b.Context(), to); err != nil || len(mails) != 1 {
+		b.Errorf("%d mails, %v", len(mails), err)
+	}
+	b.until("the queue-worker's log", func() bool {
+		for line := range strings.Lines(b.command("journalctl", "-t", "openfaas:queue-worker", "-o", "cat", "--no-pager", "--since", since.Format(time.DateTime))) {
+			if strings.Contains(line, "Invoked: send-email [200]") {
+				b.Logf("the queue-worker: %s", strings.TrimSpace(line))
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func (b *realBox) kills() {
