@@ -11,6 +11,17 @@ box=${BOX_DIR:-/var/lib/kiosk}
 # What is true until the machine is started again: process numbers, and what
 # the machine was like before.
 run=/run/kiosk
+# What reaches the functions.
+settings="SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY RATE_LIMIT RATE_LIMIT_LOGIN RATE_LIMIT_REGISTER RATE_LIMIT_WRITES ADMIN_EMAIL MONGO_DB_NAME LOG_LEVEL"
+# A new start has the settings that make box was called with.
+case ${1:-} in start | stop | restart | test)
+	if [ -e "$box/environment" ]; then
+		set -a
+		. "$box/environment"
+		set +a
+	fi
+	;;
+esac
 export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222}
 export OPENFAAS_URL=http://127.0.0.1:$GATEWAY_PORT REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
@@ -279,11 +290,14 @@ core_files() {
 		echo "environment:"
 		local name value
 		[ -n "${SMTP_HOST:-}" ] || printf '  SMTP_HOST: mail\n  SMTP_PORT: "1025"\n'
-		for name in SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY RATE_LIMIT RATE_LIMIT_LOGIN RATE_LIMIT_REGISTER RATE_LIMIT_WRITES ADMIN_EMAIL MONGO_DB_NAME LOG_LEVEL; do
+		for name in $settings; do
 			value=${!name:-}
 			[ -z "$value" ] || printf "  %s: '%s'\n" "$name" "${value//\'/\'\'}"
 		done
 	} >"$box/settings.yml"
+	(umask 077 && for name in PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT MONGO_URI $settings; do
+		[ -z "${!name:-}" ] || printf '%s=%q\n' "$name" "${!name}"
+	done >"$box/environment")
 }
 
 start_faasd() {
