@@ -121,7 +121,7 @@ func needsBox(t *testing.T) {
 
 // patience is how long the shop may take for what it does in the background:
 // far more than it needs, for a busy machine is no fault of the shop.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // until polls until done says so.
 func until(t testing.TB, what string, done func() bool) {
@@ -277,7 +277,7 @@ func (s *shop) settle(t testing.TB) {
 	// Other tests may give the shop something to say all the while; and what a
 	// process that was killed had begun to say is tried again only when its
 	// lease is over, each time later than the time before.
-	ctx, cancel := context.WithTimeout(t.Context(), 8*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	start := time.Now()
 	if err := s.Settle(ctx, s.admin(t).grant.Token); err != nil {

@@ -11,10 +11,11 @@ import (
 )
 
 // Until asks again and again, until done says yes or fails, or ctx ends. What
-// is waited for goes into the error.
+// is waited for goes into the error. Who has waited for long asks less often:
+// on a real faasd each question costs the shop more than what it waits for.
 func Until(ctx context.Context, what string, done func() (bool, error)) error {
-	const interval = 20 * time.Millisecond
-	for {
+	for began := time.Now(); ; {
+		interval := min(max(20*time.Millisecond, time.Since(began)/8), 250*time.Millisecond)
 		ok, err := done()
 		if ok || err != nil {
 			return err
