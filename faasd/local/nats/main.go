@@ -58,7 +58,7 @@ func run(ctx context.Context, addr, dir string) error {
 	go func() { s.WaitForShutdown(); close(ended) }()
 	looks := time.NewTicker(time.Second)
 	defer looks.Stop()
-	for {
+	for ill := false; ; {
 		select {
 		case <-ctx.Done():
 			s.Shutdown()
@@ -68,12 +68,15 @@ func run(ctx context.Context, addr, dir string) error {
 			return errors.New("the server ended by itself")
 		case <-looks.C:
 			// A stream whose disk was full once refuses all that comes later,
-			// until the server starts anew: our supervisor sees to that.
-			if health := s.Healthz(nil); health.Status != "ok" {
+			// until the server starts anew: our supervisor sees to that. Once is
+			// no proof: a stream that is just being made has its folder first.
+			health := s.Healthz(nil)
+			if ill && health.Status != "ok" {
 				s.Shutdown()
 				<-ended
 				return errors.New(health.Error)
 			}
+			ill = health.Status != "ok"
 		}
 	}
 }
