@@ -536,14 +536,8 @@ func (l *load) resolve(ctx context.Context) (int, error) {
 			continue
 		}
 		n++
-		if err := client.Until(ctx, "an answer to "+i.key, func() (bool, error) {
-			// 409 for up to a minute where the function died that had the key.
-			done := l.place(ctx, i, 12*time.Second)
-			if !done {
-				sleep(ctx, 500*time.Millisecond)
-			}
-			return done, nil
-		}); err != nil {
+		// 409 as long as the lock lives of a function that died with the key.
+		if err := client.Until(ctx, "an answer to "+i.key, func() (bool, error) { return l.place(ctx, i, 12*time.Second), nil }); err != nil {
 			return n, err
 		}
 	}
