@@ -13,6 +13,11 @@ PACKAGES := github.com/kiosk-shop/kiosk/... handler/...
 # The race detector needs a C compiler.
 RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
+# All but the tests is compiled in one way, the way of the functions, so that
+# nothing is compiled twice.
+run demo lint chaos: export CGO_ENABLED := 0
+run demo lint chaos: export GOFLAGS := $(GOFLAGS) -trimpath
+
 .PHONY: help
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +25,7 @@ help: ## list the commands
 .PHONY: run
 run: ## start the whole shop on this machine
 	@mkdir -p "$(BIN)" || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
-	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
+	@go build -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
 	@exec "$(BIN)/local"
 
 .PHONY: demo
@@ -35,12 +40,15 @@ box: ## put the shop on a real faasd on this machine (Debian, root)
 box-down: ## stop the real box and take everything back but its data
 	@faasd/box/box.sh down
 
+# Two packages a processor: tests that start servers wait more than they work.
+TESTS_AT_ONCE = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+
 .PHONY: test
 test: ## run every test
-	go test $(RACE) -timeout 15m $(PACKAGES)
+	go test $(RACE) -p $(TESTS_AT_ONCE) -timeout 15m $(PACKAGES)
 
 .PHONY: lint
-lint: ## check format, vet, staticcheck, and that generated code is fresh
+lint: ## check format, vet, staticcheck
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet $(PACKAGES)
 	@mkdir -p "$(BIN)"

@@ -142,9 +142,9 @@ func driverSource(t *testing.T) string {
 func buildTests(t *testing.T, dir, pkg string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), filepath.Base(pkg)+".test")
-	cmd := exec.Command("go", "test", "-c", "-o", bin, "./"+pkg)
+	cmd := exec.Command("go", "test", "-c", "-trimpath", "-o", bin, "./"+pkg)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly", "PWD="+dir)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly", "PWD="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the driver's tests: %v\n%s", err, out)
 	}

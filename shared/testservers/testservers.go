@@ -67,7 +67,8 @@ func Mongo(t testing.TB) Database {
 // its own, so that the shop's module does not depend on it.
 func startDocuments(dir string) (uri string, stop func(), err error) {
 	binary := filepath.Join(dir, "documents")
-	build := exec.Command("go", "build", "-o", binary, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the local box builds it
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", nil, fmt.Errorf("building the document server: %w\n%s", err, out)
 	}

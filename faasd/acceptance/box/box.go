@@ -60,8 +60,9 @@ var program = sync.OnceValues(func() (path string, err error) {
 		return "", err
 	}
 	path = filepath.Join(dir, "local")
-	build := exec.Command("go", "build", "-o", path, "./faasd/local")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./faasd/local")
 	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make run builds it
 	if text, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("the local box does not compile: %w\n%s", err, text)
 	}

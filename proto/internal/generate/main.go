@@ -69,8 +69,9 @@ func generate(ctx context.Context, dir string) (map[string]string, error) {
 
 	files := make(map[string]string)
 	for _, plugin := range plugins {
-		command := exec.CommandContext(ctx, "go", "run", plugin)
+		command := exec.CommandContext(ctx, "go", "run", "-trimpath", plugin)
 		command.Dir = dir
+		command.Env = append(os.Environ(), "CGO_ENABLED=0") // built as all else is built
 		command.Stdin = bytes.NewReader(input)
 		var stderr strings.Builder
 		command.Stderr = &stderr
