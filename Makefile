@@ -24,7 +24,8 @@ help: ## list the commands
 
 .PHONY: run
 run: ## start the whole shop on this machine
-	@mkdir -p "$(BIN)" || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
+	@command -v go >/dev/null || { echo "kiosk: go is missing: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
+	@mkdir -p "$(BIN)" 2>/dev/null || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
 	@go build -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
 	@exec "$(BIN)/local"
 
