@@ -24,7 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bufbuild/protocompile"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -36,12 +35,12 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/facade"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/proto/prototest"
 )
 
 func TestMain(m *testing.M) {
@@ -53,85 +52,6 @@ const (
 	id      = "0123456789abcdef01234567"
 	otherID = "89abcdef0123456789abcdef"
 )
-
-// contract is what clients of the older services were built from. It is
-// written out here, and compiled when the test runs, so that a change of the
-// project's own files cannot hide in both places.
-var contract = map[string]string{
-	"user.proto": `
-		syntax = "proto3"; package pb;
-		service UserService {
-			rpc RegisterUser(UserRequest) returns (UserResponse);
-			rpc AuthenticateUser(AuthRequest) returns (AuthResponse);
-			rpc GetUserProfile(UserID) returns (UserProfile);
-		}
-		message UserRequest { string username = 1; string password = 2; string email = 3; }
-		message UserResponse { string id = 1; string message = 2; }
-		message AuthRequest { string username = 1; string password = 2; }
-		message AuthResponse { string token = 1; string message = 2; }
-		message UserID { string id = 1; }
-		message UserProfile { string id = 1; string username = 2; string email = 3; }`,
-	"inventory.proto": `
-		syntax = "proto3"; package pb;
-		service InventoryService {
-			rpc CreateProduct(CreateProductRequest) returns (ProductResponse);
-			rpc GetProduct(GetProductRequest) returns (ProductResponse);
-			rpc UpdateProduct(UpdateProductRequest) returns (ProductResponse);
-			rpc DeleteProduct(DeleteProductRequest) returns (DeleteProductResponse);
-			rpc ListProducts(ListProductsRequest) returns (ListProductsResponse);
-		}
-		message Product { string id = 1; string name = 2; string description = 3; string category = 4; int32 stock = 5; double price = 6; }
-		message CreateProductRequest { string name = 1; string description = 2; string category = 3; int32 stock = 4; double price = 5; }
-		message GetProductRequest { string id = 1; }
-		message UpdateProductRequest { string id = 1; string name = 2; string description = 3; string category = 4; int32 stock = 5; double price = 6; }
-		message DeleteProductRequest { string id = 1; }
-		message DeleteProductResponse { string message = 1; }
-		message ListProductsRequest { string category = 1; int32 page = 2; int32 limit = 3; }
-		message ListProductsResponse { repeated Product products = 1; }
-		message ProductResponse { Product product = 1; }`,
-	"order.proto": `
-		syntax = "proto3"; package pb;
-		service OrderService {
-			rpc CreateOrder(CreateOrderRequest) returns (CreateOrderResponse);
-			rpc GetOrder(GetOrderRequest) returns (GetOrderResponse);
-			rpc UpdateOrderStatus(UpdateOrderStatusRequest) returns (UpdateOrderStatusResponse);
-			rpc ListUserOrders(ListUserOrdersRequest) returns (ListUserOrdersResponse);
-		}
-		message OrderItem { string product_id = 1; int32 quantity = 2; }
-		message CreateOrderRequest { string user_id = 1; repeated OrderItem items = 2; double total = 3; }
-		message CreateOrderResponse { string id = 1; string message = 2; }
-		message GetOrderRequest { string id = 1; }
-		message GetOrderResponse { string id = 1; string user_id = 2; repeated OrderItem items = 3; double total = 4; string status = 5; }
-		message UpdateOrderStatusRequest { string id = 1; string status = 2; }
-		message UpdateOrderStatusResponse { string id = 1; string message = 2; }
-		message ListUserOrdersRequest { string user_id = 1; }
-		message ListUserOrdersResponse { repeated GetOrderResponse orders = 1; }`,
-	"mailer.proto": `
-		syntax = "proto3"; package mailer;
-		service MailerService { rpc SendEmail(SendEmailRequest) returns (SendEmailResponse); }
-		message SendEmailRequest { string to_email = 1; string subject = 2; string html_body = 3; }
-		message SendEmailResponse { string status = 1; string message = 2; }`,
-}
-
-// methods are the contract's, by full name.
-var methods = sync.OnceValues(func() (map[string]protoreflect.MethodDescriptor, error) {
-	compiler := protocompile.Compiler{Resolver: &protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(contract)}}
-	found := make(map[string]protoreflect.MethodDescriptor)
-	for name := range contract {
-		files, err := compiler.Compile(context.Background(), name)
-		if err != nil {
-			return nil, err
-		}
-		services := files[0].Services()
-		for i := range services.Len() {
-			for j := range services.Get(i).Methods().Len() {
-				method := services.Get(i).Methods().Get(j)
-				found["/"+string(services.Get(i).FullName())+"/"+string(method.Name())] = method
-			}
-		}
-	}
-	return found, nil
-})
 
 // shop is the gateway with functions as a test wants them.
 type shop struct {
@@ -193,7 +113,7 @@ type client struct {
 // call sends a request written in JSON and returns the answer so written.
 func (c *client) call(ctx context.Context, name, request string, options ...grpc.CallOption) (string, error) {
 	c.t.Helper()
-	all, err := methods()
+	all, err := prototest.Methods()
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -349,7 +269,7 @@ func TestContract(t *testing.T) {
 		})
 	}
 	seen["/pb.InventoryService/UpdateProduct"] = true // below
-	all, err := methods()
+	all, err := prototest.Methods()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -760,7 +680,7 @@ func TestReflection(t *testing.T) {
 	if slices.Sort(services); !slices.Equal(services, want) {
 		t.Errorf("services %v", services)
 	}
-	all, err := methods()
+	all, err := prototest.Methods()
 	if err != nil {
 		t.Fatal(err)
 	}
