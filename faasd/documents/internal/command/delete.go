@@ -10,18 +10,7 @@ import (
 )
 
 func remove(r *Request) error {
-	name, err := r.collection()
-	if err != nil {
-		return err
-	}
-	if err := writable(r.db, name); err != nil {
-		return err
-	}
-	statements, err := r.list("deletes")
-	if err != nil {
-		return err
-	}
-	ordered, err := r.boolean("ordered", true)
+	name, statements, ordered, err := r.batch("deletes")
 	if err != nil {
 		return err
 	}

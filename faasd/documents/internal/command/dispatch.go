@@ -581,6 +581,22 @@ func (r *Request) list(name string) ([]value.Doc, error) {
 	return docs, r.checkBatch(name, len(docs))
 }
 
+// batch reads what every command that writes a list has: its collection, the
+// list, and whether the first entry that fails is the last that is tried.
+func (r *Request) batch(list string) (name string, docs []value.Doc, ordered bool, err error) {
+	if name, err = r.collection(); err != nil {
+		return "", nil, false, err
+	}
+	if err = writable(r.db, name); err != nil {
+		return "", nil, false, err
+	}
+	if docs, err = r.list(list); err != nil {
+		return "", nil, false, err
+	}
+	ordered, err = r.boolean("ordered", true)
+	return name, docs, ordered, err
+}
+
 func (r *Request) checkBatch(name string, n int) error {
 	if n == 0 || n > wire.MaxBatch {
 		return fault.New(fault.InvalidLength, "Write batch sizes must be between 1 and %d. Got %d operations.", wire.MaxBatch, n)

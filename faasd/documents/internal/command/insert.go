@@ -11,18 +11,7 @@ import (
 )
 
 func insert(r *Request) error {
-	name, err := r.collection()
-	if err != nil {
-		return err
-	}
-	if err := writable(r.db, name); err != nil {
-		return err
-	}
-	docs, err := r.list("documents")
-	if err != nil {
-		return err
-	}
-	ordered, err := r.boolean("ordered", true)
+	name, docs, ordered, err := r.batch("documents")
 	if err != nil {
 		return err
 	}

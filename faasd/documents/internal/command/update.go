@@ -15,18 +15,7 @@ import (
 )
 
 func update(r *Request) error {
-	name, err := r.collection()
-	if err != nil {
-		return err
-	}
-	if err := writable(r.db, name); err != nil {
-		return err
-	}
-	statements, err := r.list("updates")
-	if err != nil {
-		return err
-	}
-	ordered, err := r.boolean("ordered", true)
+	name, statements, ordered, err := r.batch("updates")
 	if err != nil {
 		return err
 	}
