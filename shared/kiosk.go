@@ -1,6 +1,7 @@
 // Package kiosk holds the few words that every part of the shop speaks:
-// identifiers, money, who is asking, pages of a list, and errors with a kind.
-// It knows no database, no protocol and no other package of the project.
+// identifiers, money, who is asking and in which trace, pages of a list, and
+// errors with a kind. It knows no database, no protocol and no other package of
+// the project.
 package kiosk
 
 import (
@@ -120,3 +121,17 @@ func (p Page) Skip() int64 {
 // fn does through repositories with that context happens whole or not at all.
 // fn may run several times, so it must not do anything outside the database.
 type Transact func(ctx context.Context, fn func(ctx context.Context) error) error
+
+type traceKey struct{}
+
+// WithTraceparent notes the W3C trace context of a request, so that what is
+// said because of it carries it on.
+func WithTraceparent(ctx context.Context, traceparent string) context.Context {
+	return context.WithValue(ctx, traceKey{}, traceparent)
+}
+
+// Traceparent is what WithTraceparent noted, or empty.
+func Traceparent(ctx context.Context) string {
+	traceparent, _ := ctx.Value(traceKey{}).(string)
+	return traceparent
+}

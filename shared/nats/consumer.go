@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 const (
@@ -136,7 +135,7 @@ func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) {
 		log = log.With("traceparent", trace)
 	}
 	start := time.Now()
-	err := c.call(outbox.WithTraceparent(ctx, trace), event, msg.Data())
+	err := c.call(kiosk.WithTraceparent(ctx, trace), event, msg.Data())
 	switch {
 	case err == nil:
 		// The server's word on the ack is not waited for: if it gets lost, the

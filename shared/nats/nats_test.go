@@ -142,7 +142,7 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	var got seen
 	run(t, conn, subject, func(ctx context.Context, event string, _ []byte) error {
-		if outbox.Traceparent(ctx) == "" {
+		if kiosk.Traceparent(ctx) == "" {
 			t.Error("the trace ends at the consumer")
 		}
 		switch got.add(event) {

@@ -159,7 +159,7 @@ func (o *Outbox) add(ctx context.Context, kind Kind, subject string, payload any
 	now := o.now()
 	e := Entry{
 		ID: kiosk.NewID(), Kind: kind, Subject: subject, Payload: body,
-		Traceparent: Traceparent(ctx), NextAttempt: now.Add(grace), CreatedAt: now,
+		Traceparent: kiosk.Traceparent(ctx), NextAttempt: now.Add(grace), CreatedAt: now,
 	}
 	if err := o.store.Add(ctx, e); err != nil {
 		return err
@@ -246,18 +246,4 @@ func (o *Outbox) Run(ctx context.Context, interval time.Duration) {
 		case <-time.After(wait):
 		}
 	}
-}
-
-type traceKey struct{}
-
-// WithTraceparent notes the W3C trace context of a request, so that what is
-// said because of it carries it on.
-func WithTraceparent(ctx context.Context, traceparent string) context.Context {
-	return context.WithValue(ctx, traceKey{}, traceparent)
-}
-
-// Traceparent is what WithTraceparent noted, or empty.
-func Traceparent(ctx context.Context) string {
-	traceparent, _ := ctx.Value(traceKey{}).(string)
-	return traceparent
 }

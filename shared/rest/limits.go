@@ -11,8 +11,8 @@ import (
 // were too many. It gives nil for no limit.
 type Limit func(ctx context.Context, key string) (*kiosk.Limit, error)
 
-// Count counts a request of key, of nobody where it is empty; the header fields, which tell the client
-// where it stands, go into the answer.
+// Count counts a request of key; an empty key is nobody's and is not counted.
+// The header fields tell the client where it stands, and go into the answer.
 func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	header := http.Header{}
 	if key == "" {

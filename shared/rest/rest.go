@@ -20,7 +20,6 @@ import (
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 // PathHeader carries the request's path below /function/NAME: the template
@@ -90,7 +89,7 @@ func (f *Function) Handle(req handler.Request) (handler.Response, error) {
 	r.URL = &url.URL{Path: "/" + strings.TrimPrefix(decoded, "/"), RawQuery: req.QueryString}
 	ctx, cancel := withReserve(req.Context())
 	defer cancel()
-	r = r.WithContext(outbox.WithTraceparent(ctx, traceparent(req.Header)))
+	r = r.WithContext(kiosk.WithTraceparent(ctx, traceparent(req.Header)))
 	_, pattern := f.mux.Handler(r)
 	f.mux.ServeHTTP(rec, r)
 	// The mux's own answers are text: redirections to a cleaner path, which no

@@ -14,7 +14,6 @@ import (
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/outbox"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 )
 
@@ -35,7 +34,7 @@ func function() *rest.Function {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.OK(map[string]string{"id": string(id), "trace": outbox.Traceparent(r.Context())})
+		return rest.OK(map[string]string{"id": string(id), "trace": kiosk.Traceparent(r.Context())})
 	})
 	f.Route("PUT /{id}", func(*http.Request) (rest.Response, error) {
 		return rest.Response{Status: http.StatusNoContent}, nil
