@@ -107,7 +107,9 @@ const decoy = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAA
 
 // Verify tells whether password belongs to hash, and whether hash is of an
 // older kind (bcrypt, or weaker parameters) and wants to be made anew. An
-// empty hash costs the same time and never matches.
+// empty hash costs the same time and never matches; a bcrypt hash costs its
+// own, so that until its owner's next login somebody who measures can tell the
+// account from others.
 func (h *Hasher) Verify(ctx context.Context, password, hash string) (ok, outdated bool, err error) {
 	release, err := h.acquire(ctx)
 	if err != nil {
@@ -119,7 +121,7 @@ func (h *Hasher) Verify(ctx context.Context, password, hash string) (ok, outdate
 	}
 	if strings.HasPrefix(hash, "$2") {
 		err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password))
-		if errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) || errors.Is(err, bcrypt.ErrPasswordTooLong) {
+		if errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 			return false, false, nil
 		}
 		return err == nil, true, err
