@@ -3,6 +3,7 @@ package documents_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -18,6 +19,19 @@ func TestDiskFull(t *testing.T) {
 	c := client.Database("shop").Collection("products")
 	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, bson.D{{Key: "_id", Value: 1}, {Key: "stock", Value: 5}}))
 
+	// A reader that stays: what is being written is remembered for its sake.
+	reader, err := client.StartSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.EndSession(ctx)
+	if err := reader.StartTransaction(txnOptions()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.CountDocuments(mongo.NewSessionContext(ctx, reader), bson.D{}); err != nil || n != 1 {
+		t.Fatalf("%d documents, %v", n, err)
+	}
+
 	disk(t, srv.cmd.Process.Pid, true)
 	full := func(what string, err error) {
 		t.Helper()
@@ -25,7 +39,7 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("%s on a full disk: %v", what, err)
 		}
 	}
-	_, err := c.InsertOne(ctx, bson.D{{Key: "_id", Value: 2}})
+	_, err = c.InsertOne(ctx, bson.D{{Key: "_id", Value: 2}})
 	full("an insertion", err)
 	_, err = c.InsertMany(ctx, []any{bson.D{{Key: "_id", Value: 2}}, bson.D{{Key: "_id", Value: 3}}})
 	full("two insertions", err)
@@ -50,8 +64,11 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("read on a full disk: %+v, %v", doc, err)
 	}
 
+	// What was not written is no conflict for who writes it now.
 	disk(t, srv.cmd.Process.Pid, false)
-	if _, err := session.WithTransaction(ctx, take, txnOptions()); err != nil {
+	again, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := session.WithTransaction(again, take, txnOptions()); err != nil {
 		t.Errorf("with space again: %v", err)
 	}
 	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, bson.D{{Key: "_id", Value: 2}}))

@@ -84,7 +84,21 @@ func (l *lockTable) release(t *Txn, id int) {
 	delete(l.open, t)
 }
 
-// committed ends a commit and forgets what no open snapshot can be older than.
+// undone takes back what the commit id noted, since it failed. Each note may
+// have replaced that of an earlier commit, which is the last one at the latest:
+// so the last one takes its place.
+func (l *lockTable) undone(id int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, by := range l.recent {
+		if by == id {
+			l.recent[k] = id - 1
+		}
+	}
+}
+
+// committed ends a commit, also one that failed, and forgets what no open
+// snapshot can be older than.
 func (l *lockTable) committed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -282,6 +282,7 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 	if err != nil {
 		return slices.Collect(ops), 0, fault.New(fault.InternalError, "begin: %v", err)
 	}
+	tx := &Tx{s: s, btx: btx, catalog: s.catalog, direct: true, id: btx.ID()}
 	defer s.locks.committed()
 	defer func() {
 		if p := recover(); p != nil {
@@ -290,9 +291,9 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 		}
 		if err != nil {
 			btx.Rollback()
+			s.locks.undone(tx.id)
 		}
 	}()
-	tx := &Tx{s: s, btx: btx, catalog: s.catalog, direct: true, id: btx.ID()}
 	for o := range ops {
 		batch = append(batch, o)
 		if o.err = o.run(tx); tx.broken != nil {
