@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -72,8 +73,7 @@ func startDocuments(dir string) (uri string, stop func(), err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", nil, fmt.Errorf("building the document server: %w\n%s", err, out)
 	}
-	address := freeAddress()
-	cmd := exec.Command(binary, "--addr", address, "--dir", filepath.Join(dir, "data"), "--exit-with-parent")
+	cmd := exec.Command(binary, "--addr", "127.0.0.1:0", "--dir", filepath.Join(dir, "data"), "--exit-with-parent")
 	stdin, err := cmd.StdinPipe() // its end, should this process be killed, ends the server too
 	if err != nil {
 		return "", nil, err
@@ -84,30 +84,17 @@ func startDocuments(dir string) (uri string, stop func(), err error) {
 		return "", nil, err
 	}
 	stop = func() { stdin.Close(); cmd.Wait() }
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
-		if err == nil {
-			conn.Close()
-			return "mongodb://" + address + "/?replicaSet=rs0", stop, nil
+	// It says where it listens.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if ready := readyLine.FindStringSubmatch(log.String()); ready != nil {
+			return ready[1], stop, nil
 		}
-		if time.Now().After(deadline) {
-			stop()
-			return "", nil, fmt.Errorf("the document server did not start: %w\n%s", err, log)
-		}
-		time.Sleep(20 * time.Millisecond)
 	}
+	stop()
+	return "", nil, fmt.Errorf("the document server did not start:\n%s", log)
 }
 
-// freeAddress is one where nobody listens now.
-func freeAddress() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+var readyLine = regexp.MustCompile(`msg=ready uri="(mongodb://[^"]+)"`)
 
 // tail keeps what a process said, for the message of a failure.
 type tail struct {

@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	mathrand "math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +21,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+	"github.com/kiosk-shop/kiosk/faasd/local/freeport"
 )
 
 // startTimeout bounds a start, which may have to compile everything.
@@ -96,35 +95,12 @@ func Root() (string, error) {
 // ports are the variables that name what the box listens on.
 var ports = []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT"}
 
-// given are the ports that this process has handed out.
-var given sync.Map
-
-// freePort finds a port that nobody listens on. It looks below the range from
-// which systems take ports for outgoing connections (RFC 6335, section 6, and
-// Linux' lower one): one of those could be taken again at any moment.
-func freePort() (int, error) {
-	for range 1000 {
-		port := 10_000 + mathrand.N(17_000)
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err != nil {
-			continue
-		}
-		if err := l.Close(); err != nil {
-			return 0, err
-		}
-		if _, taken := given.LoadOrStore(port, true); !taken {
-			return port, nil
-		}
-	}
-	return 0, errors.New("there is no free port")
-}
-
 // New prepares a box on free ports. A MONGO_URI in the environment is the
 // database's server, in which the box gets a database of its own.
 func New(o Options) (*Box, error) {
 	b := &Box{Options: o, Ports: map[string]int{}, JWTSecret: rand.Text() + rand.Text(), MongoName: client.Unique("kiosk")}
 	for _, name := range ports {
-		port, err := freePort()
+		port, err := freeport.Find()
 		if err != nil {
 			return nil, err
 		}

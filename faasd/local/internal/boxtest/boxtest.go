@@ -2,7 +2,6 @@
 package boxtest
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/local/freeport"
 )
 
 // Root is the project's folder.
@@ -41,15 +42,15 @@ func copyFolder(t testing.TB, from, to string) {
 	}
 }
 
-// FreePort is a port that nobody listens on.
+// FreePort is a port that nobody listens on, and that no other test of the
+// process was given.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // Eventually polls until check holds, and fails the test if it never does.
