@@ -278,6 +278,7 @@ func toWhole(name string, make func(int64) Value, lo, hi int64) *function {
 
 func init() {
 	add := arith(value.Add, "$add", 16554)
+	root := numeric("$sqrt", 28765, func(v Value) Value { return value.Double(math.Sqrt(value.Float(v))) })
 	functions = map[string]*function{
 		"$eq":  compare(func(c int) bool { return c == 0 }),
 		"$ne":  compare(func(c int) bool { return c != 0 }),
@@ -365,9 +366,6 @@ func init() {
 			x, okX := value.Whole(a[0])
 			y, okY := value.Whole(a[1])
 			if okX && okY && a[0].Type != bsoncore.TypeDouble && a[1].Type != bsoncore.TypeDouble {
-				if y == -1 {
-					return value.Int32(0), nil
-				}
 				if a[0].Type == bsoncore.TypeInt32 && a[1].Type == bsoncore.TypeInt32 {
 					return value.Int32(int32(x % y)), nil
 				}
@@ -384,7 +382,12 @@ func init() {
 		}),
 		"$ceil":  rounding("$ceil", math.Ceil),
 		"$floor": rounding("$floor", math.Floor),
-		"$sqrt":  numeric("$sqrt", 28765, func(v Value) Value { return value.Double(math.Sqrt(value.Float(v))) }),
+		"$sqrt": {1, 1, func(a []Value) (Value, error) {
+			if value.IsNumber(a[0]) && value.Float(a[0]) < 0 {
+				return Value{}, fault.New(28714, "$sqrt's argument must be greater than or equal to 0")
+			}
+			return root.call(a)
+		}},
 		"$round": {1, 2, round("$round", math.RoundToEven)},
 		"$trunc": {1, 2, round("$trunc", math.Trunc)},
 
@@ -935,6 +938,9 @@ func parseSwitch(name string, arg Value, names []string) (Expr, error) {
 		}
 		branches = append(branches, branch{test, then})
 	}
+	if len(branches) == 0 {
+		return nil, fault.New(40068, "$switch requires at least one branch.")
+	}
 	var otherwise Expr
 	if d, ok := f["default"]; ok {
 		if otherwise, err = Parse(d, names...); err != nil {
@@ -958,6 +964,18 @@ func parseSwitch(name string, arg Value, names []string) (Expr, error) {
 	}), nil
 }
 
+// checkVariable refuses what no user variable is called: names in capitals are
+// the system's.
+func checkVariable(name string) error {
+	switch {
+	case name == "CURRENT":
+		return fault.Unsupported("another value for the variable $$CURRENT")
+	case name == "", (name[0] < 'a' || name[0] > 'z') && name[0] < utf8.RuneSelf:
+		return fault.New(16867, "'%s' starts with an invalid character for a user variable name", name)
+	}
+	return nil
+}
+
 func parseLet(name string, arg Value, names []string) (Expr, error) {
 	f, err := fields(name, arg, []string{"vars", "in"}, nil)
 	if err != nil {
@@ -967,9 +985,15 @@ func parseLet(name string, arg Value, names []string) (Expr, error) {
 		name string
 		expr Expr
 	}
+	if !value.IsDoc(f["vars"]) {
+		return nil, fault.New(16876, "invalid parameter: expected an object (vars)")
+	}
 	var bound []binding
 	inner := append([]string(nil), names...)
 	for it := value.Iter(f["vars"].Data); it.Next(); {
+		if err := checkVariable(string(it.Name)); err != nil {
+			return nil, err
+		}
 		e, err := Parse(it.Value, names...)
 		if err != nil {
 			return nil, err
@@ -1010,6 +1034,9 @@ func iteration(name string, arg Value, names []string, body string, required []s
 			return
 		}
 		as = v.StringValue()
+		if err = checkVariable(as); err != nil {
+			return
+		}
 	}
 	if input, err = Parse(f["input"], names...); err != nil {
 		return
