@@ -72,10 +72,10 @@ func Compile(spec []byte, withFind bool, now int64) (*Projection, error) {
 	switch {
 	case c.includes, c.excludes:
 		p.inclusive = c.includes
-	case c.id != nil: // only _id decides
-		p.inclusive = *c.id
 	case c.computes:
 		p.inclusive = true
+	case c.id != nil: // only _id decides
+		p.inclusive = *c.id
 	}
 	if c.elem && !c.excludes {
 		p.inclusive = true
