@@ -76,7 +76,6 @@ type (
 // eachValue offers the values at path, arrays both whole and by element, to
 // test until one passes.
 func eachValue(m *matching, doc Value, path []string, test func(v Value) bool) bool {
-	// The common case without closures over arrays: a plain top-level field.
 	return !value.Walk(doc, path, -1, func(v Value, index int) bool {
 		if test(v) {
 			if index >= 0 {
@@ -84,7 +83,7 @@ func eachValue(m *matching, doc Value, path []string, test func(v Value) bool) b
 			}
 			return false
 		}
-		if v.Type == bsoncore.TypeArray {
+		if v.Type == bsoncore.TypeArray && !m.single {
 			i := 0
 			for it := value.Iter(v.Data); it.Next(); i++ {
 				if test(it.Value) {
@@ -326,7 +325,7 @@ func (p *ElemMatch) test(m *matching, doc Value, path []string) bool {
 
 func (p *ElemPreds) test(m *matching, doc Value, path []string) bool {
 	return eachElement(m, doc, path, func(v Value) bool {
-		inner := matching{pos: -1, now: m.now}
+		inner := matching{pos: -1, now: m.now, single: true}
 		for _, q := range p.Preds {
 			if !q.test(&inner, v, nil) {
 				return false

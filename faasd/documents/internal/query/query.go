@@ -31,6 +31,9 @@ type matching struct {
 	pos int // where the last matched array matched, -1 if none did
 	now int64
 	err error
+	// single: an array is what it is, not what its elements are too. So the
+	// conditions of an $elemMatch see an element.
+	single bool
 }
 
 // And holds where all of its nodes do, Or where one does, Nor where none does.
