@@ -331,12 +331,14 @@ stop_core() {
 }
 
 # core_ready looks at the containers' own addresses: faasd stops publishing a
-# port for good at the first connection that nobody behind it takes.
+# port for good at the first connection that nobody behind it takes. The edge is
+# ready when it finds the gateway: started before it, it may not know the
+# gateway's name for five seconds, as long as Go remembers a hosts file.
 at() { awk -v name="$1" '$2 == name { ip = $1 } END { print ip }' /var/lib/faasd/hosts; }
 core_ready() {
 	local gateway edge port
 	gateway=$(at gateway) edge=$(at edge)
-	[ -n "$gateway" ] && [ -n "$edge" ] && answers "http://$gateway:8080/healthz" && answers "http://$edge:8000/" || return 1
+	[ -n "$gateway" ] && [ -n "$edge" ] && answers "http://$gateway:8080/healthz" && answers "http://$edge:8000/readyz" || return 1
 	local listening
 	listening=$(ss -Hltn)
 	for port in "$PORT" "$GRPC_PORT" "$GATEWAY_PORT"; do
