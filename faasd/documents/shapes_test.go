@@ -1,6 +1,7 @@
 package documents_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -30,6 +31,18 @@ func asJSON(t *testing.T, docs []bson.D) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// all reads everything that a find or an aggregation answers.
+func all(ctx context.Context) func(cursor *mongo.Cursor, err error) ([]bson.D, error) {
+	return func(cursor *mongo.Cursor, err error) ([]bson.D, error) {
+		if err != nil {
+			return nil, err
+		}
+		docs := []bson.D{}
+		err = cursor.All(ctx, &docs)
+		return docs, err
+	}
 }
 
 func shapes(t *testing.T) *mongo.Collection {
@@ -76,13 +89,8 @@ func TestPipelines(t *testing.T) {
 		{`[{"$match": {"_id": 1}}, {"$project": {"dims": {"w": 1}, "lines.p": 1}}]`, `[{"_id": 1, "dims": {"w": 1}, "lines": [{"p": 1}, {"p": 2}]}]`},
 		{`[{"$match": {"_id": 1}}, {"$project": {"dims.h": 0, "lines": {"q": 0}, "tags": 0}}]`, `[{"_id": 1, "sku": "a", "qty": 5, "dims": {"w": 1}, "lines": [{"p": 1}, {"p": 2}]}]`},
 	} {
-		cursor, err := c.Aggregate(ctx, extended[bson.A](t, test.pipeline))
+		got, err := all(ctx)(c.Aggregate(ctx, extended[bson.A](t, test.pipeline)))
 		if err != nil {
-			t.Errorf("%s: %v", test.pipeline, err)
-			continue
-		}
-		got := []bson.D{}
-		if err := cursor.All(ctx, &got); err != nil {
 			t.Errorf("%s: %v", test.pipeline, err)
 			continue
 		}
@@ -100,10 +108,7 @@ func TestPipelines(t *testing.T) {
 		`[{"$group": 1}]`: 15947, `[{"$group": {"_id": null, "d": {"$mergeObjects": "$sku"}}}]`: 40400, `[{"$group": {"_id": null, "d": {"$stdDevPop": "$qty"}}}]`: 115,
 		`[{"$project": {"a": 1, "b": 0}}]`: 31254, `[{"$project": {"a": 0, "b": 1}}]`: 31253, `[{"$project": {"a": {}}}]`: 51270,
 	} {
-		cursor, err := c.Aggregate(ctx, extended[bson.A](t, pipeline))
-		if err == nil {
-			err = cursor.All(ctx, &[]bson.D{})
-		}
+		_, err := all(ctx)(c.Aggregate(ctx, extended[bson.A](t, pipeline)))
 		if !hasCode(err, code) {
 			t.Errorf("%s: %v, want code %d", pipeline, err, code)
 		}
@@ -127,13 +132,8 @@ func TestProjections(t *testing.T) {
 		{`{"_id": 1}`, `{"lines": {"$elemMatch": {"q": 99}}}`, `[{"_id": 1}]`},
 		{`{"lines.p": 2, "_id": 1}`, `{"lines.$": 1}`, `[{"_id": 1, "lines": [{"p": 2, "q": 1}]}]`},
 	} {
-		cursor, err := c.Find(ctx, extended[bson.D](t, test.filter), options.Find().SetProjection(extended[bson.D](t, test.projection)))
+		got, err := all(ctx)(c.Find(ctx, extended[bson.D](t, test.filter), options.Find().SetProjection(extended[bson.D](t, test.projection))))
 		if err != nil {
-			t.Errorf("%s: %v", test.projection, err)
-			continue
-		}
-		got := []bson.D{}
-		if err := cursor.All(ctx, &got); err != nil {
 			t.Errorf("%s: %v", test.projection, err)
 			continue
 		}
@@ -146,10 +146,7 @@ func TestProjections(t *testing.T) {
 		`{"dims.lines": {"$elemMatch": {"q": 1}}}`: 31275, `{"lines": {"$elemMatch": 1}}`: 31274, `{"tags": {"$slice": [1, 0]}}`: 28729,
 		`{"dims": 1, "dims.w": 1}`: 31249, `{"dims.w": 1, "dims": 1}`: 31250, `{"a..b": 1}`: 40352,
 	} {
-		cursor, err := c.Find(ctx, bson.D{{Key: "_id", Value: 1}}, options.Find().SetProjection(extended[bson.D](t, projection)))
-		if err == nil {
-			err = cursor.All(ctx, &[]bson.D{})
-		}
+		_, err := all(ctx)(c.Find(ctx, bson.D{{Key: "_id", Value: 1}}, options.Find().SetProjection(extended[bson.D](t, projection))))
 		if !hasCode(err, code) {
 			t.Errorf("%s: %v, want code %d", projection, err, code)
 		}
