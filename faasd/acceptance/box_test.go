@@ -17,6 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
@@ -408,6 +412,33 @@ func away(t *testing.T, b *box.Box, name string) (back func()) {
 	return sync.OnceFunc(func() { p.Signal(syscall.SIGCONT) })
 }
 
+// leaveTransaction writes to a product in a transaction that is neither
+// committed nor aborted before the test ends, as a killed worker leaves it.
+func leaveTransaction(t *testing.T, b *box.Box, product string) {
+	t.Helper()
+	conn, err := mongo.Connect(options.Client().ApplyURI(b.MongoURI))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Disconnect(context.Background()) })
+	session, err := conn.StartSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.StartTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := bson.ObjectIDFromHex(product)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := mongo.NewSessionContext(t.Context(), session)
+	done, err := conn.Database(b.MongoName).Collection("products").UpdateByID(ctx, id, bson.M{"$inc": bson.M{"stock": -1}})
+	if err != nil || done.ModifiedCount != 1 {
+		t.Fatalf("%+v %v", done, err)
+	}
+}
+
 // What the shop does while parts of it are missing.
 func TestPartsAway(t *testing.T) {
 	b := ownBox(t, "RATE_LIMIT=off")
@@ -449,6 +480,21 @@ func TestPartsAway(t *testing.T) {
 		back()
 		if o = s.settled(t, ada, o.ID); o.Stock != client.Taken {
 			t.Errorf("the order is %s", o.Stock)
+		}
+	})
+	t.Run("a process that died within a transaction: its product waits for seconds", func(t *testing.T) {
+		if os.Getenv("MONGO_URI") != "" {
+			skip(t, "MONGO_URI names a server with settings of its own")
+		}
+		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
+		leaveTransaction(t, b, tea.ID)
+		began := time.Now()
+		o := s.place(t, ada, line(tea, 2))
+		if o = s.settled(t, ada, o.ID); o.Stock != client.Taken || time.Since(began) > patience/2 {
+			t.Errorf("the order is %s after %s", o.Stock, time.Since(began))
+		}
+		if n := s.stock(t, tea.ID); n != 8 {
+			t.Errorf("%d are left", n)
 		}
 	})
 	t.Run("Redis: slower, not down", func(t *testing.T) {

@@ -66,12 +66,16 @@ type step struct {
 	answer func(ctx context.Context) error
 }
 
+// transactionLifetime is for how long the open transaction of a process that died
+// keeps others from what it wrote. The shop's own last 8 s at most.
+const transactionLifetime = "10s"
+
 // start starts the parts in the order in which they need each other.
 func (b *box) start(ctx context.Context) error {
 	c := b.config
 	var stores []step
 	if !c.externalMongo {
-		if err := b.run(&b.documents, "documents", minimal(), "--addr", local(c.mongo), "--dir", c.dir("documents"), "--exit-with-parent"); err != nil {
+		if err := b.run(&b.documents, "documents", minimal(), "--addr", local(c.mongo), "--dir", c.dir("documents"), "--transaction-lifetime", transactionLifetime, "--exit-with-parent"); err != nil {
 			return err
 		}
 		stores = append(stores, step{b.documents, connects(local(c.mongo), "", "")})

@@ -26,4 +26,6 @@ setUp() {
 }
 setUp &
 
-exec docker-entrypoint.sh mongod --bind_ip_all --replSet rs0 --keyFile /run/secrets/mongo-keyfile --wiredTigerCacheSizeGB 0.5
+# What the transaction of a function that died has written, nobody else can write
+# until MongoDB aborts it: by itself after 60 s. The shop's own last 8 s at most.
+exec docker-entrypoint.sh mongod --bind_ip_all --replSet rs0 --keyFile /run/secrets/mongo-keyfile --wiredTigerCacheSizeGB 0.5 --setParameter transactionLifetimeLimitSeconds=10

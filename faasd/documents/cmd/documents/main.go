@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents"
 )
@@ -27,6 +28,7 @@ func run() error {
 	flag.StringVar(&opts.Addr, "addr", "127.0.0.1:27017", "TCP `address` to listen at; there is no authentication")
 	flag.StringVar(&opts.Dir, "dir", "data", "data `directory`, created if missing")
 	flag.StringVar(&opts.ReplicaSet, "replset", "rs0", "`name` of the replica set")
+	flag.DurationVar(&opts.TransactionLifetime, "transaction-lifetime", time.Minute, "abort a transaction that is open for so `long`, as MongoDB's transactionLifetimeLimitSeconds")
 	flag.BoolVar(&opts.FailPoints, "failpoints", false, "allow configureFailPoint, for tests")
 	sync := flag.Bool("sync", true, "wait for the disk before acknowledging a write")
 	withParent := flag.Bool("exit-with-parent", false, "exit when standard input ends")
