@@ -23,6 +23,7 @@ case ${1:-} in start | stop | restart | test)
 	;;
 esac
 export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222}
+export ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local}
 export OPENFAAS_URL=http://127.0.0.1:$GATEWAY_PORT REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 
@@ -281,7 +282,7 @@ core_files() {
 		KIOSK_GRPC=127.0.0.1:$GRPC_PORT
 		KIOSK_MAIL=http://127.0.0.1:$MAIL_PORT
 		KIOSK_NATS=nats://kiosk:$(cat "$box/secrets/nats-password")@127.0.0.1:$NATS_PORT
-		ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local}
+		ADMIN_EMAIL=$ADMIN_EMAIL
 		ADMIN_PASSWORD=$(cat "$box/secrets/admin-password")
 	END
 	)
@@ -360,6 +361,11 @@ start_core() {
 
 faas() { HOME=$box "$box/host/faas-cli" "$@"; }
 
+# deploy_function may fail for no reason of its own: under load the gateway
+# starts the new container before the provider does, which then says that it
+# "already exists"; and a function that takes 30 s to stop "is running".
+deploy_function() { faas deploy -f stack.yml --filter "$1" >"$box/deploy.log" 2>&1; }
+
 deploy() {
 	local name now verb changed=() file
 	faas login --password-stdin <"$box/faasd/secrets/basic-auth-password" >/dev/null 2>&1 || die "faas-cli login failed at $OPENFAAS_URL"
@@ -382,7 +388,7 @@ deploy() {
 		fi
 	done
 	for name in ${changed[@]+"${changed[@]}"}; do
-		faas deploy -f stack.yml --filter "${name%%=*}" >"$box/deploy.log" 2>&1 || die "faas-cli deploy of ${name%%=*} failed: $box/deploy.log says why"
+		within 90 deploy_function "${name%%=*}" || die "faas-cli deploy of ${name%%=*} failed: $box/deploy.log says why"
 		printf '%s\n' "${name#*=}" >"$box/deployed/${name%%=*}"
 	done
 }
@@ -392,7 +398,7 @@ functions_ready() {
 	background kiosk-watch / /usr/bin/env "RESTART_FAASD=$root/faasd/box/box.sh restart" "BOX_DIR=$box" /bin/bash "$box/host/watch.sh"
 	for file in "$box"/bin/functions/*; do
 		name=${file##*/}
-		within 60 answers "$OPENFAAS_URL/function/$name/_/ready" || die "the function $name does not get ready: journalctl -t openfaas-fn:$name says why"
+		within 90 answers "$OPENFAAS_URL/function/$name/_/ready" || die "the function $name does not get ready: journalctl -t openfaas-fn:$name says why"
 	done
 }
 
@@ -436,11 +442,25 @@ up() {
 		  gRPC           127.0.0.1:$GRPC_PORT
 		  OpenFaaS       $OPENFAAS_URL       $box/host/faas-cli login -s < $box/faasd/secrets/basic-auth-password
 		  mail           $([ -n "${SMTP_HOST:-}" ] && echo "goes out through $SMTP_HOST" || echo "is caught: http://127.0.0.1:$MAIL_PORT/api/messages")
-		  administrator  ${ADMIN_EMAIL:-admin@kiosk.local}, password in $box/secrets/admin-password
+		  administrator  $ADMIN_EMAIL, password in $box/secrets/admin-password
 		  logs           journalctl -t openfaas-fn:orders, -t openfaas:edge, -t faasd, -t kiosk-watch
 		  demo           (set -a; . $box/target.env; make demo)
 		  stop           make box-down
 	END
+}
+
+# no_tasks removes what still runs in a container, and says whether all is gone.
+# It asks for the processes too: containerd leaves one out of its list that it
+# cannot ask, and a container that outlived its network could never be reached
+# again.
+no_tasks() {
+	local namespace name
+	for namespace in openfaas openfaas-fn; do
+		for name in $(ctr -n $namespace task ls -q); do
+			ctr -n $namespace task rm -f "$name" || true
+		done
+	done
+	! pgrep -f '^[^ ]*containerd-shim[^ ]* -namespace openfaas(-fn)? '
 }
 
 stop() {
@@ -449,12 +469,7 @@ stop() {
 	if containerd_answers; then
 		stop_core "and the functions"
 		end faasd-provider 10
-		local namespace name
-		for namespace in openfaas openfaas-fn; do
-			for name in $(ctr -n $namespace task ls -q); do
-				ctr -n $namespace task rm -f "$name" >/dev/null 2>&1 || true
-			done
-		done
+		within 30 no_tasks || die "a container does not end: ps -ef | grep 'namespace openfaas' says which"
 	fi
 	end faasd 10
 	end faasd-provider 10

@@ -148,27 +148,50 @@ func (b *realBox) underLoad(run func()) {
 			}
 		})
 	}
+	defer customers.Wait() // also where run ends the test
+	defer close(done)
 	run()
-	close(done)
-	customers.Wait()
 }
 
-// command runs it and gives what it printed.
-func (b *realBox) command(name string, args ...string) string {
-	b.Helper()
+// try runs a command and gives what it printed.
+func (b *realBox) try(name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(b.Context(), name, args...)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "HOME="+b.dir, "OPENFAAS_URL="+b.shop.Target.Gateway, "REGISTRY=kiosk", "TAG=box", "KIOSK_SETTINGS="+filepath.Join(b.dir, "settings.yml"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		b.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		err = fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return string(out), err
 }
+
+func (b *realBox) command(name string, args ...string) string {
+	b.Helper()
+	out, err := b.try(name, args...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return out
+}
+
+func (b *realBox) cli() string { return filepath.Join(b.dir, "host", "faas-cli") }
 
 func (b *realBox) faas(args ...string) string {
 	b.Helper()
-	return b.command(filepath.Join(b.dir, "host", "faas-cli"), args...)
+	return b.command(b.cli(), args...)
+}
+
+// deploy tries again where faasd says that the function "already exists": under
+// load the gateway may start the new container before the provider does.
+func (b *realBox) deploy(name string, more ...string) {
+	b.Helper()
+	b.until("the deployment of "+name, func() bool {
+		_, err := b.try(b.cli(), append([]string{"deploy", "-f", "stack.yml", "--filter", name}, more...)...)
+		if err != nil {
+			b.Log(err)
+		}
+		return err == nil
+	})
 }
 
 // until asks for two minutes.
@@ -193,10 +216,10 @@ func (b *realBox) commands() {
 	expect(b.faas("secret", "list"), "jwt-secret")
 	b.until("the log of register", func() bool { return strings.Contains(b.faas("logs", "register", "--tail=false"), "answered") })
 	expect(b.faas("invoke", "outbox-relay", "--method", "GET"), "pending")
-	expect(b.command("sh", "-c", "echo '{}' | "+filepath.Join(b.dir, "host", "faas-cli")+" invoke send-email --async"), "submitted asynchronously")
+	expect(b.command("sh", "-c", "echo '{}' | "+b.cli()+" invoke send-email --async"), "submitted asynchronously")
 	b.faas("remove", "users")
 	b.until("users is gone", func() bool { return !strings.Contains(b.faas("list"), "users") })
-	b.faas("deploy", "-f", "stack.yml", "--filter", "users")
+	b.deploy("users")
 	b.must("GET", "/api/users/me", b.customer, nil, 200, nil)
 }
 
@@ -299,7 +322,7 @@ func (b *realBox) redeploys() {
 		names = names[:2]
 	}
 	for i, name := range names {
-		b.faas("deploy", "-f", "stack.yml", "--filter", name, "--env", fmt.Sprintf("REVISION=%d", i))
+		b.deploy(name, "--env", fmt.Sprintf("REVISION=%d", i))
 		b.placeUntilTaken(name)
 	}
 }

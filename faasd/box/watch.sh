@@ -9,6 +9,7 @@ set -u
 restart=${RESTART_FAASD:-systemctl restart faasd-provider faasd}
 secrets=/var/lib/faasd/secrets
 compose=/var/lib/faasd/docker-compose.yaml
+network=/run/cni/openfaas-cni-bridge # a file for each address, with the name and the process of its owner
 seconds=2
 
 # trouble says what is wrong with the core services.
@@ -24,25 +25,47 @@ trouble() {
 	done
 }
 
-# functions calls those back that ended.
+# looks says in how many looks in a row a function has to be seen like this before
+# it gets a new start; 0 is good. That the provider can neither reach nor replace
+# it, because it was never started or has no address, is also how a deployment
+# leaves it for a moment: for as long as the old container has to end (30 s).
+looks() {
+	local name=$1 pid=$2 state=$3
+	case $state in
+	PAUSED) echo 0 ;; # scaled to zero
+	CREATED) echo 20 ;;
+	RUNNING) if grep -qsE "^$name-$pid\s*$" $network/10.*; then echo 0; else echo 20; fi ;;
+	*) echo 2 ;;
+	esac
+}
+
+# functions calls those back that ended, and ends those that are out of reach.
 functions() {
-	local tasks name
+	local tasks name pid state enough
 	tasks=$(ctr -n openfaas-fn task ls 2>/dev/null) || return
 	for name in $(ctr -n openfaas-fn container ls -q); do
-		grep -qE "^$name +[0-9]+ +(RUNNING|PAUSED)" <<<"$tasks" && continue
-		# A deployment takes a function away for a moment: look twice.
-		if [[ " $missing " != *" $name "* ]]; then
-			again+=" $name"
-			continue
-		fi
-		echo "the function $name ended: starting it again"
-		curl -sS -o /dev/null --max-time 30 --config <(printf 'user = "admin:%s"' "$(cat $secrets/basic-auth-password)") \
-			-H 'Content-Type: application/json' -d "{\"serviceName\": \"$name\", \"replicas\": 1}" \
-			http://127.0.0.1:8081/system/scale-function/"$name" || true
+		read -r pid state < <(awk -v name="$name" '$1 == name { print $2, $3 }' <<<"$tasks")
+		enough=$(looks "$name" "$pid" "$state")
+		missed[$name]=$((enough > 0 ? ${missed[$name]:-0} + 1 : 0))
+		[ "$enough" -gt 0 ] && [ "${missed[$name]}" -ge "$enough" ] || continue
+		missed[$name]=0
+		case $state in
+		CREATED | RUNNING)
+			echo "the function $name is out of reach ($state, no address): ending it"
+			kill -KILL "$pid"
+			;;
+		*)
+			echo "the function $name ended: starting it again"
+			curl -sS -o /dev/null --max-time 30 --config <(printf 'user = "admin:%s"' "$(cat $secrets/basic-auth-password)") \
+				-H 'Content-Type: application/json' -d "{\"serviceName\": \"$name\", \"replicas\": 1}" \
+				http://127.0.0.1:8081/system/scale-function/"$name" || true
+			;;
+		esac
 	done
 }
 
-before="" missing=""
+declare -A missed # by function, how many looks in a row
+before=""
 while sleep "$seconds"; do
 	now=$(trouble)
 	if [ -n "$now" ] && [ "$now" = "$before" ]; then # twice: not only a moment of a restart
@@ -51,7 +74,5 @@ while sleep "$seconds"; do
 		now=""
 	fi
 	before=$now
-	again=""
 	[ -n "$now" ] || functions
-	missing=$again
 done

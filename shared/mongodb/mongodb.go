@@ -25,6 +25,9 @@ const (
 	// transactionTimeout bounds a transaction with all its retries: the
 	// driver's own 120 s outlive every caller of a function.
 	transactionTimeout = 8 * time.Second
+	// closeTimeout bounds the end of the connections, where all there is left
+	// to do is to tell the server: a function has 30 s to stop altogether.
+	closeTimeout = time.Second
 	// abortTimeout bounds the end of a transaction that failed for want of an
 	// answer.
 	abortTimeout = time.Second
@@ -64,7 +67,7 @@ func Open(uri, name string) (*DB, error) {
 
 // Close ends the connections.
 func (d *DB) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), operationTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	return d.client.Disconnect(ctx)
 }
