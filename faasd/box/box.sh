@@ -332,9 +332,7 @@ stop_core() {
 }
 
 # core_ready looks at the containers' own addresses: faasd stops publishing a
-# port for good at the first connection that nobody behind it takes. The edge is
-# ready when it finds the gateway: started before it, it may not know the
-# gateway's name for five seconds, as long as Go remembers a hosts file.
+# port for good at the first connection that nobody behind it takes.
 at() { awk -v name="$1" '$2 == name { ip = $1 } END { print ip }' /var/lib/faasd/hosts; }
 core_ready() {
 	local gateway edge port
