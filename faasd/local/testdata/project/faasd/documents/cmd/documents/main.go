@@ -12,6 +12,7 @@ func main() {
 	addr := flag.String("addr", "", "")
 	flag.String("dir", "", "")
 	flag.Bool("exit-with-parent", false, "")
+	flag.Duration("transaction-lifetime", 0, "")
 	flag.Parse()
 	l, err := net.Listen("tcp", *addr)
 	if err != nil {
