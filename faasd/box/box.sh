@@ -58,7 +58,10 @@ within() {
 
 answers() { curl -sf -o /dev/null --max-time 5 "$1"; }
 
-alive() { [ -s "$run/$1.pid" ] && kill -0 "$(cat "$run/$1.pid")" 2>/dev/null; }
+# alive NAME: runs, and is not a process that ended and that nobody asked about
+# yet (a zombie): some machines' init is slow to.
+alive() { [ -s "$run/$1.pid" ] && grep -qsE '^State:\s+[^XZ]' "/proc/$(cat "$run/$1.pid")/status"; }
+dead() { ! alive "$1"; }
 
 # background NAME FOLDER COMMAND...: unless it runs. Its output goes to the
 # journal: journalctl -t NAME.
@@ -72,8 +75,11 @@ background() {
 
 # end NAME SECONDS: TERM, then KILL.
 end() {
-	[ -e "$run/$1.pid" ] || return 0
-	start-stop-daemon --stop --quiet --oknodo --retry "TERM/$2/KILL/5" --remove-pidfile --pidfile "$run/$1.pid"
+	if alive "$1"; then
+		kill "$(cat "$run/$1.pid")"
+		within "$2" dead "$1" || { kill -KILL "$(cat "$run/$1.pid")" && within 5 dead "$1"; } || true
+	fi
+	rm -f "$run/$1.pid"
 }
 
 ### The machine
@@ -142,11 +148,13 @@ prepare_machine() {
 
 containerd_answers() { [ -S /run/containerd/containerd.sock ] && ctr --connect-timeout 2s version >/dev/null 2>&1; }
 
+journald_runs() { pgrep --runstates D,R,S --exact systemd-journal; } # 15 letters are what the kernel keeps; no zombie
+
 start_machine() {
-	if ! pgrep -x systemd-journal >/dev/null; then # 15 letters are what the kernel keeps
+	if ! journald_runs >/dev/null; then
 		mkdir -p /run/systemd/journal
 		start-stop-daemon --start --quiet --background --make-pidfile --pidfile $run/journald.pid --startas /lib/systemd/systemd-journald
-		within 10 pgrep -x systemd-journal && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
+		within 10 journald_runs && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
 	fi
 	if ! containerd_answers; then
 		cat >"$box/containerd.toml" <<-END
