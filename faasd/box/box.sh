@@ -69,6 +69,7 @@ background() {
 	local name=$1 folder=$2
 	shift 2
 	alive "$name" && return
+	rm -f "$run/$name.pid"
 	start-stop-daemon --start --quiet --background --make-pidfile --pidfile "$run/$name.pid" --chdir "$folder" \
 		--startas /usr/bin/systemd-cat -- -t "$name" "$@"
 }
@@ -76,7 +77,7 @@ background() {
 # end NAME SECONDS: TERM, then KILL.
 end() {
 	if alive "$1"; then
-		kill "$(cat "$run/$1.pid")"
+		kill "$(cat "$run/$1.pid")" || true
 		within "$2" dead "$1" || { kill -KILL "$(cat "$run/$1.pid")" && within 5 dead "$1"; } || true
 	fi
 	rm -f "$run/$1.pid"
