@@ -67,9 +67,9 @@ func (s *swallower) pass(client net.Conn, server string) {
 	}
 }
 
-// A transaction that meets a server that hangs ends with its caller's time, not
-// with what the driver would give its abort on top.
-func TestTransactEndsWithItsCaller(t *testing.T) {
+// open opens a database behind a swallower.
+func open(t *testing.T) (*mongodb.DB, *swallower) {
+	t.Helper()
 	database := testservers.Mongo(t)
 	u, err := url.Parse(database.URI)
 	if err != nil {
@@ -86,7 +86,14 @@ func TestTransactEndsWithItsCaller(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { _ = db.Close() })
+	return db, between
+}
+
+// A transaction that meets a server that hangs ends with its caller's time, not
+// with what the driver would give its abort on top.
+func TestTransactEndsWithItsCaller(t *testing.T) {
+	db, between := open(t)
 	claim := func(ctx context.Context) error {
 		now := time.Now()
 		_, _, err := db.Mails().Claim(ctx, mail.Record{Key: string(kiosk.NewID()), State: mail.Sending, ExpiresAt: now.Add(time.Hour)}, now)
@@ -98,7 +105,7 @@ func TestTransactEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	start := time.Now()
-	err = db.Transact(ctx, func(ctx context.Context) error {
+	err := db.Transact(ctx, func(ctx context.Context) error {
 		if err := claim(ctx); err != nil {
 			return err
 		}
@@ -110,5 +117,20 @@ func TestTransactEndsWithItsCaller(t *testing.T) {
 	}
 	if took := time.Since(start); took > 4*time.Second {
 		t.Errorf("a transaction of one second takes %v", took)
+	}
+}
+
+// faasd takes a function's network away before it asks it to end, and gives it
+// 30 s for all it has to do.
+func TestCloseWaitsForNobody(t *testing.T) {
+	db, between := open(t)
+	if err := db.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	between.hangs.Store(true)
+	start := time.Now()
+	_ = db.Close() // that the server could not be told is no news
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("closing takes %v", took)
 	}
 }
