@@ -41,14 +41,16 @@ looks() {
 
 # functions calls those back that ended, and ends those that are out of reach.
 functions() {
-	local tasks name pid state enough
+	local tasks name pid state enough before count
 	tasks=$(ctr -n openfaas-fn task ls 2>/dev/null) || return
 	for name in $(ctr -n openfaas-fn container ls -q); do
 		read -r pid state < <(awk -v name="$name" '$1 == name { print $2, $3 }' <<<"$tasks")
 		enough=$(looks "$name" "$pid" "$state")
-		missed[$name]=$((enough > 0 ? ${missed[$name]:-0} + 1 : 0))
-		[ "$enough" -gt 0 ] && [ "${missed[$name]}" -ge "$enough" ] || continue
-		missed[$name]=0
+		read -r before count <<<"${seen[$name]:-0 0}"
+		[ "$before" = "$enough" ] || count=0
+		seen[$name]="$enough $((++count))"
+		[ "$enough" -gt 0 ] && [ "$count" -ge "$enough" ] || continue
+		unset "seen[$name]"
 		case $state in
 		CREATED | RUNNING)
 			echo "the function $name is out of reach ($state, no address): ending it"
@@ -64,7 +66,7 @@ functions() {
 	done
 }
 
-declare -A missed # by function, how many looks in a row
+declare -A seen # by function: what looks said last, and how often in a row
 before=""
 while sleep "$seconds"; do
 	now=$(trouble)
