@@ -63,15 +63,21 @@ answers() { curl -sf -o /dev/null --max-time 5 "$1"; }
 alive() { [ -s "$run/$1.pid" ] && grep -qsE '^State:\s+[^XZ]' "/proc/$(cat "$run/$1.pid")/status"; }
 dead() { ! alive "$1"; }
 
+# launch NAME FOLDER PROGRAM ARGUMENT...: in the background. start-stop-daemon
+# does not start what a zombie's pid file names.
+launch() {
+	local name=$1 folder=$2 program=$3
+	shift 3
+	rm -f "$run/$name.pid"
+	start-stop-daemon --start --quiet --background --make-pidfile --pidfile "$run/$name.pid" --chdir "$folder" --startas "$program" -- "$@"
+}
+
 # background NAME FOLDER COMMAND...: unless it runs. Its output goes to the
 # journal: journalctl -t NAME.
 background() {
 	local name=$1 folder=$2
 	shift 2
-	alive "$name" && return
-	rm -f "$run/$name.pid"
-	start-stop-daemon --start --quiet --background --make-pidfile --pidfile "$run/$name.pid" --chdir "$folder" \
-		--startas /usr/bin/systemd-cat -- -t "$name" "$@"
+	alive "$name" || launch "$name" "$folder" /usr/bin/systemd-cat -t "$name" "$@"
 }
 
 # end NAME SECONDS: TERM, then KILL.
@@ -154,7 +160,7 @@ journald_runs() { pgrep --runstates D,R,S --exact systemd-journal; } # 15 letter
 start_machine() {
 	if ! journald_runs >/dev/null; then
 		mkdir -p /run/systemd/journal
-		start-stop-daemon --start --quiet --background --make-pidfile --pidfile $run/journald.pid --startas /lib/systemd/systemd-journald
+		launch journald / /lib/systemd/systemd-journald
 		within 10 journald_runs && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
 	fi
 	if ! containerd_answers; then

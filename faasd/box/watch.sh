@@ -25,29 +25,25 @@ trouble() {
 	done
 }
 
-# looks says in how many looks in a row a function has to be seen like this before
-# it gets a new start; 0 is good. That the provider can neither reach nor replace
-# it, because it was never started or has no address, is also how a deployment
-# leaves it for a moment: for as long as the old container has to end (30 s).
-looks() {
-	local name=$1 pid=$2 state=$3
-	case $state in
-	PAUSED) echo 0 ;; # scaled to zero
-	CREATED) echo 20 ;;
-	RUNNING) if grep -qsE "^$name-$pid\s*$" $network/10.*; then echo 0; else echo 20; fi ;;
-	*) echo 2 ;;
-	esac
-}
-
-# functions calls those back that ended, and ends those that are out of reach.
+# functions calls those back that ended, and ends those that are out of reach:
+# that the provider can neither reach nor replace, because they were never
+# started or have no address. It looks more than once, for a deployment leaves
+# both behind for a moment, the second for as long as the old container has to
+# end (30 s).
 functions() {
-	local tasks name pid state enough before count
+	local tasks containers addresses name pid state enough last count
 	tasks=$(ctr -n openfaas-fn task ls 2>/dev/null) || return
-	for name in $(ctr -n openfaas-fn container ls -q); do
-		read -r pid state < <(awk -v name="$name" '$1 == name { print $2, $3 }' <<<"$tasks")
-		enough=$(looks "$name" "$pid" "$state")
-		read -r before count <<<"${seen[$name]:-0 0}"
-		[ "$before" = "$enough" ] || count=0
+	containers=$(ctr -n openfaas-fn container ls -q)
+	addresses=$(head -qn1 $network/10.* 2>/dev/null | tr -d '\r')
+	while read -r name pid state; do
+		case $state in
+		PAUSED) enough=0 ;; # scaled to zero
+		CREATED) enough=20 ;;
+		RUNNING) if [[ $'\n'$addresses$'\n' == *$'\n'"$name-$pid"$'\n'* ]]; then enough=0; else enough=20; fi ;;
+		*) enough=2 ;;
+		esac
+		read -r last count <<<"${seen[$name]:-0 0}"
+		[ "$last" = "$enough" ] || count=0
 		seen[$name]="$enough $((++count))"
 		[ "$enough" -gt 0 ] && [ "$count" -ge "$enough" ] || continue
 		unset "seen[$name]"
@@ -63,10 +59,10 @@ functions() {
 				http://127.0.0.1:8081/system/scale-function/"$name" || true
 			;;
 		esac
-	done
+	done < <(awk 'NR == FNR { task[$1] = $2 " " $3; next } NF { print $1, task[$1] }' <(echo "$tasks") <(echo "$containers"))
 }
 
-declare -A seen # by function: what looks said last, and how often in a row
+declare -A seen # by function: how many looks were enough the last time, and how many there were in a row
 before=""
 while sleep "$seconds"; do
 	now=$(trouble)
