@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/memory"
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/stack"
 	"github.com/openfaas/faas-provider/auth"
 	"github.com/openfaas/faas-provider/logs"
@@ -243,6 +244,11 @@ func (g *gateway) check(spec *types.FunctionDeployment) error {
 	for _, name := range spec.Secrets {
 		if _, err := g.secrets.read(name); err != nil {
 			return err
+		}
+	}
+	if spec.Limits != nil && spec.Limits.Memory != "" {
+		if _, err := memory.Parse(spec.Limits.Memory); err != nil {
+			return fmt.Errorf("limits.memory: %w", err)
 		}
 	}
 	_, err = wanted(spec)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/image"
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/memory"
 	"github.com/openfaas/faas-provider/types"
 )
 
@@ -27,6 +28,7 @@ type gateway struct {
 	secrets     *secretStore
 	logs        *logStore
 	queue       *queue
+	memory      *memory.Groups // nil: limits.memory is not enforced
 
 	deploying sync.Mutex // held while a function is built and deployed, or removed
 	saving    sync.Mutex
@@ -77,6 +79,10 @@ func openGateway(root, dir, logDir string, functionEnv map[string]string, queue 
 		return nil, err
 	}
 	g.builder.GoVersion = version
+	if g.memory, err = memory.Open(); err != nil {
+		slog.Warn("limits.memory is not enforced: no control group can be made here", "error", err)
+		g.memory = nil
+	}
 	return g, g.load()
 }
 
@@ -204,4 +210,7 @@ func (g *gateway) stop() {
 		g.background(func() { f.end(0) })
 	}
 	g.draining.Wait()
+	if g.memory != nil {
+		_ = g.memory.Close() // what is left of it, the next gateway removes
+	}
 }

@@ -169,6 +169,7 @@ func TestRefusals(t *testing.T) {
 		{"an image of nobody", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Image = "ghcr.io/openfaas/figlet:1" }), 400, "belongs to no function of stack.yml"},
 		{"a secret that is missing", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Secrets = []string{"absent"} }), 400, "secret absent"},
 		{"a secret that is a path", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Secrets = []string{"../functions.json"} }), 400, "not a secret's name"},
+		{"a limit that is none", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{Memory: "much"} }), 400, "limits.memory"},
 		{"another namespace", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Namespace = "staging" }), 400, "no namespace staging"},
 		{"not a deployment", "POST", "/system/functions", "text", 400, "JSON"},
 		{"a second one of that name", "POST", "/system/functions", hello(), 409, "exists"},
@@ -340,6 +341,33 @@ func TestScale(t *testing.T) {
 
 // TestUpdate changes the function under load: no call may fail, none may reach
 // the old version once the update is answered.
+// A replica that takes more memory than its function may have is killed, as a
+// container would be; its successor serves, and the function's logs say why.
+func TestMemoryLimit(t *testing.T) {
+	b := start(t, time.Minute)
+	if b.g.memory == nil {
+		t.Skip("no control group can be made here")
+	}
+	spec := hello()
+	spec.Limits = &types.FunctionResources{Memory: "64Mi"}
+	b.must(202, "POST", "/system/functions", spec)
+	b.available(1)
+	before, status := b.call("/function/hello?eat=" + strconv.Itoa(16<<20))
+	if status != 200 {
+		t.Fatalf("a quarter of the limit: %d", status)
+	}
+	if _, status := b.call("/function/hello?eat=" + strconv.Itoa(128<<20)); status != 502 {
+		t.Errorf("twice the limit: %d", status)
+	}
+	b.available(1)
+	if after, status := b.call("/function/hello"); status != 200 || after.PID == before.PID {
+		t.Errorf("after that: %d from process %d, as before %d", status, after.PID, before.PID)
+	}
+	if said := b.must(200, "GET", "/system/logs?name=hello", nil); !strings.Contains(said, "it was killed at its memory limit of 64Mi") {
+		t.Errorf("the function's logs say: %s", said)
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	b := start(t, time.Minute)
 	b.must(202, "POST", "/system/functions", hello())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/local/internal/memory"
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
 )
 
@@ -154,6 +156,7 @@ func (r *replica) once() error {
 	if err != nil {
 		return err
 	}
+	limit := d.limitMemory(r.name, p.PID())
 	ended := make(chan struct{})
 	watched := make(chan struct{})
 	go func() {
@@ -168,10 +171,44 @@ func (r *replica) once() error {
 	close(ended)
 	<-watched
 	r.setHealthy(false, url.URL{})
+	if limit != nil {
+		killed, err := limit.Killed()
+		if err := errors.Join(err, limit.Remove()); err != nil {
+			slog.Warn("a memory limit was not taken away", "function", d.spec.Service, "replica", r.name, "error", err)
+		}
+		if killed > 0 {
+			return fmt.Errorf("it was killed at its memory limit of %s", d.spec.Limits.Memory)
+		}
+	}
 	if err := p.Err(); err != nil {
 		return err
 	}
 	return fmt.Errorf("it exited by itself with status 0")
+}
+
+// limitMemory holds a replica's process to limits.memory of its function. It
+// gives nil where there is no limit, or none can be enforced.
+func (d *deployment) limitMemory(name string, pid int) *memory.Group {
+	if d.gateway.memory == nil || d.spec.Limits == nil || d.spec.Limits.Memory == "" {
+		return nil
+	}
+	bytes, err := memory.Parse(d.spec.Limits.Memory)
+	var group *memory.Group
+	if err == nil {
+		group, err = d.gateway.memory.New(name, bytes)
+	}
+	if err == nil {
+		// The process has begun already: what it has until here is not counted,
+		// and is little.
+		if err = group.Add(pid); err != nil {
+			err = errors.Join(err, group.Remove())
+			group = nil
+		}
+	}
+	if err != nil {
+		slog.Error("limits.memory of a replica is not enforced", "function", d.spec.Service, "replica", name, "error", err)
+	}
+	return group
 }
 
 // watch probes the process until it has ended.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,11 @@ func (Function) Handle(req handler.Request) (handler.Response, error) {
 	slog.Info("called", "note", query.Get("note"))
 	if query.Has("exit") {
 		os.Exit(3)
+	}
+	if n, err := strconv.Atoi(query.Get("eat")); err == nil {
+		for all := make([]byte, n); n > 0; n -= min(n, 4096) {
+			all[n-1] = 1 // what is not touched is not there
+		}
 	}
 	if pause, err := time.ParseDuration(query.Get("sleep")); err == nil {
 		time.Sleep(pause)

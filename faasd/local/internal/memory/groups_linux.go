@@ -1,0 +1,190 @@
+package memory
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is where every distribution mounts the control groups.
+const mount = "/sys/fs/cgroup"
+
+// prefix begins the name of a folder of groups; the id of the process that keeps
+// them there follows, and a number of its own.
+const prefix = "kiosk-"
+
+var opened atomic.Int64
+
+// version is what differs between the two kinds of control groups.
+type version struct {
+	limit string // the file that holds the limit, in bytes
+	swap  string // the file that bounds memory and swap, or swap alone
+	kills string // the file that counts, as oom_kill, who was killed
+}
+
+var (
+	v1 = version{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control"}
+	v2 = version{"memory.max", "memory.swap.max", "memory.events"}
+)
+
+// Groups makes groups for children of this process.
+type Groups struct {
+	version
+	dir string
+}
+
+// Open makes a folder for the groups of this process, beneath the limits that
+// the process itself has, and removes what processes that are gone left behind.
+// It fails where the kernel has no memory controller, and for who may not make
+// groups, which is mostly root's.
+func Open() (*Groups, error) {
+	parent, v, err := place()
+	if err != nil {
+		return nil, err
+	}
+	sweep(parent)
+	g := &Groups{version: v, dir: filepath.Join(parent, fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), opened.Add(1)))}
+	if err := os.Mkdir(g.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if v == v2 {
+		if err := os.WriteFile(filepath.Join(g.dir, "cgroup.subtree_control"), []byte("+memory"), 0o644); err != nil {
+			return nil, errors.Join(err, os.Remove(g.dir))
+		}
+	}
+	return g, nil
+}
+
+// place finds where groups of this process can be made: with version 1 in the
+// process's own group; with version 2 in the nearest group above that hands the
+// memory controller on, for one with processes in it cannot.
+func place() (string, version, error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", version{}, err
+	}
+	unified := ""
+	for line := range strings.Lines(string(text)) {
+		// hierarchy:controllers:path
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) < 3 {
+			continue
+		}
+		for controller := range strings.SplitSeq(fields[1], ",") {
+			if controller == "memory" {
+				dir := filepath.Join(mount, "memory", fields[2])
+				if _, err := os.Stat(dir); err != nil { // a container sees its own as the root
+					dir = filepath.Join(mount, "memory")
+				}
+				return dir, v1, nil
+			}
+		}
+		if fields[1] == "" {
+			unified = fields[2]
+		}
+	}
+	for path := unified; path != ""; path = filepath.Dir(path) {
+		dir := filepath.Join(mount, path)
+		controllers, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+		if err == nil && bytes.Contains(controllers, []byte("memory")) {
+			return dir, v2, nil
+		}
+		if path == "/" {
+			break
+		}
+	}
+	return "", version{}, errors.New("the kernel's memory controller is not to be had")
+}
+
+// sweep removes the folders of processes that are gone.
+func sweep(parent string) {
+	folders, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
+	for _, folder := range folders {
+		name, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(folder), prefix), "-")
+		pid, err := strconv.Atoi(name)
+		if err != nil || unix.Kill(pid, 0) == nil {
+			continue
+		}
+		groups, _ := filepath.Glob(filepath.Join(folder, "*", "cgroup.procs"))
+		for _, group := range groups {
+			_ = os.Remove(filepath.Dir(group))
+		}
+		_ = os.Remove(folder) // one that still has a process in it stays
+	}
+}
+
+// Close removes the folder; its groups must have been removed.
+func (g *Groups) Close() error { return os.Remove(g.dir) }
+
+// Group is a limit and the processes that share it.
+type Group struct {
+	version
+	dir string
+}
+
+// New makes a group that may have so many bytes, none of them swapped out.
+func (g *Groups) New(name string, limit int64) (*Group, error) {
+	group := &Group{version: g.version, dir: filepath.Join(g.dir, name)}
+	if err := os.Mkdir(group.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := group.write(g.limit, strconv.FormatInt(limit, 10)); err != nil {
+		return nil, errors.Join(err, group.Remove())
+	}
+	swap := "0"
+	if g.version == v1 {
+		swap = strconv.FormatInt(limit, 10)
+	}
+	if err := group.write(g.swap, swap); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel may not count swap
+		return nil, errors.Join(err, group.Remove())
+	}
+	return group, nil
+}
+
+func (g *Group) write(file, text string) error {
+	f, err := os.OpenFile(filepath.Join(g.dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// Add puts a process into the group, with all it will have from here on.
+func (g *Group) Add(pid int) error { return g.write("cgroup.procs", strconv.Itoa(pid)) }
+
+// Killed tells how many processes the kernel has killed for the limit.
+func (g *Group) Killed() (int, error) {
+	text, err := os.ReadFile(filepath.Join(g.dir, g.kills))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return strconv.Atoi(strings.TrimSpace(n))
+		}
+	}
+	return 0, fmt.Errorf("%s does not count kills", g.kills)
+}
+
+// Remove removes the group, whose processes must have ended.
+func (g *Group) Remove() error {
+	var err error
+	// The kernel may still be letting go of a process that was waited for.
+	for range 50 {
+		if err = os.Remove(g.dir); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
