@@ -82,7 +82,7 @@ func withNATS(ctx context.Context, fn func(*nats.Conn) error) error {
 	if err != nil {
 		return err
 	}
-	conn, err := nats.Open(url, "operator", 1)
+	conn, err := nats.Open(url, "operator", 0) // replicas: it makes no stream
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func withDB(ctx context.Context, fn func(*mongodb.DB) error) error {
 		return err
 	}
 	defer db.Close()
-	if err := db.Ready(ctx); err != nil {
+	if err := db.Ping(ctx); err != nil {
 		return fmt.Errorf("MongoDB does not answer: %w", err)
 	}
 	return fn(db)

@@ -2,13 +2,23 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
+
+func TestMain(m *testing.M) { testservers.Main(m) }
 
 func startNATS(t *testing.T) *nats.Conn {
 	t.Helper()
@@ -38,14 +48,15 @@ func do(t *testing.T, command string) string {
 
 func TestDeadLetters(t *testing.T) {
 	nc := startNATS(t)
+	js, err := nc.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addStreams(t, js)
 	if out := do(t, "dead-letters list"); strings.Count(out, "\n") != 1 {
 		t.Errorf("an empty list is\n%s", out)
 	}
 	replayed, err := nc.SubscribeSync("order.created")
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, err := nc.JetStream()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +91,84 @@ func TestDeadLetters(t *testing.T) {
 		if err := run(t.Context(), strings.Fields(command), new(bytes.Buffer)); err == nil || errors.Is(err, errUsage) {
 			t.Errorf("%s: %v", command, err)
 		}
+	}
+}
+
+// addStreams makes the streams with other settings than the shop's own.
+func addStreams(t *testing.T, js nats.JetStreamContext) (configs []nats.StreamConfig) {
+	t.Helper()
+	for name, subjects := range map[string]string{"ORDERS": "order.>", "DEAD_LETTERS": "dead.>"} {
+		info, err := js.AddStream(&nats.StreamConfig{Name: name, Subjects: []string{subjects}, Description: "kept by somebody who looks after it", MaxMsgs: 77, MaxAge: time.Hour, Duplicates: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		configs = append(configs, info.Config)
+	}
+	return configs
+}
+
+// TestStreamsStayAsTheyAre holds every command about dead letters to looking
+// the streams up: none changes one, and none makes one.
+func TestStreamsStayAsTheyAre(t *testing.T) {
+	nc := startNATS(t)
+	js, err := nc.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := []string{"dead-letters list", "dead-letters show 1", "dead-letters replay 1", "dead-letters drop 2", "dead-letters replay all"}
+	for _, command := range commands {
+		err := run(t.Context(), strings.Fields(command), new(bytes.Buffer))
+		if err == nil || !strings.Contains(err.Error(), "NATS has no stream DEAD_LETTERS") {
+			t.Errorf("%s: %v, want that there is no stream", command, err)
+		}
+	}
+	for name := range js.StreamNames() {
+		t.Errorf("a command made the stream %s", name)
+	}
+	configs := addStreams(t, js)
+	for _, event := range []string{"e1", "e2", "e3"} {
+		if _, err := js.PublishMsg(&nats.Msg{Subject: "dead.order.created", Header: nats.Header{"Kiosk-Event": {event}, "Kiosk-Subject": {"order.created"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, command := range commands {
+		do(t, command)
+	}
+	for _, was := range configs {
+		if info, err := js.StreamInfo(was.Name); err != nil || !reflect.DeepEqual(info.Config, was) {
+			t.Errorf("%v: the stream was %+v, and is %+v", err, was, info.Config)
+		}
+	}
+	// Nothing is removed from the dead letters that did not reach the other stream.
+	if err := js.DeleteStream("ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.PublishMsg(&nats.Msg{Subject: "dead.order.created", Header: nats.Header{"Kiosk-Event": {"e4"}, "Kiosk-Subject": {"order.created"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), strings.Fields("dead-letters replay 4"), new(bytes.Buffer)); err == nil || !strings.Contains(err.Error(), "NATS has no stream ORDERS") {
+		t.Errorf("replay without its stream: %v", err)
+	}
+	do(t, "dead-letters show 4")
+}
+
+// TestDatabaseStaysAsItIs holds the commands about the database to reading it: a
+// MONGO_DB_NAME that nobody has does not become a database with indexes.
+func TestDatabaseStaysAsItIs(t *testing.T) {
+	database := testservers.Mongo(t)
+	t.Setenv("MONGO_URI", database.URI)
+	t.Setenv("MONGO_DB_NAME", database.Name)
+	if out := do(t, "outbox list"); strings.Count(out, "\n") != 1 {
+		t.Errorf("an empty outbox is\n%s", out)
+	}
+	do(t, "ledger check")
+	client, err := mongo.Connect(options.Client().ApplyURI(database.URI))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Disconnect(context.WithoutCancel(t.Context()))
+	if names, err := client.Database(database.Name).ListCollectionNames(t.Context(), bson.D{}); err != nil || len(names) > 0 {
+		t.Errorf("the commands made the collections %q (%v)", names, err)
 	}
 }
 

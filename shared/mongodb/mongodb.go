@@ -72,11 +72,19 @@ func (d *DB) Close() error {
 	return d.client.Disconnect(ctx)
 }
 
+// Ping tells whether the database answers, and changes nothing in it.
+func (d *DB) Ping(ctx context.Context) error {
+	if err := d.client.Ping(ctx, nil); err != nil {
+		return kiosk.Unavailable(err)
+	}
+	return nil
+}
+
 // Ready tells whether the database answers, and makes sure once that its
 // indexes exist.
 func (d *DB) Ready(ctx context.Context) error {
-	if err := d.client.Ping(ctx, nil); err != nil {
-		return kiosk.Unavailable(err)
+	if err := d.Ping(ctx); err != nil {
+		return err
 	}
 	return d.ensureIndexes(ctx)
 }
@@ -130,6 +138,12 @@ func (d *DB) Transact(ctx context.Context, fn func(context.Context) error) error
 	if err := d.ensureIndexes(ctx); err != nil {
 		return err
 	}
+	return d.transact(ctx, fn)
+}
+
+// transact is Transact for a fn that inserts nothing, so that no index needs to
+// exist.
+func (d *DB) transact(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, transactionTimeout)
 	defer cancel()
 	session, err := d.client.StartSession()

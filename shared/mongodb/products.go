@@ -225,7 +225,7 @@ func (r Products) Record(ctx context.Context, movements ...inventory.Movement) e
 // product it looked at: empty when there are no more.
 func (d *DB) CheckLedger(ctx context.Context, after kiosk.ID, limit int) (wrong []inventory.Discrepancy, last kiosk.ID, err error) {
 	r := d.Products()
-	err = d.Transact(ctx, func(ctx context.Context) error {
+	err = d.transact(ctx, func(ctx context.Context) error {
 		wrong, last = nil, ""
 		cursor, err := r.collection.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: objectID(after)}}}},
 			options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetProjection(bson.D{{Key: "stock", Value: 1}}))

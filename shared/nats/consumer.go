@@ -69,7 +69,7 @@ func (c *Consumer) Run(ctx context.Context, workers int) {
 }
 
 func (c *Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
-	if err := c.conn.Ready(ctx); err != nil {
+	if err := c.conn.ensureStreams(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)

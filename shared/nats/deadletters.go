@@ -81,7 +81,9 @@ func (c *Conn) Replay(ctx context.Context, number uint64) error {
 	if trace := letter.header.Get(headerTraceparent); trace != "" {
 		msg.Header.Set(headerTraceparent, trace)
 	}
-	if err := c.publish(ctx, msg); err != nil {
+	if err := c.publish(ctx, msg); errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return noStream(ordersStream)
+	} else if err != nil {
 		return err
 	}
 	return c.Drop(ctx, number)
@@ -102,15 +104,21 @@ func (c *Conn) Drop(ctx context.Context, number uint64) error {
 	return nil
 }
 
+// deadLetters looks the stream of dead letters up: KindNotFound where there is
+// none.
 func (c *Conn) deadLetters(ctx context.Context) (jetstream.Stream, error) {
-	if err := c.Ready(ctx); err != nil {
-		return nil, err
-	}
 	stream, err := c.js.Stream(ctx, deadStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, noStream(deadStream)
+	}
 	if err != nil {
 		return nil, kiosk.Unavailable(err)
 	}
 	return stream, nil
+}
+
+func noStream(name string) error {
+	return kiosk.NotFound(fmt.Sprintf("NATS has no stream %s: the shop's functions make it when they start; is this the shop's NATS?", name))
 }
 
 func deadLetter(msg *jetstream.RawStreamMsg) DeadLetter {

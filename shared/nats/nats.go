@@ -53,12 +53,13 @@ type Conn struct {
 	js       jetstream.JetStream
 	replicas int
 
-	mu    sync.Mutex
-	ready bool // the streams exist
+	mu      sync.Mutex
+	ensured bool // the streams exist, with the settings of this process
 }
 
-// Open prepares a connection to url; it does not wait for it. The streams have
-// that many replicas: 1 for a single server, 3 for a cluster.
+// Open prepares a connection to url; it does not wait for it. The streams get
+// that many replicas when Deliver or a Consumer makes or changes them: 1 for a
+// single server, 3 for a cluster.
 func Open(url, name string, replicas int) (*Conn, error) {
 	nc, err := nats.Connect(url,
 		nats.Name(name),
@@ -91,14 +92,32 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Ready tells whether NATS answers and has the shop's streams.
+// Ready tells whether NATS answers. It neither asks for the streams nor makes
+// them.
 func (c *Conn) Ready(ctx context.Context) error {
 	if !c.nc.IsConnected() {
-		return kiosk.Unavailable(errors.New("nats is not connected"))
+		return errNotConnected()
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	if err := c.nc.FlushWithContext(ctx); err != nil {
+		return kiosk.Unavailable(err)
+	}
+	return nil
+}
+
+func errNotConnected() error { return kiosk.Unavailable(errors.New("nats is not connected")) }
+
+// ensureStreams makes the shop's streams, or gives them the settings of this
+// process. Only who publishes or consumes events for the shop calls it: a
+// command that looks into a stream has no say in how it is kept.
+func (c *Conn) ensureStreams(ctx context.Context) error {
+	if !c.nc.IsConnected() {
+		return errNotConnected()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ready {
+	if c.ensured {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
@@ -118,7 +137,7 @@ func (c *Conn) Ready(ctx context.Context) error {
 			return kiosk.Unavailable(fmt.Errorf("stream %s: %w", name, err))
 		}
 	}
-	c.ready = true
+	c.ensured = true
 	return nil
 }
 
@@ -126,14 +145,14 @@ func (c *Conn) Ready(ctx context.Context) error {
 // lost them.
 func (c *Conn) forget() {
 	c.mu.Lock()
-	c.ready = false
+	c.ensured = false
 	c.mu.Unlock()
 }
 
 // Deliver publishes an event and waits until the stream has stored it. It is
 // an outbox.Courier.
 func (c *Conn) Deliver(ctx context.Context, e outbox.Entry) (confirmed bool, err error) {
-	if err := c.Ready(ctx); err != nil {
+	if err := c.ensureStreams(ctx); err != nil {
 		return false, err
 	}
 	msg := &nats.Msg{Subject: e.Subject, Data: e.Payload, Header: nats.Header{jetstream.MsgIDHeader: {string(e.ID)}}}
