@@ -29,6 +29,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/sabotage"
 )
 
 // settings are the command's flags.
@@ -47,7 +48,7 @@ func main() {
 	flag.DurationVar(&s.settle, "settle", 15*time.Minute, "how long the shop may take to catch up afterwards")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()%1_000_000), "decides the schedule of the faults")
 	flag.IntVar(&s.customers, "customers", 12, "how many use the shop at once")
-	flag.StringVar(&s.sabotage, "sabotage", "", "run a copy of the shop with a guard removed, which has to fail: "+sabotages())
+	flag.StringVar(&s.sabotage, "sabotage", "", "run a copy of the shop with a guard removed, which has to fail: "+guards.Names())
 	flag.StringVar(&s.compiled, "compiled", "", "a box's DATA_DIR whose compiled programs may be used where they still fit the sources")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -72,17 +73,20 @@ func run(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	remove, err := sources(s.sabotage)
+	remove, err := guards.Sources(s.sabotage)
 	if err != nil {
 		return err
 	}
 	defer remove()
+	if s.sabotage != "" {
+		say("chaos: the guard %q is removed: this run has to fail", s.sabotage)
+	}
 	dir, err := os.MkdirTemp("", "kiosk-chaos-")
 	if err != nil {
 		return err
 	}
 	if s.compiled != "" {
-		if err := reuse(s.compiled, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := sabotage.Reuse(s.compiled, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("what was compiled before cannot be used: %w", err)
 		}
 	}
