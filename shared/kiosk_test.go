@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -63,6 +64,29 @@ func TestMoneyAsJSON(t *testing.T) {
 			t.Fatalf("%d became %s became %d, %v", m, text, back, err)
 		}
 	})
+	rapid.Check(t, func(t *rapid.T) {
+		m := kiosk.Money(rapid.Int64().Draw(t, "minor units"))
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back kiosk.Money
+		if err := json.Unmarshal(text, &back); err != nil || back != m {
+			t.Fatalf("%d became %s became %d, %v", m, text, back, err)
+		}
+	})
+	for text, want := range map[string]kiosk.Money{"12": 1200, "12.5": 1250, "-0.07": -7, "92233720368547758.07": math.MaxInt64, "-92233720368547758.08": math.MinInt64, "null": 0} {
+		var m kiosk.Money
+		if err := json.Unmarshal([]byte(text), &m); err != nil || m != want {
+			t.Errorf("%s was read as %d, %v, want %d", text, m, err, want)
+		}
+	}
+	for _, text := range []string{`"12.50"`, `""`, "true", "1e2", "1.5e1", "12.505", "92233720368547758.08", "{}", "[1]"} {
+		var m kiosk.Money
+		if err := json.Unmarshal([]byte(text), &m); err == nil {
+			t.Errorf("%s was read as %d", text, m)
+		}
+	}
 	for m, want := range map[kiosk.Money]string{0: "0.00", 5: "0.05", 1999: "19.99", -150: "-1.50"} {
 		if got := m.String(); got != want {
 			t.Errorf("Money(%d) is written %s, want %s", m, got, want)

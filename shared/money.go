@@ -31,6 +31,25 @@ func (m Money) String() string {
 // MarshalJSON writes a JSON number: 12.50.
 func (m Money) MarshalJSON() ([]byte, error) { return []byte(m.String()), nil }
 
+// UnmarshalJSON reads what MarshalJSON writes, exactly: a JSON number with at
+// most two decimals and without an exponent. What a client writes, which may
+// be any number, is a Decimal.
+func (m *Money) UnmarshalJSON(data []byte) error {
+	whole, fraction, _ := strings.Cut(string(data), ".")
+	if whole == "null" {
+		return nil // as everywhere in encoding/json
+	}
+	if len(fraction) > 2 || strings.Trim(whole, "-") == "" {
+		return &json.UnmarshalTypeError{Value: "number " + string(data), Type: reflect.TypeFor[Money]()}
+	}
+	minor, err := strconv.ParseInt(whole+(fraction + "00")[:2], 10, 64)
+	if err != nil {
+		return &json.UnmarshalTypeError{Value: "number " + string(data), Type: reflect.TypeFor[Money]()}
+	}
+	*m = Money(minor)
+	return nil
+}
+
 // Decimal is a JSON number as the client wrote it, exact, so that the domain
 // decides what it allows: a float64 would already have rounded it.
 type Decimal string

@@ -2,7 +2,9 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"time"
@@ -12,138 +14,114 @@ import (
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 )
 
-const (
-	// cacheLifetime bounds how old a copy can get whose invalidation was lost.
-	cacheLifetime = 5 * time.Minute
-	// generationLifetime must outlive every read of the database that was
-	// under way when the generation was counted up.
-	generationLifetime = 10 * time.Minute
-)
+// leaseLifetime is how long others load for themselves after a reader died
+// that was about to store a copy. No reader needs as long.
+const leaseLifetime = 15 * time.Second
 
-// Cache keeps copies of T by identifier, cache-aside: a reader that finds none
-// loads it and leaves a copy; a writer drops the copy. A dropped key counts up
-// a generation, and a copy is stored only if its generation is still the one
-// the reader saw before it read the database: so a slow reader cannot put an
-// old value back.
+// leasePrefix begins a lease, and no JSON value.
+const leasePrefix = "lease:"
+
+// Cache keeps copies of T by identifier, as JSON, cache-aside: a reader that
+// finds none loads it and leaves a copy, a writer drops the copy after its
+// change is committed.
+//
+// A reader that finds nothing puts a lease in the copy's place before it
+// loads, and stores the copy only where its own lease still is. Whoever drops
+// the copy drops the lease with it, so a slow reader cannot put an old value
+// back. (Leases are those of Nishtala et al., Scaling Memcache at Facebook,
+// NSDI 2013, section 3.2.1.)
 type Cache[T any] struct {
-	client *Client
-	name   string
+	client     *Client
+	name       string
+	lifetime   time.Duration
+	unreadable seldom
 }
 
-// NewCache makes a cache whose keys start with name.
-func NewCache[T any](client *Client, name string) *Cache[T] {
-	return &Cache[T]{client: client, name: name}
+// NewCache makes a cache whose keys start with name. No copy gets older than
+// lifetime, not even one whose invalidation was lost. A name belongs to one T.
+func NewCache[T any](client *Client, name string, lifetime time.Duration) *Cache[T] {
+	return &Cache[T]{client: client, name: name, lifetime: lifetime}
 }
 
-// keys belong to one slot of a cluster, by the part in braces.
-func (c *Cache[T]) keys(id kiosk.ID) []string {
-	value := "cache:{" + c.name + ":" + string(id) + "}"
-	return []string{value, value + ":generation"}
-}
+func (c *Cache[T]) key(id kiosk.ID) string { return "cache:" + c.name + ":" + string(id) }
 
-var (
-	store = redis.NewScript(`
-		if (redis.call('GET', KEYS[2]) or '') == ARGV[1] then
-			redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-		end
-		return 0`)
-	drop = redis.NewScript(`
-		redis.call('INCR', KEYS[2])
-		redis.call('PEXPIRE', KEYS[2], ARGV[1])
-		return redis.call('DEL', KEYS[1])`)
-)
+// store puts the copy ARGV[2] in the place of the lease ARGV[1].
+var store = redis.NewScript(`
+	if redis.call('GET', KEYS[1]) == ARGV[1] then
+		redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+	end
+	return 0`)
 
-// Get gives the copy, or what load gives.
+// Get returns the copy, or what load returns. It fails only as load fails.
 func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Context) (T, error)) (T, error) {
-	keys := c.keys(id)
-	var seen []any
+	key := c.key(id)
+	var text []byte
 	err := c.client.do(ctx, func(ctx context.Context) (err error) {
-		seen, err = c.client.rdb.MGet(ctx, keys...).Result()
+		text, err = c.client.rdb.Get(ctx, key).Bytes()
 		return err
 	})
-	if err == nil {
-		if text, ok := seen[0].(string); ok {
-			var copied T
-			if json.Unmarshal([]byte(text), &copied) == nil {
-				return copied, nil
-			}
+	switch {
+	case errors.Is(err, redis.Nil):
+	case err != nil: // redis is away
+		return load(ctx)
+	case strings.HasPrefix(string(text), leasePrefix): // another is about to store it
+		return load(ctx)
+	default:
+		var copied T
+		err := json.Unmarshal(text, &copied)
+		if err == nil {
+			return copied, nil
 		}
+		if c.unreadable.due() {
+			slog.Error("a cached copy cannot be read", "cache", c.name, "error", err)
+		}
+		c.forget(ctx, key)
 	}
-	value, loadErr := load(ctx)
-	if loadErr != nil || err != nil {
-		return value, loadErr
+
+	lease := leasePrefix + rand.Text()
+	var leased bool
+	err = c.client.do(ctx, func(ctx context.Context) (err error) {
+		leased, err = c.client.rdb.SetNX(ctx, key, lease, leaseLifetime).Result()
+		return err
+	})
+	if err != nil || !leased {
+		return load(ctx)
 	}
-	text, err := json.Marshal(value)
+	value, err := load(ctx)
 	if err != nil {
-		return value, nil // what cannot be copied is read anew each time
+		c.forget(ctx, key) // so that the next reader may store what it loads
+		return value, err
 	}
-	generation, _ := seen[1].(string)
+	if text, err = json.Marshal(value); err != nil {
+		if c.unreadable.due() {
+			slog.Error("a copy cannot be cached", "cache", c.name, "error", err)
+		}
+		return value, nil
+	}
 	_ = c.client.do(ctx, func(ctx context.Context) error {
-		return store.Run(ctx, c.client.rdb, keys, generation, text, cacheLifetime.Milliseconds()).Err()
+		return store.Run(ctx, c.client.rdb, []string{key}, lease, text, c.lifetime.Milliseconds()).Err()
 	})
 	return value, nil
 }
 
-// dropTimeout bounds the second attempt to forget.
-const dropTimeout = 2 * time.Second
+// forget tries to delete what is under the key. That is always safe, whatever
+// is there: at worst somebody loads once more.
+func (c *Cache[T]) forget(ctx context.Context, key string) {
+	_ = c.client.do(context.WithoutCancel(ctx), func(ctx context.Context) error { return c.client.rdb.Del(ctx, key).Err() })
+}
 
-// Drop forgets the copies. It tries harder than a reader does, since a copy
-// that lives on is wrong: a session that has ended would go on. Where Redis is
-// really away nobody reads the copies either; what it still has when it is
-// back, expires.
+// Drop deletes the copies. It tries once, for at most operationTimeout; where
+// that fails the client goes on trying in the background, since a copy that
+// lives on is wrong: see overdue.
 func (c *Cache[T]) Drop(ctx context.Context, ids ...kiosk.ID) {
 	if len(ids) == 0 {
 		return
 	}
-	forget := func(ctx context.Context) error {
-		pipe := c.client.rdb.Pipeline()
-		for _, id := range ids {
-			drop.Eval(ctx, pipe, c.keys(id), generationLifetime.Milliseconds())
-		}
-		_, err := pipe.Exec(ctx)
-		return err
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = c.key(id)
 	}
-	if c.client.do(ctx, forget) == nil {
-		return
+	if err := c.client.do(ctx, func(ctx context.Context) error { return c.client.unlink(ctx, keys) }); err != nil {
+		c.client.overdue.add(keys)
 	}
-	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
-	defer cancel()
-	if err := forget(ctx); err != nil {
-		slog.Warn("redis did not forget what has changed", "cache", c.name, "error", err)
-	}
-}
-
-// lockLifetime is how long the lock of a holder stays that died: a little more
-// than a function's exec_timeout.
-const lockLifetime = 15 * time.Second
-
-// Lock takes name for one holder, until unlock or for lockLifetime. It gives
-// KindConflict while another holds it, and lets everybody pass where Redis is
-// away.
-func (c *Client) Lock(ctx context.Context, name string) (unlock func(), err error) {
-	key := "lock:" + name
-	holder := string(kiosk.NewID())
-	var taken bool
-	err = c.do(ctx, func(ctx context.Context) (err error) {
-		taken, err = c.rdb.SetNX(ctx, key, holder, lockLifetime).Result()
-		return err
-	})
-	if err != nil {
-		return func() {}, nil
-	}
-	if !taken {
-		return nil, kiosk.Conflict("a request with this Idempotency-Key is under way")
-	}
-	return func() {
-		// Only the holder's own lock, not one that came after it expired.
-		_ = c.do(context.WithoutCancel(ctx), func(ctx context.Context) error {
-			return release.Run(ctx, c.rdb, []string{key}, holder).Err()
-		})
-	}, nil
-}
-
-var release = redis.NewScript(`if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`)
-
-func split(addresses string) []string {
-	return strings.FieldsFunc(addresses, func(c rune) bool { return c == ',' || c == ' ' })
 }

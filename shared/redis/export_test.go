@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -15,4 +16,19 @@ func (c *Client) Ping(ctx context.Context) error {
 		return errors.Join(errAway, err)
 	}
 	return nil
+}
+
+// Overdue fails while keys wait to be deleted.
+func (c *Client) Overdue() error {
+	c.overdue.mu.Lock()
+	defer c.overdue.mu.Unlock()
+	if c.overdue.stop != nil {
+		return fmt.Errorf("%d keys wait", len(c.overdue.keys))
+	}
+	return nil
+}
+
+// Keys lists the keys of a cache, by its name.
+func (c *Client) Keys(ctx context.Context, cache string) ([]string, error) {
+	return c.rdb.Keys(ctx, "cache:"+cache+":*").Result()
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,9 +27,10 @@ const (
 
 // Client is a connection to Redis that fails fast.
 type Client struct {
-	rdb      redis.UniversalClient
-	retryAt  atomic.Int64 // Unix nanoseconds; before it Redis counts as away
-	warnedAt atomic.Int64
+	rdb     redis.UniversalClient
+	retryAt atomic.Int64 // Unix nanoseconds; before it Redis counts as away
+	failed  seldom
+	overdue overdue
 }
 
 // Options are the settings of a connection.
@@ -47,16 +49,22 @@ func Open(o Options) *Client {
 	opts := &redis.UniversalOptions{
 		Addrs: split(o.Address), Password: o.Password, DB: o.DB,
 		DialTimeout: operationTimeout, ReadTimeout: operationTimeout, WriteTimeout: operationTimeout, PoolTimeout: operationTimeout,
-		MaxRetries: -1, ContextTimeoutEnabled: true, PoolSize: 32,
+		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, PoolSize: 32,
 	}
 	if o.TLS {
 		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	return &Client{rdb: redis.NewUniversalClient(opts)}
+	c := &Client{rdb: redis.NewUniversalClient(opts)}
+	c.overdue.unlink = c.unlink
+	return c
 }
 
-// Close ends the connections.
-func (c *Client) Close() error { return c.rdb.Close() }
+// Close ends the connections, after one more attempt to delete what has still
+// to be deleted. It takes two operationTimeouts at most where Redis is away.
+func (c *Client) Close() error {
+	c.overdue.close()
+	return c.rdb.Close()
+}
 
 // do runs one use of Redis under its deadline, unless Redis is left alone.
 // redis.Nil, no such key, is an answer and not a failure.
@@ -78,8 +86,32 @@ func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 // fail leaves Redis alone for a while.
 func (c *Client) fail(now time.Time, err error) {
 	c.retryAt.Store(now.Add(pauseAfterFailure).UnixNano())
-	// A line every ten seconds is enough to know.
-	if last := c.warnedAt.Load(); now.UnixNano()-last > int64(10*time.Second) && c.warnedAt.CompareAndSwap(last, now.UnixNano()) {
+	if c.failed.due() {
 		slog.Warn("redis does not answer: caches, sessions and limits go on without it", "error", err)
 	}
+}
+
+// unlink deletes the keys in one round trip, each by a command of its own: in
+// a cluster they lie in different slots.
+func (c *Client) unlink(ctx context.Context, keys []string) error {
+	pipe := c.rdb.Pipeline()
+	for _, key := range keys {
+		pipe.Del(ctx, key)
+	}
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+// split reads a list of addresses.
+func split(addresses string) []string {
+	return strings.FieldsFunc(addresses, func(c rune) bool { return c == ',' || c == ' ' })
+}
+
+// seldom bounds how often one thing is logged: every ten seconds.
+type seldom struct{ last atomic.Int64 }
+
+// due tells whether it is to be logged now.
+func (s *seldom) due() bool {
+	now, last := time.Now().UnixNano(), s.last.Load()
+	return now-last > int64(10*time.Second) && s.last.CompareAndSwap(last, now)
 }

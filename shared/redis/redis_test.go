@@ -3,12 +3,16 @@ package redis_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/redis"
 	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
@@ -23,9 +27,11 @@ func open(t *testing.T, address string) *redis.Client {
 
 type thing struct{ Value int }
 
+const lifetime = 5 * time.Minute
+
 func TestCache(t *testing.T) {
 	address := testservers.Redis(t)
-	cache := redis.NewCache[thing](open(t, address), "thing-"+string(kiosk.NewID()))
+	cache := redis.NewCache[thing](open(t, address), "thing-"+string(kiosk.NewID()), lifetime)
 	ctx, id := t.Context(), kiosk.NewID()
 	truth, loads := 1, 0
 	load := func(context.Context) (thing, error) { loads++; return thing{truth}, nil }
@@ -49,18 +55,94 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// TestCacheOfEachType: a type that cannot be read back makes every read a load.
+func TestCacheOfEachType(t *testing.T) {
+	client := open(t, testservers.Redis(t))
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)
+	reads(t, client, inventory.Product{
+		ID: kiosk.NewID(), Name: "Tea", Description: "Loose.\nStrong.", Category: "drinks", SKU: "T-1", ImageURL: "https://example.com/t.png",
+		Stock: 7, Price: 1250, Revision: 3, CreatedAt: at, UpdatedAt: at.Add(time.Hour),
+	})
+	reads(t, client, order.Order{
+		ID: kiosk.NewID(), UserID: kiosk.NewID(), Lines: []order.Line{{ProductID: kiosk.NewID(), Name: "Tea", Quantity: 2, UnitPrice: 1205}},
+		Total: 2410, Currency: "USD", Status: order.Cancelled, Stock: order.StockReturned, Reason: "too late",
+		History:  []order.Change{{At: at, Status: order.Pending, Stock: order.StockTaken, By: kiosk.ServiceID}},
+		Revision: 2, CreatedAt: at, UpdatedAt: at,
+	})
+	reads(t, client, user.Profile{ID: kiosk.NewID(), Username: "ada", Email: "ada@example.com", Name: "Ada", Role: kiosk.RoleAdmin, CreatedAt: at})
+	reads(t, client, user.Session{ID: kiosk.NewID(), UserID: kiosk.NewID(), Role: kiosk.RoleUser, Generation: 4, CreatedAt: at, ExpiresAt: at.Add(time.Hour)})
+}
+
+// reads reads value ten times, which has to cost one load.
+func reads[T any](t *testing.T, client *redis.Client, value T) {
+	t.Run(fmt.Sprintf("%T", value), func(t *testing.T) {
+		// A field left out here would go untested.
+		for i, v := 0, reflect.ValueOf(value); i < v.NumField(); i++ {
+			if v.Field(i).IsZero() {
+				t.Errorf("the test's %s has no value", v.Type().Field(i).Name)
+			}
+		}
+		cache, id, loads := redis.NewCache[T](client, "type-"+string(kiosk.NewID()), lifetime), kiosk.NewID(), 0
+		for range 10 {
+			got, err := cache.Get(t.Context(), id, func(context.Context) (T, error) { loads++; return value, nil })
+			if err != nil || !reflect.DeepEqual(got, value) {
+				t.Fatalf("got %+v, %v, want %+v", got, err, value)
+			}
+		}
+		if loads != 1 {
+			t.Errorf("10 reads cost %d loads", loads)
+		}
+	})
+}
+
+// TestKeysOfACache: nothing stays behind that nobody will read.
+func TestKeysOfACache(t *testing.T) {
+	client, name := open(t, testservers.Redis(t)), "keys-"+string(kiosk.NewID())
+	cache, read, failed := redis.NewCache[thing](client, name, lifetime), kiosk.NewID(), kiosk.NewID()
+	cache.Drop(t.Context(), read)
+	cache.Get(t.Context(), failed, func(context.Context) (thing, error) { return thing{}, kiosk.NotFound("none") })
+	cache.Get(t.Context(), read, func(context.Context) (thing, error) { return thing{1}, nil })
+	if keys, err := client.Keys(t.Context(), name); err != nil || len(keys) != 1 {
+		t.Errorf("after a read: %q, %v, want one key", keys, err)
+	}
+	cache.Drop(t.Context(), read)
+	if keys, err := client.Keys(t.Context(), name); err != nil || len(keys) != 0 {
+		t.Errorf("after a write: %q, %v, want none", keys, err)
+	}
+}
+
+// TestUnreadableCopy: what cannot be read is replaced by what can.
+func TestUnreadableCopy(t *testing.T) {
+	client, name, id := open(t, testservers.Redis(t)), "unreadable-"+string(kiosk.NewID()), kiosk.NewID()
+	was := redis.NewCache[string](client, name, lifetime)
+	if _, err := was.Get(t.Context(), id, func(context.Context) (string, error) { return "text", nil }); err != nil {
+		t.Fatal(err)
+	}
+	is, loads := redis.NewCache[thing](client, name, lifetime), 0
+	for range 5 {
+		got, err := is.Get(t.Context(), id, func(context.Context) (thing, error) { loads++; return thing{3}, nil })
+		if err != nil || got.Value != 3 {
+			t.Fatal(got, err)
+		}
+	}
+	if loads != 1 {
+		t.Errorf("5 reads cost %d loads", loads)
+	}
+}
+
 // TestDropAfterAFailure: one command that failed must not let a change go
 // unheard while Redis counts as away.
 func TestDropAfterAFailure(t *testing.T) {
 	address := testservers.Redis(t)
 	client := open(t, address)
-	cache := redis.NewCache[thing](client, "failure-"+string(kiosk.NewID()))
+	cache := redis.NewCache[thing](client, "failure-"+string(kiosk.NewID()), lifetime)
 	id := kiosk.NewID()
 	if _, err := cache.Get(t.Context(), id, func(context.Context) (thing, error) { return thing{1}, nil }); err != nil {
 		t.Fatal(err)
 	}
 	client.Fail(errors.New("a timeout"))
 	cache.Drop(t.Context(), id)
+	testservers.Eventually(t, "the copy to be deleted", client.Overdue)
 	testservers.Eventually(t, "redis to count as back", func() error { return client.Ping(t.Context()) })
 	got, err := cache.Get(t.Context(), id, func(context.Context) (thing, error) { return thing{2}, nil })
 	if err != nil || got.Value != 2 {
@@ -68,24 +150,92 @@ func TestDropAfterAFailure(t *testing.T) {
 	}
 }
 
+// TestDropWhileRedisIsOutOfReach: another process that still reaches Redis must
+// not read the old copy for longer than it has to.
+func TestDropWhileRedisIsOutOfReach(t *testing.T) {
+	address := testservers.Redis(t)
+	wire := newWire(t, address)
+	here, there := open(t, wire.address), open(t, address)
+	name, ids, value := "reach-"+string(kiosk.NewID()), make([]kiosk.ID, 1200), 1
+	load := func(context.Context) (thing, error) { return thing{value}, nil }
+	elsewhere := redis.NewCache[thing](there, name, lifetime)
+	for i := range ids {
+		ids[i] = kiosk.NewID()
+		if _, err := elsewhere.Get(t.Context(), ids[i], load); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wire.cut()
+	value = 2
+	redis.NewCache[thing](here, name, lifetime).Drop(t.Context(), ids...)
+	if got, err := elsewhere.Get(t.Context(), ids[0], load); err != nil || got.Value != 1 {
+		t.Fatalf("the wire was not cut: %+v, %v", got, err)
+	}
+	wire.mend()
+	testservers.Eventually(t, "the copies to be deleted", here.Overdue)
+	for _, id := range ids {
+		if got, err := elsewhere.Get(t.Context(), id, load); err != nil || got.Value != 2 {
+			t.Fatalf("an old copy lived on: %+v, %v", got, err)
+		}
+	}
+}
+
+// TestCacheRefusesSlowReaders: whenever a writer comes, what a reader loaded
+// before is not what the next one gets.
 func TestCacheRefusesSlowReaders(t *testing.T) {
 	address := testservers.Redis(t)
-	cache := redis.NewCache[thing](open(t, address), "slow-"+string(kiosk.NewID()))
-	ctx, id := t.Context(), kiosk.NewID()
-	for round := range 3 { // with and without a generation that was there before
-		old, err := cache.Get(ctx, id, func(ctx context.Context) (thing, error) {
-			// While this reader holds the old value, a writer commits and drops.
+	cache := redis.NewCache[thing](open(t, address), "slow-"+string(kiosk.NewID()), lifetime)
+	ctx := t.Context()
+	gives := func(value int) func(context.Context) (thing, error) {
+		return func(context.Context) (thing, error) { return thing{value}, nil }
+	}
+	for name, meanwhile := range map[string]func(kiosk.ID){
+		"a writer": func(id kiosk.ID) { cache.Drop(ctx, id) },
+		"a writer, and a reader who stores the new value": func(id kiosk.ID) {
 			cache.Drop(ctx, id)
-			return thing{-1}, nil
+			cache.Get(ctx, id, gives(2))
+		},
+		"a writer, and a reader who is slow, too": func(id kiosk.ID) {
+			cache.Drop(ctx, id)
+			cache.Get(ctx, id, func(context.Context) (thing, error) { cache.Drop(ctx, id); return thing{-1}, nil })
+		},
+		"two writers": func(id kiosk.ID) { cache.Drop(ctx, id); cache.Drop(ctx, id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := kiosk.NewID()
+			old, err := cache.Get(ctx, id, func(ctx context.Context) (thing, error) { meanwhile(id); return thing{-1}, nil })
+			if err != nil || old.Value != -1 {
+				t.Fatal(old, err)
+			}
+			if got, err := cache.Get(ctx, id, gives(2)); err != nil || got.Value != 2 {
+				t.Fatalf("the old value came back: %+v, %v", got, err)
+			}
 		})
-		if err != nil || old.Value != -1 {
-			t.Fatal(old, err)
+	}
+}
+
+// TestLease: of many readers one stores, and a failed one lets the next.
+func TestLease(t *testing.T) {
+	address := testservers.Redis(t)
+	cache, id, loads := redis.NewCache[thing](open(t, address), "lease-"+string(kiosk.NewID()), lifetime), kiosk.NewID(), 0
+	get := func(load func() error) {
+		t.Helper()
+		want := errors.New("none")
+		if load == nil {
+			load, want = func() error { return nil }, nil
 		}
-		got, err := cache.Get(ctx, id, func(context.Context) (thing, error) { return thing{round}, nil })
-		if err != nil || got.Value != round {
-			t.Fatalf("the old value came back: %+v, %v", got, err)
+		if _, err := cache.Get(t.Context(), id, func(context.Context) (thing, error) { loads++; return thing{loads}, load() }); (err == nil) != (want == nil) {
+			t.Fatal(err)
 		}
-		cache.Drop(ctx, id)
+	}
+	get(func() error { get(nil); return errors.New("the database is away") }) // the inner one may not store
+	if loads != 2 {
+		t.Fatalf("%d loads, want 2", loads)
+	}
+	get(nil)
+	get(nil)
+	if loads != 3 {
+		t.Errorf("after a failed load, 2 reads cost %d loads, want 1", loads-2)
 	}
 }
 
@@ -229,11 +379,11 @@ func TestSessions(t *testing.T) {
 func TestRedisAway(t *testing.T) {
 	client := open(t, "127.0.0.1:1") // tcpmux, which nobody runs
 	ctx := t.Context()
-	got, err := redis.NewCache[thing](client, "thing").Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{7}, nil })
+	got, err := redis.NewCache[thing](client, "thing", lifetime).Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{7}, nil })
 	if err != nil || got.Value != 7 {
 		t.Errorf("cache: %+v, %v", got, err)
 	}
-	redis.NewCache[thing](client, "thing").Drop(ctx, kiosk.NewID())
+	redis.NewCache[thing](client, "thing", lifetime).Drop(ctx, kiosk.NewID())
 	unlock, err := client.Lock(ctx, "x")
 	if err != nil {
 		t.Errorf("lock: %v", err)

@@ -22,9 +22,13 @@ type Sessions struct {
 	cache *Cache[user.Session]
 }
 
+// sessionLifetime bounds how long an ended session may live on where Redis could
+// not be told of its end.
+const sessionLifetime = 15 * time.Second
+
 // NewSessions keeps copies of store's sessions.
 func NewSessions(client *Client, store SessionStore) *Sessions {
-	return &Sessions{SessionStore: store, cache: NewCache[user.Session](client, "session")}
+	return &Sessions{SessionStore: store, cache: NewCache[user.Session](client, "session", sessionLifetime)}
 }
 
 // ByID finds a session that still is.

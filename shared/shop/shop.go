@@ -33,6 +33,9 @@ const (
 	defaultGateway = "http://gateway:8080"
 )
 
+// copyLifetime bounds how old a cached copy can get whose invalidation was lost.
+const copyLifetime = 5 * time.Minute
+
 // Shop holds the connections of one process. Its methods are called while the
 // process starts, by one goroutine.
 type Shop struct {
@@ -187,7 +190,7 @@ func (s *Shop) Authentication() *user.Authentication {
 
 // Profiles shows and changes accounts.
 func (s *Shop) Profiles() *user.Profiles {
-	return &user.Profiles{Users: s.db.Users(), Sessions: s.sessions, Hasher: s.hasher, Guard: s.logins(), Cache: redis.NewCache[user.Profile](s.redis, "user"), Now: now}
+	return &user.Profiles{Users: s.db.Users(), Sessions: s.sessions, Hasher: s.hasher, Guard: s.logins(), Cache: redis.NewCache[user.Profile](s.redis, "user", copyLifetime), Now: now}
 }
 
 // Catalogue is the products.
@@ -305,9 +308,9 @@ func (s *Shop) notices() *mail.Notices {
 }
 
 func (s *Shop) productCache() *redis.Cache[inventory.Product] {
-	return redis.NewCache[inventory.Product](s.redis, "product")
+	return redis.NewCache[inventory.Product](s.redis, "product", copyLifetime)
 }
 
 func (s *Shop) orderCache() *redis.Cache[order.Order] {
-	return redis.NewCache[order.Order](s.redis, "order")
+	return redis.NewCache[order.Order](s.redis, "order", copyLifetime)
 }

@@ -168,7 +168,11 @@ func (s *testShop) place(t *testing.T, actor kiosk.Actor, lines ...order.DraftLi
 
 func (s *testShop) fulfil(t *testing.T, o order.Order) order.Order {
 	t.Helper()
-	if err := s.Fulfilment().Fulfil(t.Context(), "event-"+string(o.ID), order.Event{OrderID: o.ID}); err != nil {
+	event := order.Event{OrderID: o.ID}
+	for _, line := range o.Lines {
+		event.Items = append(event.Items, order.EventItem{ProductID: line.ProductID, Quantity: line.Quantity})
+	}
+	if err := s.Fulfilment().Fulfil(t.Context(), "event-"+string(o.ID), event); err != nil {
 		t.Fatal(err)
 	}
 	o, err := s.Desk().Get(t.Context(), admin, o.ID)
