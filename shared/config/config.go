@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -38,6 +39,13 @@ func String(name, def string) (string, error) {
 // and then checks Err once.
 type Source struct{ errs []error }
 
+// note keeps an error, once: several parts of a process read the same setting.
+func (s *Source) note(err error) {
+	if !slices.ContainsFunc(s.errs, func(known error) bool { return known.Error() == err.Error() }) {
+		s.errs = append(s.errs, err)
+	}
+}
+
 // Err tells every setting that was missing or malformed.
 func (s *Source) Err() error { return errors.Join(s.errs...) }
 
@@ -45,7 +53,7 @@ func (s *Source) Err() error { return errors.Join(s.errs...) }
 func (s *Source) String(name, def string) string {
 	value, err := String(name, def)
 	if err != nil {
-		s.errs = append(s.errs, err)
+		s.note(err)
 	}
 	return value
 }
@@ -54,7 +62,7 @@ func (s *Source) String(name, def string) string {
 func (s *Source) Required(name string) string {
 	value := s.String(name, "")
 	if value == "" {
-		s.errs = append(s.errs, fmt.Errorf("%s is not set: give it as an OpenFaaS secret or in the environment", name))
+		s.note(fmt.Errorf("%s is not set: give it as an OpenFaaS secret or in the environment", name))
 	}
 	return value
 }
@@ -81,7 +89,7 @@ func (s *Source) Bool(name string, def bool) bool {
 func Parsed[T any](s *Source, name, def string, parse func(string) (T, error)) T {
 	value, err := parse(s.String(name, def))
 	if err != nil {
-		s.errs = append(s.errs, fmt.Errorf("%s: %w", name, err))
+		s.note(fmt.Errorf("%s: %w", name, err))
 	}
 	return value
 }
@@ -94,7 +102,7 @@ func parse[T any](s *Source, name string, def T, parse func(string) (T, error)) 
 	value, err := parse(text)
 	if err != nil {
 		// The text stays out of the message: a secret may stand in the wrong place.
-		s.errs = append(s.errs, fmt.Errorf("%s does not hold a %T", name, def))
+		s.note(fmt.Errorf("%s does not hold a %T", name, def))
 		return def
 	}
 	return value

@@ -69,7 +69,7 @@ func source(folder, name string) (string, error) {
 	if folder != "" {
 		root, err := os.OpenRoot(folder)
 		if err != nil {
-			return "", fmt.Errorf("mail templates: %w", err)
+			return "", fmt.Errorf("MAIL_TEMPLATES: %w", err)
 		}
 		defer root.Close()
 		text, err := root.ReadFile(name)
