@@ -33,8 +33,16 @@ type Options struct {
 	// Dir holds the data; it is created if missing. Required.
 	Dir string
 	// Addr is the TCP address to listen at. Default "127.0.0.1:0", a free
-	// port. There is no authentication: do not open it to a network.
+	// port.
 	Addr string
+	// User and Password are who may use the server, by SCRAM-SHA-256. The
+	// user belongs to the database admin. Without them there is no
+	// authentication: then do not open the server to a network.
+	User, Password string
+	// AuthTimeout is how long a connection may take for its first message, for
+	// the rest of one that has begun, and between the steps of authenticating.
+	// It does not concern authenticated connections. Default ten seconds.
+	AuthTimeout time.Duration
 	// ReplicaSet is the name of the replica set of one that the server
 	// presents itself as. Default "rs0".
 	ReplicaSet string
@@ -68,7 +76,7 @@ type Server struct {
 	engine   *command.Engine
 	listener net.Listener
 	mu       sync.Mutex
-	conns    map[net.Conn]struct{}
+	conns    map[*command.Conn]func() // each with what hangs up
 	closing  bool
 	wg       sync.WaitGroup
 	nextID   atomic.Int64
@@ -88,9 +96,15 @@ func Open(opts Options) (*Server, error) {
 	opts.CursorIdle = cmp.Or(opts.CursorIdle, 10*time.Minute)
 	opts.SlowQuery = cmp.Or(opts.SlowQuery, 100*time.Millisecond)
 	opts.MaxConnections = cmp.Or(opts.MaxConnections, 10_000)
+	opts.AuthTimeout = cmp.Or(opts.AuthTimeout, 10*time.Second)
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	credentials, err := command.NewCredentials(opts.User, opts.Password)
+	if err != nil {
+		return nil, fmt.Errorf("documents: %w", err)
+	}
+	opts.Password = ""
 	l, err := net.Listen("tcp", opts.Addr)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
@@ -106,9 +120,10 @@ func Open(opts Options) (*Server, error) {
 		}
 		return nil, fmt.Errorf("documents: %w", err)
 	}
-	s := &Server{opts: opts, store: st, listener: l, conns: map[net.Conn]struct{}{}}
+	s := &Server{opts: opts, store: st, listener: l, conns: map[*command.Conn]func(){}}
 	s.engine = command.New(st, command.Config{
 		ReplicaSet:  opts.ReplicaSet,
+		Credentials: credentials,
 		Address:     l.Addr().String(),
 		FailPoints:  opts.FailPoints,
 		TxnLifetime: opts.TransactionLifetime,
@@ -124,7 +139,7 @@ func Open(opts Options) (*Server, error) {
 // Addr is the address that the server listens at.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// URI is a connection string for the server.
+// URI is a connection string for the server, without a user and password.
 func (s *Server) URI() string {
 	return "mongodb://" + s.Addr() + "/?replicaSet=" + s.opts.ReplicaSet
 }
@@ -143,7 +158,7 @@ func (s *Server) Close() error {
 	s.engine.Interrupt()
 	s.mu.Lock()
 	for c := range s.conns {
-		c.Close()
+		s.drop(c)
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
@@ -166,34 +181,90 @@ func (s *Server) accept() {
 			continue
 		}
 		s.mu.Lock()
-		if s.closing || len(s.conns) >= s.opts.MaxConnections {
+		if s.closing || !s.makeRoom() {
 			s.mu.Unlock()
 			c.Close()
 			continue
 		}
-		s.conns[c] = struct{}{}
-		s.wg.Go(func() { s.serve(c) })
+		gone := make(chan struct{})
+		conn := &command.Conn{ID: s.nextID.Add(1), Remote: c.RemoteAddr().String(), Local: c.LocalAddr().String(), Gone: gone}
+		s.conns[conn] = func() {
+			close(gone)
+			c.Close()
+		}
+		s.wg.Go(func() { s.serve(c, conn) })
 		s.mu.Unlock()
 	}
 }
 
-// keepBuffer is the largest buffer that a connection keeps between requests.
-const keepBuffer = 1 << 20
+// makeRoom reports whether one more connection may be had. Connections that
+// have not authenticated never take more than half of what there is: the
+// oldest of them gives way to a new one, which may be about to authenticate.
+// The lock is held.
+func (s *Server) makeRoom() bool {
+	var oldest *command.Conn
+	strangers := 0
+	for c := range s.conns {
+		if !s.engine.Authenticated(c) {
+			strangers++
+			if oldest == nil || c.ID < oldest.ID {
+				oldest = c
+			}
+		}
+	}
+	if oldest != nil && (strangers >= min(s.opts.MaxConnections/2, maxStrangers) || len(s.conns) >= s.opts.MaxConnections) {
+		s.drop(oldest)
+	}
+	return len(s.conns) < s.opts.MaxConnections
+}
 
-func (s *Server) serve(nc net.Conn) {
-	conn := &command.Conn{ID: s.nextID.Add(1), Remote: nc.RemoteAddr().String(), Local: nc.LocalAddr().String()}
+// drop closes a connection, if that has not been done. The lock is held.
+func (s *Server) drop(c *command.Conn) {
+	if hangUp, ok := s.conns[c]; ok {
+		delete(s.conns, c)
+		hangUp()
+	}
+}
+
+const (
+	// keepBuffer is the largest buffer that a connection keeps between requests.
+	keepBuffer = 1 << 20
+	// maxStrangers bounds the connections that have not authenticated.
+	maxStrangers = 1000
+	// maxGreeting bounds their messages, in bytes: a greeting takes 1 KB.
+	maxGreeting = 16 << 10
+	// greetingInterval is how long one may be silent that has greeted: a
+	// driver watches the server on a connection that never authenticates, and
+	// greets there every ten seconds.
+	greetingInterval = 2 * time.Minute
+)
+
+func (s *Server) serve(nc net.Conn, conn *command.Conn) {
 	s.engine.Connected(1)
 	defer func() {
 		s.engine.Connected(-1)
-		nc.Close()
 		s.mu.Lock()
-		delete(s.conns, nc)
+		s.drop(conn)
 		s.mu.Unlock()
 	}()
 	r := bufio.NewReaderSize(nc, 16<<10)
 	var buf []byte
+	wait, trusted := s.opts.AuthTimeout, false
 	for {
-		m, err := wire.Read(r)
+		limit := wire.MaxMessage
+		switch known := s.engine.Authenticated(conn); {
+		case !known:
+			limit, trusted = maxGreeting, false
+			nc.SetDeadline(time.Now().Add(wait))
+			if _, err := r.Peek(1); err != nil {
+				return
+			}
+			nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
+		case !trusted:
+			trusted = true
+			nc.SetDeadline(time.Time{})
+		}
+		m, err := wire.Read(r, limit)
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
 				s.opts.Log.Debug("closing a connection", "remote", conn.Remote, "error", err)
@@ -205,12 +276,18 @@ func (s *Server) serve(nc net.Conn) {
 			return
 		}
 		if len(reply) > 0 {
+			if !trusted { // the answer may have taken longer than the question
+				nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
+			}
 			if _, err := nc.Write(reply); err != nil {
 				return
 			}
 		}
 		if buf = reply; cap(buf) > keepBuffer {
 			buf = nil
+		}
+		if wait = greetingInterval; conn.Authenticating() {
+			wait = s.opts.AuthTimeout
 		}
 	}
 }

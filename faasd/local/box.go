@@ -75,7 +75,7 @@ func (b *box) start(ctx context.Context) error {
 	c := b.config
 	var stores []step
 	if !c.externalMongo {
-		if err := b.run(&b.documents, "documents", minimal(), "--addr", local(c.mongo), "--dir", c.dir("documents"), "--transaction-lifetime", transactionLifetime, "--exit-with-parent"); err != nil {
+		if err := b.run(&b.documents, "documents", minimal("MONGO_INITDB_ROOT_USERNAME="+os.Getenv("MONGO_INITDB_ROOT_USERNAME"), "MONGO_INITDB_ROOT_PASSWORD="+os.Getenv("MONGO_INITDB_ROOT_PASSWORD")), "--addr", local(c.mongo), "--dir", c.dir("documents"), "--transaction-lifetime", transactionLifetime, "--exit-with-parent"); err != nil {
 			return err
 		}
 		stores = append(stores, step{b.documents, connects(local(c.mongo), "", "")})
@@ -414,7 +414,7 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 		what, address, variable string
 		external                bool
 	}{
-		{"MongoDB", c.mongoURI, "MONGO_URI", c.externalMongo},
+		{"MongoDB", "mongodb://" + local(c.mongo) + "/?replicaSet=rs0", "MONGO_URI", c.externalMongo},
 		{"Redis", c.redisAddr, "REDIS_ADDR", c.externalRedis},
 		{"NATS", c.natsURL, "NATS_URL", c.externalNATS},
 	} {

@@ -75,7 +75,7 @@ func newSubject(t *testing.T, project string) *subject {
 		}
 	}
 	// What the developer's shell says must not reach the test.
-	for _, name := range []string{"MONGO_URI", "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "JWT_SECRET", "ADMIN_PASSWORD", "ADMIN_EMAIL", "DATA_DIR", "OPENFAAS_URL", "REGISTRY", "TAG"} {
+	for _, name := range []string{"MONGO_URI", "MONGO_INITDB_ROOT_USERNAME", "MONGO_INITDB_ROOT_PASSWORD", "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "JWT_SECRET", "ADMIN_PASSWORD", "ADMIN_EMAIL", "DATA_DIR", "OPENFAAS_URL", "REGISTRY", "TAG"} {
 		s.env = append(s.env, name+"=")
 	}
 	return s

@@ -87,7 +87,11 @@ func readConfig() (*config, error) {
 	c.grpc = own("GRPC_PORT", 50051, "gRPC")
 	if c.mongoURI = os.Getenv("MONGO_URI"); !c.externalMongo {
 		c.mongo = own("MONGO_PORT", 27017, "MongoDB")
-		c.mongoURI = "mongodb://" + local(c.mongo) + "/?replicaSet=rs0"
+		u := url.URL{Scheme: "mongodb", Host: local(c.mongo), Path: "/", RawQuery: "replicaSet=rs0"}
+		if name := os.Getenv("MONGO_INITDB_ROOT_USERNAME"); name != "" {
+			u.User = url.UserPassword(name, os.Getenv("MONGO_INITDB_ROOT_PASSWORD"))
+		}
+		c.mongoURI = u.String()
 	}
 	if c.redisAddr = os.Getenv("REDIS_ADDR"); !c.externalRedis {
 		c.redis = own("REDIS_PORT", 6379, "Redis")

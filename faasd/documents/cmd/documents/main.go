@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,11 +26,13 @@ func main() {
 
 func run() error {
 	opts := documents.Options{}
-	flag.StringVar(&opts.Addr, "addr", "127.0.0.1:27017", "TCP `address` to listen at; there is no authentication")
+	flag.StringVar(&opts.Addr, "addr", "127.0.0.1:27017", "TCP `address` to listen at")
 	flag.StringVar(&opts.Dir, "dir", "data", "data `directory`, created if missing")
 	flag.StringVar(&opts.ReplicaSet, "replset", "rs0", "`name` of the replica set")
 	flag.DurationVar(&opts.TransactionLifetime, "transaction-lifetime", time.Minute, "abort a transaction that is open for so `long`, as MongoDB's transactionLifetimeLimitSeconds")
 	flag.BoolVar(&opts.FailPoints, "failpoints", false, "allow configureFailPoint, for tests")
+	flag.StringVar(&opts.User, "user", os.Getenv(userVariable), "`name` of the user that clients must authenticate as, by SCRAM-SHA-256; default "+userVariable+" of the environment, nobody where that is empty")
+	passwordFile := flag.String("password-file", "", "`file` with the user's password; default "+passwordVariable+" of the environment")
 	sync := flag.Bool("sync", true, "wait for the disk before acknowledging a write")
 	withParent := flag.Bool("exit-with-parent", false, "exit when standard input ends")
 	verbose := flag.Bool("debug", false, "log more")
@@ -37,6 +40,11 @@ func run() error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("documents: unexpected argument %q", flag.Arg(0))
 	}
+	password, err := password(*passwordFile)
+	if err != nil {
+		return err
+	}
+	opts.Password = password
 	level := slog.LevelInfo
 	if *verbose {
 		level = slog.LevelDebug
@@ -63,8 +71,29 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	opts.Log.Info("ready", "uri", srv.URI(), "dir", opts.Dir, "sync", *sync)
+	opts.Log.Info("ready", "uri", srv.URI(), "authentication", opts.User != "", "dir", opts.Dir, "sync", *sync)
 	<-ctx.Done()
 	opts.Log.Info("stopping")
 	return srv.Close()
+}
+
+// Where a user and its password may stand in the environment: the names are
+// those of MongoDB's official image. A flag for the password would show it to
+// everybody who lists the processes.
+const (
+	userVariable     = "MONGO_INITDB_ROOT_USERNAME"
+	passwordVariable = "MONGO_INITDB_ROOT_PASSWORD"
+)
+
+// password returns what the file holds, without the line's end, or what the
+// environment has where no file is named.
+func password(file string) (string, error) {
+	if file == "" {
+		return os.Getenv(passwordVariable), nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("documents: the password cannot be read: %w", err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
 }

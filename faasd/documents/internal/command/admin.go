@@ -38,17 +38,10 @@ func buildInfo(r *Request) error {
 	return nil
 }
 
-func connectionStatus(r *Request) error {
-	r.out = bsoncore.BuildDocumentElement(r.out, "authInfo",
-		bsoncore.BuildArrayElement(nil, "authenticatedUsers"),
-		bsoncore.BuildArrayElement(nil, "authenticatedUserRoles"))
-	return nil
-}
-
 func getParameter(r *Request) error {
 	params := bsoncore.BuildDocument(nil,
 		bsoncore.BuildDocumentElement(nil, "featureCompatibilityVersion", bsoncore.AppendStringElement(nil, "version", "4.4")),
-		bsoncore.BuildArrayElement(nil, "authenticationMechanisms"),
+		bsoncore.BuildArrayElement(nil, "authenticationMechanisms", value.String(mechanism)),
 		bsoncore.AppendBooleanElement(nil, "enableTestCommands", r.e.cfg.FailPoints),
 		bsoncore.AppendInt32Element(nil, "transactionLifetimeLimitSeconds", int32(r.e.cfg.TxnLifetime/time.Second)))
 	all := r.value.Type == bsoncore.TypeString && r.value.StringValue() == "*"
@@ -223,7 +216,7 @@ func listCommands(r *Request) error {
 	slices.SortFunc(names, strings.Compare)
 	i, b := bsoncore.AppendDocumentElementStart(r.out, "commands")
 	for _, n := range names {
-		b = bsoncore.BuildDocumentElement(b, n, bsoncore.AppendBooleanElement(nil, "requiresAuth", false))
+		b = bsoncore.BuildDocumentElement(b, n, bsoncore.AppendBooleanElement(nil, "requiresAuth", !commands[n].open))
 	}
 	r.out, _ = bsoncore.AppendDocumentEnd(b, i)
 	return nil

@@ -17,12 +17,18 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
 )
 
-func newEngine(tb testing.TB) *Engine {
+func newEngine(tb testing.TB) *Engine { return newLockedEngine(tb, "", "") }
+
+func newLockedEngine(tb testing.TB, user, password string) *Engine {
 	st, err := store.Open(tb.TempDir(), store.Options{})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	e := New(st, Config{ReplicaSet: "rs0", Address: "127.0.0.1:1", TxnLifetime: time.Minute, TTLInterval: time.Hour, CursorIdle: time.Hour, SlowQuery: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	credentials, err := NewCredentials(user, password)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	e := New(st, Config{ReplicaSet: "rs0", Credentials: credentials, Address: "127.0.0.1:1", TxnLifetime: time.Minute, TTLInterval: time.Hour, CursorIdle: time.Hour, SlowQuery: time.Hour, Log: slog.New(slog.DiscardHandler)})
 	tb.Cleanup(func() {
 		e.Close()
 		st.Close()

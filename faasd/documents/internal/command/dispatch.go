@@ -29,6 +29,7 @@ type spec struct {
 	// lenient commands pass over what they do not know: a greeting comes from
 	// drivers newer than the server.
 	lenient bool
+	open    bool // may be run before authentication
 }
 
 var commands map[string]*spec
@@ -47,8 +48,11 @@ var aliases = map[string]string{"ismaster": "isMaster", "findandmodify": "findAn
 
 func init() {
 	commands = map[string]*spec{
-		"hello":    {run: hello, lenient: true},
-		"isMaster": {run: hello, lenient: true},
+		"hello":        {run: hello, lenient: true, open: true},
+		"isMaster":     {run: hello, lenient: true, open: true},
+		"saslStart":    {run: saslStart, open: true, fields: []string{"mechanism", "payload", "options", "autoAuthorize"}},
+		"saslContinue": {run: saslContinue, open: true, fields: []string{"conversationId", "payload"}},
+		"logout":       {run: logout, open: true},
 
 		"insert":        {run: insert, txn: true, retry: true, fields: []string{"documents", "ordered", "bypassDocumentValidation"}},
 		"update":        {run: update, txn: true, retry: true, fields: []string{"updates", "ordered", "bypassDocumentValidation"}},
@@ -80,29 +84,28 @@ func init() {
 		"killSessions":      {run: killSessions},
 		"killAllSessions":   {run: killAllSessions},
 
-		"ping":                    {run: func(*Request) error { return nil }},
-		"buildInfo":               {run: buildInfo},
-		"connectionStatus":        {run: connectionStatus, fields: []string{"showPrivileges"}},
+		"ping":                    {run: func(*Request) error { return nil }, open: true},
+		"buildInfo":               {run: buildInfo, open: true},
+		"connectionStatus":        {run: connectionStatus, open: true, fields: []string{"showPrivileges"}},
 		"getParameter":            {run: getParameter, lenient: true},
 		"getCmdLineOpts":          {run: getCmdLineOpts},
 		"getLog":                  {run: getLog},
 		"hostInfo":                {run: hostInfo},
 		"serverStatus":            {run: serverStatus},
-		"whatsmyuri":              {run: whatsMyURI},
+		"whatsmyuri":              {run: whatsMyURI, open: true},
 		"replSetGetStatus":        {run: replSetGetStatus},
 		"replSetGetConfig":        {run: replSetGetConfig},
 		"getFreeMonitoringStatus": {run: freeMonitoring},
 		"dbStats":                 {run: dbStats, fields: []string{"scale", "freeStorage"}},
 		"collStats":               {run: collStats, fields: []string{"scale"}},
-		"logout":                  {run: func(*Request) error { return nil }},
 		"configureFailPoint":      {run: configureFailPoint, admin: true, fields: []string{"mode", "data"}},
-		"listCommands":            {run: listCommands},
+		"listCommands":            {run: listCommands, open: true},
 		"getDefaultRWConcern":     {run: getDefaultRWConcern, fields: []string{"inMemory"}},
 	}
 	for _, name := range []string{"applyOps", "authenticate", "cloneCollectionAsCapped", "collMod", "compact", "connPoolStats",
 		"convertToCapped", "currentOp", "dataSize", "dbHash", "filemd5", "fsync", "geoSearch", "getNonce",
 		"grantRolesToUser", "killOp", "mapReduce", "planCacheClear", "reIndex", "renameCollection", "replSetStepDown",
-		"saslContinue", "saslStart", "setParameter", "shutdown", "top", "usersInfo", "validate", "createUser",
+		"setParameter", "shutdown", "top", "usersInfo", "validate", "createUser",
 		"dropUser", "updateUser", "setDefaultRWConcern", "setFeatureCompatibilityVersion", "replSetFreeze",
 		"replSetInitiate", "replSetReconfig", "resetError", "getLastError", "getPrevError", "profile", "logRotate",
 		"rolesInfo", "createRole", "features", "netstat", "lockInfo", "createSearchIndexes"} {
@@ -246,6 +249,9 @@ func (r *Request) parse(m *wire.Message) error {
 		}
 		return fault.New(fault.CommandNotFound, "no such command: '%s'", r.name)
 	}
+	if !r.spec.open && !r.e.Authenticated(r.conn) {
+		return fault.New(fault.Unauthorized, "command %s requires authentication", r.name)
+	}
 	if m.Legacy && r.name != "hello" && r.name != "isMaster" {
 		return fault.New(352, "Unsupported OP_QUERY command: %s. The client driver may require an upgrade.", r.name)
 	}
@@ -362,10 +368,10 @@ func (r *Request) begin() error {
 	if err := r.checkConcerns(); err != nil {
 		return err
 	}
-	if err := r.enterSession(); err != nil {
-		return err
+	if !r.e.Authenticated(r.conn) {
+		return nil // a stranger has no session: each would be remembered
 	}
-	return nil
+	return r.enterSession()
 }
 
 func (r *Request) checkConcerns() error {

@@ -35,6 +35,7 @@ type Engine struct {
 // Config of an engine; the root package documents the fields.
 type Config struct {
 	ReplicaSet  string
+	Credentials *Credentials
 	Address     string // host:port as clients reach it
 	FailPoints  bool
 	TxnLifetime time.Duration
@@ -98,7 +99,15 @@ type Conn struct {
 	Remote  string
 	Local   string // the server's address as this client reached it
 	AppName string
+	Gone    <-chan struct{} // closed when the server has given the connection up
+
+	sasl          *conversation // under way, nil without one
+	authenticated atomic.Bool
 }
+
+// Authenticating reports whether a conversation has begun and not ended. It is
+// for whoever handles the connection's messages.
+func (c *Conn) Authenticating() bool { return c.sasl != nil }
 
 // Interrupt makes commands under way give up where they wait.
 func (e *Engine) Interrupt() { e.stop() }

@@ -67,6 +67,7 @@ func hello(r *Request) error {
 	b = bsoncore.AppendInt32Element(b, "maxWireVersion", maxWireVersion)
 	b = bsoncore.AppendBooleanElement(b, "readOnly", false)
 	r.out = b
+	r.greet()
 	return nil
 }
 
@@ -89,6 +90,7 @@ func (r *Request) awaitTopology() error {
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-r.conn.Gone:
 	case <-r.e.ctx.Done():
 	}
 	return nil

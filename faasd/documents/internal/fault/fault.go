@@ -64,6 +64,8 @@ const (
 	Unauthorized                   = 13
 	TypeMismatch                   = 14
 	InvalidLength                  = 16
+	ProtocolError                  = 17
+	AuthenticationFailed           = 18
 	IllegalOperation               = 20
 	InvalidBSON                    = 22
 	LockTimeout                    = 24
@@ -113,6 +115,7 @@ const (
 	UnsatisfiableWriteConcern      = 100
 	CannotImplicitlyCreate         = 227
 	ExceededTimeLimit              = 262
+	MechanismUnavailable           = 334
 	QueryExceededMemoryLimit       = 292
 	InterruptedAtShutdown          = 11600
 	ConflictingOperationInProgress = 117
@@ -121,7 +124,8 @@ const (
 
 var names = map[int32]string{
 	InternalError: "InternalError", BadValue: "BadValue", FailedToParse: "FailedToParse",
-	Unauthorized: "Unauthorized", TypeMismatch: "TypeMismatch", InvalidLength: "InvalidLength",
+	Unauthorized: "Unauthorized", TypeMismatch: "TypeMismatch", InvalidLength: "InvalidLength", ProtocolError: "ProtocolError",
+	AuthenticationFailed: "AuthenticationFailed", MechanismUnavailable: "MechanismUnavailable",
 	IllegalOperation: "IllegalOperation", InvalidBSON: "InvalidBSON", LockTimeout: "LockTimeout",
 	NamespaceNotFound: "NamespaceNotFound", IndexNotFound: "IndexNotFound", PathNotViable: "PathNotViable",
 	CannotCreateIndex: "CannotCreateIndex", ConflictingUpdateOperators: "ConflictingUpdateOperators",
@@ -139,7 +143,7 @@ var names = map[int32]string{
 	ExceededTimeLimit: "ExceededTimeLimit", QueryExceededMemoryLimit: "QueryExceededMemoryLimitNoDiskUseAllowed",
 	InterruptedAtShutdown: "InterruptedAtShutdown", ConflictingOperationInProgress: "ConflictingOperationInProgress",
 	TransactionExceededLifetime: "TransactionExceededLifetimeLimitSeconds", OutOfDiskSpace: "OutOfDiskSpace",
-	6: "HostUnreachable", 7: "HostNotFound", 11: "UserNotFound", 18: "AuthenticationFailed", 46: "LockBusy",
+	6: "HostUnreachable", 7: "HostNotFound", 11: "UserNotFound", 46: "LockBusy",
 	63: "StaleShardVersion", 64: "WriteConcernFailed", 79: "UnknownReplWriteConcern", 89: "NetworkTimeout",
 	133: "FailedToSatisfyReadPreference", 136: "CappedPositionLost", 175: "QueryPlanKilled", 189: "PrimarySteppedDown", 202: "NetworkInterfaceExceededTimeLimit",
 	237: "CursorKilled", 267: "PreparedTransactionInProgress", 391: "ReauthenticationRequired", 9001: "SocketException", 10107: "NotWritablePrimary", 11601: "Interrupted", 11602: "InterruptedDueToReplStateChange",

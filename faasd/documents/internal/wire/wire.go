@@ -42,14 +42,14 @@ type Message struct {
 	NoReply   bool   // the client does not want one
 }
 
-// Read reads one request.
-func Read(r io.Reader) (*Message, error) {
+// Read reads one request, of at most limit bytes.
+func Read(r io.Reader, limit int) (*Message, error) {
 	var h [headerSize]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return nil, err
 	}
 	length := int32(binary.LittleEndian.Uint32(h[:]))
-	if length < headerSize || length > MaxMessage {
+	if length < headerSize || int(length) > limit {
 		return nil, fmt.Errorf("%w: length %d", ErrMalformed, length)
 	}
 	// Grow with what arrives rather than trust the length that was announced.

@@ -30,7 +30,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(msg(wiremessage.OpMsg, []byte{1, 0, 0, 0}, body, []byte{1, 2, 3, 4}))
 	f.Add(msg(OpQuery, make([]byte, 4), []byte("admin.$cmd\x00"), make([]byte, 8), ping))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := Read(bytes.NewReader(b))
+		m, err := Read(bytes.NewReader(b), MaxMessage)
 		if err != nil {
 			return
 		}
