@@ -109,7 +109,6 @@ func (d *DB) ensureIndexes(ctx context.Context) error {
 // indexes names every index of the shop, collection by collection.
 var indexes = map[string][]mongo.IndexModel{
 	users:     userIndexes,
-	sessions:  sessionIndexes,
 	products:  productIndexes,
 	movements: movementIndexes,
 	orders:    orderIndexes,

@@ -7,6 +7,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/user"
@@ -16,7 +17,12 @@ const users = "users"
 
 // One index over both logins: a name that is another's address is as taken
 // as a name that is another's name.
-var userIndexes = []mongo.IndexModel{unique(bson.D{{Key: "logins", Value: 1}})}
+var userIndexes = []mongo.IndexModel{
+	unique(bson.D{{Key: "logins", Value: 1}}),
+	{Keys: bson.D{{Key: "role", Value: 1}}, Options: options.Index().SetPartialFilterExpression(administrators)},
+}
+
+var administrators = bson.D{{Key: "role", Value: kiosk.RoleAdmin}}
 
 // Users is a user.Repository.
 type Users struct{ collection *mongo.Collection }
@@ -25,16 +31,26 @@ type Users struct{ collection *mongo.Collection }
 func (d *DB) Users() Users { return Users{d.db.Collection(users)} }
 
 type userDocument struct {
-	ID           bson.ObjectID `bson:"_id"`
-	Logins       []string      `bson:"logins"` // keys of the name and the address
-	Username     string        `bson:"username"`
-	Email        string        `bson:"email"`
-	Name         string        `bson:"name"`
-	Role         kiosk.Role    `bson:"role"`
-	PasswordHash string        `bson:"password_hash"`
-	Revision     int64         `bson:"revision"`
-	CreatedAt    time.Time     `bson:"created_at"`
-	UpdatedAt    time.Time     `bson:"updated_at"`
+	ID           bson.ObjectID     `bson:"_id"`
+	Logins       []string          `bson:"logins"` // keys of the name and the address
+	Username     string            `bson:"username"`
+	Email        string            `bson:"email"`
+	Name         string            `bson:"name"`
+	Role         kiosk.Role        `bson:"role"`
+	PasswordHash string            `bson:"password_hash"`
+	Sessions     []sessionDocument `bson:"sessions"`
+	Revision     int64             `bson:"revision"`
+	CreatedAt    time.Time         `bson:"created_at"`
+	UpdatedAt    time.Time         `bson:"updated_at"`
+}
+
+// sessionDocument is one of a user's sessions, of which user.MaxSessions bounds
+// the number.
+type sessionDocument struct {
+	ID         bson.ObjectID `bson:"id"`
+	Generation int64         `bson:"generation"`
+	CreatedAt  time.Time     `bson:"created_at"`
+	ExpiresAt  time.Time     `bson:"expires_at"`
 }
 
 func fromUser(u user.User) userDocument {
@@ -42,13 +58,22 @@ func fromUser(u user.User) userDocument {
 	if name := user.Key(u.Username); name != logins[0] {
 		logins = append(logins, name)
 	}
-	return userDocument{objectID(u.ID), logins, u.Username, u.Email, u.Name, u.Role, u.PasswordHash, u.Revision, u.CreatedAt, u.UpdatedAt}
+	return userDocument{
+		ID: objectID(u.ID), Logins: logins, Username: u.Username, Email: u.Email, Name: u.Name, Role: u.Role, PasswordHash: u.PasswordHash,
+		Sessions: convert(u.Sessions, func(s user.Session) sessionDocument {
+			return sessionDocument{objectID(s.ID), s.Generation, s.CreatedAt, s.ExpiresAt}
+		}),
+		Revision: u.Revision, CreatedAt: u.CreatedAt, UpdatedAt: u.UpdatedAt,
+	}
 }
 
 func (d userDocument) user() user.User {
 	return user.User{
-		ID: id(d.ID), Username: d.Username, Email: d.Email, Name: d.Name, Role: d.Role,
-		PasswordHash: d.PasswordHash, Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+		ID: id(d.ID), Username: d.Username, Email: d.Email, Name: d.Name, Role: d.Role, PasswordHash: d.PasswordHash,
+		Sessions: convert(d.Sessions, func(s sessionDocument) user.Session {
+			return user.Session{ID: id(s.ID), UserID: id(d.ID), Role: d.Role, Generation: s.Generation, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: s.ExpiresAt.UTC()}
+		}),
+		Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
 	}
 }
 
@@ -86,6 +111,15 @@ func (r Users) one(ctx context.Context, filter bson.D) (user.User, error) {
 		return user.User{}, found(err, "user")
 	}
 	return d.user(), nil
+}
+
+// HasAdministrator reports whether any account is an administrator's.
+func (r Users) HasAdministrator(ctx context.Context) (bool, error) {
+	_, err := r.one(ctx, administrators)
+	if kiosk.KindNotFound.Is(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Exists tells whether there is such an account.

@@ -32,3 +32,13 @@ func (c *Client) Overdue() error {
 func (c *Client) Keys(ctx context.Context, cache string) ([]string, error) {
 	return c.rdb.Keys(ctx, "cache:"+cache+":*").Result()
 }
+
+// MaxLocal is how many keys a Limiter is sure to remember without Redis.
+const MaxLocal = maxLocal
+
+// LocalKeys counts the keys that the limiter remembers without Redis.
+func (l *Limiter) LocalKeys() int {
+	l.local.mu.Lock()
+	defer l.local.mu.Unlock()
+	return len(l.local.recent) + len(l.local.previous)
+}

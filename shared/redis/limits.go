@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-redis/redis_rate/v10"
@@ -31,11 +32,11 @@ func ParseRate(text string) (Rate, error) {
 	return Rate{n, d}, nil
 }
 
-// Limiter counts requests. It forgets what it cannot count: with Redis away
-// nobody is limited.
+// Limiter counts requests. While Redis is away each process counts by itself.
 type Limiter struct {
 	client *Client
 	gcra   *redis_rate.Limiter
+	local  localLimiter
 }
 
 // NewLimiter makes a limiter; one of a nil client limits nobody.
@@ -46,7 +47,8 @@ func NewLimiter(client *Client) *Limiter {
 	return &Limiter{client: client, gcra: redis_rate.NewLimiter(client.rdb)}
 }
 
-// Allow counts one request of key, or refuses it with KindTooMany.
+// Allow counts one request of key, or refuses it with KindTooMany. It returns
+// the limit's state, nil where there is no limit.
 func (l *Limiter) Allow(ctx context.Context, key string, rate Rate) (*kiosk.Limit, error) {
 	if l.client == nil || rate.Requests <= 0 {
 		return nil, nil
@@ -57,19 +59,66 @@ func (l *Limiter) Allow(ctx context.Context, key string, rate Rate) (*kiosk.Limi
 		return err
 	})
 	if err != nil {
-		return nil, nil
+		result = l.local.allow(time.Now(), key, rate)
 	}
 	limit := &kiosk.Limit{Requests: rate.Requests, Window: rate.Window, Remaining: result.Remaining, Reset: result.ResetAfter}
 	if result.Allowed == 0 {
-		return limit, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests: wait a little", RetryAfter: max(result.RetryAfter, time.Second), Limit: limit}
+		return limit, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests: try again later", RetryAfter: max(result.RetryAfter, time.Second), Limit: limit}
 	}
 	return limit, nil
 }
 
-// Logins slows down who guesses passwords, without letting him lock out the
-// account's owner: it counts tries by account and address together, by address
-// alone, and by account alone only for addresses from which nobody has logged
-// in to it before. It is a user.Guard.
+// reset forgets what was counted for key.
+func (l *Limiter) reset(ctx context.Context, key string) {
+	l.local.reset(key)
+	_ = l.client.do(ctx, func(ctx context.Context) error { return l.gcra.Reset(ctx, key) })
+}
+
+// localLimiter is the same limit (GCRA) within one process, for the time that
+// Redis is away. It remembers at least the maxLocal keys that were used last,
+// and at most twice as many.
+type localLimiter struct {
+	mu       sync.Mutex
+	recent   map[string]time.Time // by key, when its limit is whole again
+	previous map[string]time.Time // what recent was when it became full
+}
+
+const maxLocal = 8192
+
+func (l *localLimiter) allow(now time.Time, key string, rate Rate) *redis_rate.Result {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	interval := rate.Window / time.Duration(rate.Requests)
+	whole, ok := l.recent[key]
+	if !ok {
+		whole = l.previous[key]
+	}
+	if whole.Before(now) {
+		whole = now
+	}
+	next := whole.Add(interval)
+	if wait := next.Sub(now) - rate.Window; wait > 0 {
+		return &redis_rate.Result{RetryAfter: wait, ResetAfter: whole.Sub(now)}
+	}
+	if l.recent == nil || len(l.recent) >= maxLocal {
+		l.previous, l.recent = l.recent, make(map[string]time.Time)
+	}
+	l.recent[key] = next
+	return &redis_rate.Result{Allowed: 1, Remaining: int((rate.Window - next.Sub(now)) / interval), RetryAfter: -1, ResetAfter: next.Sub(now)}
+}
+
+func (l *localLimiter) reset(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.recent, key)
+	delete(l.previous, key)
+}
+
+// Logins limits how often passwords are guessed, without letting the guesser
+// lock out the account's owner: it counts tries by address, by account and
+// address together, and by account alone only for addresses from which nobody
+// has logged in to it before. It is a user.Guard. The limit by account alone
+// needs Redis; the others go on within the process while it is away.
 type Logins struct {
 	Limiter *Limiter
 	ByPair  Rate // of tries for one account from one address, those that succeed aside
@@ -83,13 +132,20 @@ var (
 // knownFor is how long an address is remembered as one of the owner's.
 const knownFor = 30 * 24 * time.Hour
 
-func pairKey(account, address string) string { return "login:pair:" + address + ":" + account }
-func knownKey(account, address string) string {
-	return "login:known:" + address + ":" + account
+func pairKey(account, address string) string  { return "login:pair:" + address + ":" + account }
+func knownKey(account, address string) string { return "login:known:" + address + ":" + account }
+
+// Admit counts one try to log in from address.
+func (g Logins) Admit(ctx context.Context, address string) error {
+	if address == "" {
+		return nil
+	}
+	_, err := g.Limiter.Allow(ctx, "login:address:"+address, loginsByAddress)
+	return err
 }
 
-// Attempt counts one try to log in. An empty address is a program's that speaks
-// for many clients.
+// Attempt counts one try to log in to account. An empty address is a program's
+// that speaks for many clients.
 func (g Logins) Attempt(ctx context.Context, account, address string) error {
 	if g.Limiter.client == nil {
 		return nil
@@ -97,16 +153,11 @@ func (g Logins) Attempt(ctx context.Context, account, address string) error {
 	if _, err := g.Limiter.Allow(ctx, pairKey(account, address), g.ByPair); err != nil {
 		return err
 	}
-	if address != "" {
-		if _, err := g.Limiter.Allow(ctx, "login:address:"+address, loginsByAddress); err != nil {
-			return err
-		}
-	}
 	err := g.Limiter.client.do(ctx, func(ctx context.Context) error {
 		return g.Limiter.client.rdb.Get(ctx, knownKey(account, address)).Err()
 	})
 	if !errors.Is(err, redis.Nil) {
-		return nil // known, or nobody can tell
+		return nil // known, or Redis is away
 	}
 	_, err = g.Limiter.Allow(ctx, "login:account:"+account, loginsByAccount)
 	return err
@@ -117,10 +168,8 @@ func (g Logins) Succeeded(ctx context.Context, account, address string) {
 	if g.Limiter.client == nil {
 		return
 	}
+	g.Limiter.reset(ctx, pairKey(account, address))
 	_ = g.Limiter.client.do(ctx, func(ctx context.Context) error {
-		if err := g.Limiter.gcra.Reset(ctx, pairKey(account, address)); err != nil {
-			return err
-		}
 		return g.Limiter.client.rdb.Set(ctx, knownKey(account, address), 1, knownFor).Err()
 	})
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"reflect"
-	"sync/atomic"
+	"strconv"
 	"testing"
 	"time"
 
@@ -316,65 +316,6 @@ func TestLogins(t *testing.T) {
 	}
 }
 
-// sessionStore counts how often the truth is asked.
-type sessionStore struct {
-	redis.SessionStore
-	session user.Session
-	asked   atomic.Int64
-}
-
-func (s *sessionStore) ByID(_ context.Context, id kiosk.ID) (user.Session, error) {
-	s.asked.Add(1)
-	if s.session.ID != id {
-		return user.Session{}, kiosk.NotFound("none")
-	}
-	return s.session, nil
-}
-
-func (s *sessionStore) End(context.Context, kiosk.ID) error {
-	s.session.ID = ""
-	return nil
-}
-
-func (s *sessionStore) EndAll(ctx context.Context, _, _ kiosk.ID) error { return s.End(ctx, "") }
-
-func (s *sessionStore) OfUser(context.Context, kiosk.ID) ([]kiosk.ID, error) {
-	return []kiosk.ID{s.session.ID}, nil
-}
-
-func TestSessions(t *testing.T) {
-	address := testservers.Redis(t)
-	for name, end := range map[string]func(*redis.Sessions, kiosk.ID) error{
-		"End":    func(s *redis.Sessions, id kiosk.ID) error { return s.End(t.Context(), id) },
-		"EndAll": func(s *redis.Sessions, _ kiosk.ID) error { return s.EndAll(t.Context(), "", "") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			id := kiosk.NewID()
-			store := &sessionStore{session: user.Session{ID: id, ExpiresAt: time.Now().Add(time.Hour)}}
-			sessions := redis.NewSessions(open(t, address), store)
-			for range 5 {
-				if _, err := sessions.ByID(t.Context(), id); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if n := store.asked.Load(); n != 1 {
-				t.Errorf("the database was asked %d times, want once", n)
-			}
-			if err := end(sessions, id); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := sessions.ByID(t.Context(), id); !kiosk.KindNotFound.Is(err) {
-				t.Errorf("a session that has ended: %v", err)
-			}
-		})
-	}
-	id := kiosk.NewID()
-	store := &sessionStore{session: user.Session{ID: id, ExpiresAt: time.Now().Add(-time.Second)}}
-	if _, err := redis.NewSessions(open(t, address), store).ByID(t.Context(), id); !kiosk.KindNotFound.Is(err) {
-		t.Errorf("a session that has expired: %v", err)
-	}
-}
-
 // TestRedisAway: slower, not down.
 func TestRedisAway(t *testing.T) {
 	client := open(t, "127.0.0.1:1") // tcpmux, which nobody runs
@@ -389,19 +330,64 @@ func TestRedisAway(t *testing.T) {
 		t.Errorf("lock: %v", err)
 	}
 	unlock()
-	limiter := redis.NewLimiter(client)
-	for range 10 {
-		if _, err := limiter.Allow(ctx, "x", redis.Rate{Requests: 1, Window: time.Hour}); err != nil {
-			t.Errorf("limiter: %v", err)
-		}
-	}
-	guard := redis.Logins{Limiter: limiter, ByPair: redis.Rate{Requests: 1, Window: time.Hour}}
-	guard.Succeeded(ctx, "a", "b")
-	if err := guard.Attempt(ctx, "a", "b"); err != nil {
-		t.Errorf("logins: %v", err)
-	}
 	if err := client.Ping(ctx); err == nil {
 		t.Error("ping says that it is there")
+	}
+}
+
+// TestLimitsWithoutRedis: each process counts by itself, in bounded memory.
+func TestLimitsWithoutRedis(t *testing.T) {
+	limiter, ctx := redis.NewLimiter(open(t, "127.0.0.1:1")), t.Context()
+	for _, rate := range []redis.Rate{{Requests: 3, Window: time.Hour}, {Requests: 1, Window: time.Minute}} {
+		key := string(kiosk.NewID())
+		for i := range 3 * rate.Requests {
+			limit, err := limiter.Allow(ctx, key, rate)
+			if i < rate.Requests {
+				if err != nil || limit.Remaining != rate.Requests-1-i {
+					t.Errorf("request %d of %d: %+v, %v", i+1, rate.Requests, limit, err)
+				}
+				continue
+			}
+			var e *kiosk.Error
+			if !errors.As(err, &e) || e.Kind != kiosk.KindTooMany || e.RetryAfter <= 0 || e.RetryAfter > rate.Window {
+				t.Errorf("request %d of %d: %+v, want it refused", i+1, rate.Requests, err)
+			}
+		}
+	}
+
+	guard := redis.Logins{Limiter: limiter, ByPair: redis.Rate{Requests: 5, Window: time.Hour}}
+	passed := 0
+	for range 200 {
+		if guard.Admit(ctx, "192.0.2.1") == nil && guard.Attempt(ctx, "account", "192.0.2.1") == nil {
+			passed++
+		}
+	}
+	if passed != 5 {
+		t.Errorf("%d of 200 guesses passed, want 5", passed)
+	}
+	guard.Succeeded(ctx, "account", "192.0.2.1")
+	if err := guard.Attempt(ctx, "account", "192.0.2.1"); err != nil {
+		t.Errorf("after a success: %v", err)
+	}
+	passed = 0
+	for i := range 300 { // one address, many accounts
+		if guard.Admit(ctx, "192.0.2.2") == nil && guard.Attempt(ctx, strconv.Itoa(i), "192.0.2.2") == nil {
+			passed++
+		}
+	}
+	if passed < 100 || passed > 110 {
+		t.Errorf("%d of 300 accounts could be tried from one address within a moment, want about 100", passed)
+	}
+
+	key := string(kiosk.NewID())
+	if _, err := limiter.Allow(ctx, key, redis.Rate{Requests: 1, Window: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100_000 {
+		_, _ = limiter.Allow(ctx, "flood-"+strconv.Itoa(i), redis.Rate{Requests: 1, Window: time.Hour})
+	}
+	if n := limiter.LocalKeys(); n == 0 || n > 2*redis.MaxLocal {
+		t.Errorf("%d keys are remembered, want at most %d", n, 2*redis.MaxLocal)
 	}
 }
 

@@ -43,13 +43,13 @@ type Shop struct {
 	config   config.Source
 	errs     []error
 
-	db       *mongodb.DB
-	redis    *redis.Client
-	nats     *nats.Conn
-	outbox   *outbox.Outbox
-	tokens   *user.Tokens
-	hasher   *user.Hasher
-	sessions user.Sessions
+	db     *mongodb.DB
+	redis  *redis.Client
+	nats   *nats.Conn
+	outbox *outbox.Outbox
+	tokens *user.Tokens
+	hasher *user.Hasher
+	limits *redis.Limiter
 
 	// Ready asks in this order, Close goes the other way round.
 	ready []func(context.Context) error
@@ -84,7 +84,10 @@ func Open(function string) *Shop {
 	}
 	s.tokens, err = user.NewTokens(secret, now)
 	s.opened(err)
-	s.sessions = redis.NewSessions(s.redis, s.db.Sessions())
+	s.limits = redis.NewLimiter(nil)
+	if s.config.Bool("RATE_LIMIT", true) {
+		s.limits = redis.NewLimiter(s.redis)
+	}
 	return s
 }
 
@@ -150,7 +153,7 @@ func (s *Shop) Function(serve func(*rest.Function)) (*rest.Function, error) {
 
 // Gatekeeper tells who holds a token.
 func (s *Shop) Gatekeeper() user.Gatekeeper {
-	return user.Gatekeeper{Tokens: s.tokens, Sessions: s.sessions}
+	return user.Gatekeeper{Tokens: s.tokens, Users: s.db.Users(), Copies: s.sessionCopies(), Now: now}
 }
 
 // Registration opens accounts.
@@ -187,12 +190,15 @@ func (s *Shop) Administrator() {
 
 // Authentication opens, renews and ends sessions.
 func (s *Shop) Authentication() *user.Authentication {
-	return &user.Authentication{Users: s.db.Users(), Sessions: s.sessions, Tokens: s.tokens, Hasher: s.hasher, Guard: s.logins(), Now: now}
+	return &user.Authentication{Users: s.db.Users(), Copies: s.sessionCopies(), Tokens: s.tokens, Hasher: s.hasher, Guard: s.logins(), Transact: s.db.Transact, Now: now}
 }
 
 // Profiles shows and changes accounts.
 func (s *Shop) Profiles() *user.Profiles {
-	return &user.Profiles{Users: s.db.Users(), Sessions: s.sessions, Hasher: s.hasher, Guard: s.logins(), Cache: redis.NewCache[user.Profile](s.redis, "user", copyLifetime), Now: now}
+	return &user.Profiles{
+		Users: s.db.Users(), Copies: s.sessionCopies(), Hasher: s.hasher, Guard: s.logins(),
+		Cache: redis.NewCache[user.Profile](s.redis, "user", copyLifetime), Transact: s.db.Transact, Now: now,
+	}
 }
 
 // Catalogue is the products.
@@ -278,22 +284,14 @@ func (s *Shop) Admission() rest.Admission {
 func (s *Shop) RegisterLimit() rest.Limit { return s.limit("RATE_LIMIT_REGISTER", "100/1m") }
 
 func (s *Shop) limit(name, def string) rest.Limit {
-	limiter, rate := s.limiter(), config.Parsed(&s.config, name, def, redis.ParseRate)
+	rate := config.Parsed(&s.config, name, def, redis.ParseRate)
 	return func(ctx context.Context, key string) (*kiosk.Limit, error) {
-		return limiter.Allow(ctx, name+":"+key, rate)
+		return s.limits.Allow(ctx, name+":"+key, rate)
 	}
-}
-
-// limiter limits nobody where RATE_LIMIT=off.
-func (s *Shop) limiter() *redis.Limiter {
-	if !s.config.Bool("RATE_LIMIT", true) {
-		return redis.NewLimiter(nil)
-	}
-	return redis.NewLimiter(s.redis)
 }
 
 func (s *Shop) logins() redis.Logins {
-	return redis.Logins{Limiter: s.limiter(), ByPair: config.Parsed(&s.config, "RATE_LIMIT_LOGIN", "10/10m", redis.ParseRate)}
+	return redis.Logins{Limiter: s.limits, ByPair: config.Parsed(&s.config, "RATE_LIMIT_LOGIN", "10/10m", redis.ParseRate)}
 }
 
 // Currency is the shop's one currency, an ISO 4217 code.
@@ -307,6 +305,10 @@ func (s *Shop) notices() *mail.Notices {
 	templates, err := mail.LoadTemplates(s.config.String("MAIL_TEMPLATES", ""))
 	s.opened(err)
 	return &mail.Notices{Shop: s.config.String("SHOP_NAME", "Kiosk"), Templates: templates, Customers: s.db.Users(), Outbox: s.Outbox()}
+}
+
+func (s *Shop) sessionCopies() *redis.Cache[user.Session] {
+	return redis.NewCache[user.Session](s.redis, "session", user.CopyLifetime)
 }
 
 func (s *Shop) productCache() *redis.Cache[inventory.Product] {

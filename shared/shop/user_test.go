@@ -1,6 +1,9 @@
 package shop
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +111,211 @@ func TestAdministrator(t *testing.T) {
 	}
 	expectKind(t, registration.EnsureAdministrator(t.Context(), "nobody", password), kiosk.KindInvalid, "an administrator without an address")
 	s.expectMails(t, "admin@kiosk.local")
+}
+
+// TestTheFirstAdministratorComesOnce: one who has changed address and password
+// is not joined by another who has the first ones.
+func TestTheFirstAdministratorComesOnce(t *testing.T) {
+	s := open(t)
+	registration := s.Registration()
+	if err := registration.EnsureAdministrator(t.Context(), "admin@kiosk.local", password); err != nil {
+		t.Fatal(err)
+	}
+	u, err := s.db.Users().ByLogin(t.Context(), "admin@kiosk.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := user.Change{Email: new("grace@example.com"), Password: new("another password"), CurrentPassword: password}
+	if _, err := s.Profiles().Update(t.Context(), kiosk.Actor{ID: u.ID, Role: kiosk.RoleAdmin}, u.ID, "192.0.2.1", change); err != nil {
+		t.Fatal(err)
+	}
+	if err := registration.EnsureAdministrator(t.Context(), "admin@kiosk.local", password); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Authentication().Login(t.Context(), "admin@kiosk.local", password, "192.0.2.1")
+	expectKind(t, err, kiosk.KindUnauthenticated, "the first password")
+}
+
+func TestACustomerIsNotMadeAdministrator(t *testing.T) {
+	s := open(t)
+	u, _ := s.register(t, "ada@example.com")
+	if err := s.Registration().EnsureAdministrator(t.Context(), "Ada@Example.com", password); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := s.db.Users().ByID(t.Context(), u.ID); err != nil || u.Role != kiosk.RoleUser {
+		t.Errorf("the customer is %+v, %v", u, err)
+	}
+	if exists, err := s.db.Users().HasAdministrator(t.Context()); err != nil || exists {
+		t.Errorf("HasAdministrator = %t, %v, want false", exists, err)
+	}
+}
+
+// TestNoLoginOutlivesItsPassword: logins that are under way with the old
+// password while it is changed end before the change or with it.
+func TestNoLoginOutlivesItsPassword(t *testing.T) {
+	t.Setenv("RATE_LIMIT", "off")
+	s := open(t)
+	u, _ := s.register(t, "ada@example.com")
+	authentication := s.Authentication()
+	current := password
+	for round := range 4 {
+		next := fmt.Sprintf("the password %d", round)
+		grants := make([]user.Grant, 9)
+		var wg sync.WaitGroup
+		for i := range grants {
+			wg.Go(func() {
+				grant, err := authentication.Login(t.Context(), "ada@example.com", current, "192.0.2.1")
+				if err == nil {
+					grants[i] = grant
+				} else if !kiosk.KindUnauthenticated.Is(err) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if _, err := s.Profiles().Update(t.Context(), kiosk.Actor{ID: u.ID, Role: kiosk.RoleUser}, u.ID, "192.0.2.1", user.Change{Password: &next, CurrentPassword: current}); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		for _, grant := range grants {
+			if grant.AccessToken == "" {
+				continue
+			}
+			_, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+			expectKind(t, err, kiosk.KindUnauthenticated, "a token of the old password")
+			_, err = authentication.Refresh(t.Context(), grant.RefreshToken)
+			expectKind(t, err, kiosk.KindUnauthenticated, "a refresh token of the old password")
+		}
+		current = next
+	}
+}
+
+// hooked lets a test act between the check of a password and what follows.
+type hooked struct {
+	user.Repository
+	before func()
+}
+
+func (h hooked) Update(ctx context.Context, u user.User) error {
+	h.before()
+	return h.Repository.Update(ctx, u)
+}
+
+// TestLoginMeetsAChangeOfPassword forces the moment at which a login has read
+// the account and not written it yet.
+func TestLoginMeetsAChangeOfPassword(t *testing.T) {
+	t.Setenv("RATE_LIMIT", "off")
+	s := open(t)
+	u, actor := s.register(t, "ada@example.com")
+	authentication := s.Authentication()
+	once := sync.OnceFunc(func() {
+		next := "another password"
+		if _, err := s.Profiles().Update(t.Context(), actor, u.ID, "192.0.2.1", user.Change{Password: &next, CurrentPassword: password}); err != nil {
+			t.Error(err)
+		}
+	})
+	authentication.Users = hooked{authentication.Users, once}
+	_, err := authentication.Login(t.Context(), "ada@example.com", password, "192.0.2.1")
+	expectKind(t, err, kiosk.KindUnauthenticated, "a login that meets a change of the password")
+	if u, err := s.db.Users().ByID(t.Context(), u.ID); err != nil || len(u.Sessions) != 0 {
+		t.Errorf("%d sessions, %v, want none", len(u.Sessions), err)
+	}
+}
+
+// TestPasswordChangeIsWholeOrNothing: a change that fails in the middle leaves
+// the old password and its sessions, and can be asked for again.
+func TestPasswordChangeIsWholeOrNothing(t *testing.T) {
+	s := open(t)
+	u, _ := s.register(t, "ada@example.com")
+	grant, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := user.Change{Password: new("another password"), CurrentPassword: password}
+	profiles := s.Profiles()
+	transact := profiles.Transact
+	lost := errors.New("the connection broke")
+	profiles.Transact = func(ctx context.Context, fn func(context.Context) error) error {
+		return transact(ctx, func(ctx context.Context) error {
+			if err := fn(ctx); err != nil {
+				return err
+			}
+			return lost
+		})
+	}
+	if _, err := profiles.Update(t.Context(), actor, u.ID, "192.0.2.1", change); !errors.Is(err, lost) {
+		t.Fatalf("%v, want the failure", err)
+	}
+	if _, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1"); err != nil {
+		t.Errorf("the old password after a change that failed: %v", err)
+	}
+	profiles.Transact = transact
+	for range 2 { // the second time as if the first answer had been lost
+		if _, err := profiles.Update(t.Context(), actor, u.ID, "192.0.2.1", change); err != nil {
+			t.Errorf("asked for again: %v", err)
+		}
+	}
+	if u, err := s.db.Users().ByID(t.Context(), u.ID); err != nil || len(u.Sessions) != 1 || u.Sessions[0].ID != actor.Session {
+		t.Errorf("the sessions are %+v, %v, want %s alone", u.Sessions, err, actor.Session)
+	}
+}
+
+func TestCopiesOfSessions(t *testing.T) {
+	s := open(t)
+	s.register(t, "ada@example.com")
+	grant, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate, reads := s.Gatekeeper(), 0
+	gate.Users = counted{gate.Users, &reads}
+	for range 10 {
+		if _, err := gate.Actor(t.Context(), grant.AccessToken); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reads != 1 {
+		t.Errorf("ten requests read the account %d times, want once", reads)
+	}
+}
+
+// counted counts the accounts that are read.
+type counted struct {
+	user.Repository
+	reads *int
+}
+
+func (c counted) ByID(ctx context.Context, id kiosk.ID) (user.User, error) {
+	*c.reads++
+	return c.Repository.ByID(ctx, id)
+}
+
+func TestGuessesCountByAccount(t *testing.T) {
+	s := open(t)
+	if _, err := s.Registration().Register(t.Context(), user.NewAccount{Email: "ada@example.com", Username: "ada", Password: password}); err != nil {
+		t.Fatal(err)
+	}
+	reached := 0
+	for i := range 30 {
+		login := []string{"ada@example.com", "ada", " ADA "}[i%3]
+		if _, err := s.Authentication().Login(t.Context(), login, "wrong", "192.0.2.1"); kiosk.KindUnauthenticated.Is(err) {
+			reached++
+		}
+	}
+	if reached != 10 {
+		t.Errorf("%d guesses reached the hash by the names of one account, want 10", reached)
+	}
+}
+
+func TestLoginNamesAreBounded(t *testing.T) {
+	s := open(t)
+	_, err := s.Authentication().Login(t.Context(), strings.Repeat("a", 1<<20), password, "192.0.2.1")
+	expectKind(t, err, kiosk.KindInvalid, "a name of a megabyte")
 }
 
 func TestLogin(t *testing.T) {

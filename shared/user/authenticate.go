@@ -2,27 +2,33 @@ package user
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 )
 
-// Guard slows down who guesses passwords. Its errors are of KindTooMany;
-// where it cannot tell, it lets pass.
+// Guard limits how often passwords are tried. Its errors are of KindTooMany.
 type Guard interface {
+	// Admit counts one try from address, whatever account it is for. An empty
+	// address is a program's of the shop, which speaks for many clients, and is
+	// not counted.
+	Admit(ctx context.Context, address string) error
 	// Attempt counts one try to log in to account from address.
 	Attempt(ctx context.Context, account, address string) error
-	// Succeeded remembers that the account's owner logs in from address.
+	// Succeeded records that account's owner logs in from address.
 	Succeeded(ctx context.Context, account, address string)
 }
 
 // Authentication opens, renews and ends sessions.
 type Authentication struct {
 	Users    Repository
-	Sessions Sessions
+	Copies   SessionCopies
 	Tokens   *Tokens
 	Hasher   *Hasher
 	Guard    Guard
+	Transact kiosk.Transact
 	Now      func() time.Time
 }
 
@@ -35,16 +41,20 @@ var errCredentials = kiosk.Unauthenticated("the user name or password is wrong")
 func (a *Authentication) Login(ctx context.Context, login, password, address string) (Grant, error) {
 	var v kiosk.Violations
 	v.Require(login != "", "username", "is required")
+	v.Require(len(login) <= maxEmail, "username", "must have at most 254 bytes") // the longest that an account can have
 	v.Require(password != "", "password", "is required")
 	if err := v.Err(); err != nil {
 		return Grant{}, err
 	}
-	key := Key(login)
-	if err := a.Guard.Attempt(ctx, key, address); err != nil {
+	if err := a.Guard.Admit(ctx, address); err != nil {
 		return Grant{}, err
 	}
-	u, err := a.Users.ByLogin(ctx, key)
+	u, err := a.Users.ByLogin(ctx, Key(login))
 	if err != nil && !kiosk.KindNotFound.Is(err) {
+		return Grant{}, err
+	}
+	account := bucket(u, login)
+	if err := a.Guard.Attempt(ctx, account, address); err != nil {
 		return Grant{}, err
 	}
 	// For an unknown account u is empty, and so is its hash: see Verify.
@@ -55,67 +65,89 @@ func (a *Authentication) Login(ctx context.Context, login, password, address str
 	if !ok {
 		return Grant{}, errCredentials
 	}
-	a.Guard.Succeeded(ctx, key, address)
+	a.Guard.Succeeded(ctx, account, address)
+	hash := u.PasswordHash
 	if outdated {
-		if err := a.rehash(ctx, u, password); err != nil {
+		if hash, err = a.Hasher.Hash(ctx, password); err != nil {
 			return Grant{}, err
 		}
 	}
-	now := a.Now()
-	s := Session{ID: kiosk.NewID(), UserID: u.ID, Role: u.Role, Generation: 1, CreatedAt: now, ExpiresAt: now.Add(SessionLifetime)}
-	if err := a.Sessions.Start(ctx, s); err != nil {
+	return a.start(ctx, u, hash)
+}
+
+// bucket names the account whose tries are counted: user name and e-mail
+// address are one. An unknown one is named by a hash, which bounds its length.
+func bucket(u User, login string) string {
+	if u.ID != "" {
+		return string(u.ID)
+	}
+	sum := sha256.Sum256([]byte(Key(login)))
+	return hex.EncodeToString(sum[:12])
+}
+
+// start opens a session on the condition that the password is still the one
+// that was checked. It writes the user's document, so a change of the password
+// at the same moment comes either before it, and the login is refused, or
+// after it, and ends the session. hash is the checked password's under the
+// current parameters.
+func (a *Authentication) start(ctx context.Context, checked User, hash string) (Grant, error) {
+	var s Session
+	var ended []kiosk.ID
+	err := a.Transact(ctx, func(ctx context.Context) error {
+		u, err := a.Users.ByID(ctx, checked.ID)
+		if kiosk.KindNotFound.Is(err) || err == nil && u.PasswordHash != checked.PasswordHash {
+			return errCredentials
+		}
+		if err != nil {
+			return err
+		}
+		u.PasswordHash = hash
+		s, ended = u.startSession(a.Now())
+		return a.Users.Update(ctx, u)
+	})
+	if err != nil {
 		return Grant{}, err
 	}
+	a.Copies.Drop(context.WithoutCancel(ctx), ended...)
 	return a.grant(s)
 }
 
-// rehash stores the password under the current parameters. Where the account
-// changes at the same moment, the next login gets to it.
-func (a *Authentication) rehash(ctx context.Context, u User, password string) error {
-	hash, err := a.Hasher.Hash(ctx, password)
-	if err != nil {
-		return err
-	}
-	u.PasswordHash = hash
-	if err := a.Users.Update(ctx, u); err != nil && !kiosk.KindConflict.Is(err) {
-		return err
-	}
-	return nil
-}
-
-// Refresh spends a refresh token and gives the next. One that is spent already
-// was stolen, from its owner or by him: the whole session ends.
+// Refresh spends a refresh token and returns the next. One that is spent
+// already was used by two, one of whom has stolen it: the whole session ends.
 func (a *Authentication) Refresh(ctx context.Context, token string) (Grant, error) {
-	id, generation, err := a.Tokens.ParseRefresh(token)
+	userID, id, generation, err := a.Tokens.ParseRefresh(token)
 	if err != nil {
 		return Grant{}, err
 	}
-	s, err := a.Sessions.ByID(ctx, id)
-	if kiosk.KindNotFound.Is(err) {
-		return Grant{}, errToken
-	}
-	if err != nil {
-		return Grant{}, err
-	}
-	// The role may have changed since the login.
-	u, err := a.Users.ByID(ctx, s.UserID)
-	if kiosk.KindNotFound.Is(err) {
-		return Grant{}, errToken
-	}
-	if err != nil {
-		return Grant{}, err
-	}
-	advanced, err := a.Sessions.Advance(ctx, id, generation, a.Now().Add(SessionLifetime))
-	if err != nil {
-		return Grant{}, err
-	}
-	if !advanced {
-		if err := a.Sessions.End(ctx, id); err != nil {
-			return Grant{}, err
+	var s Session
+	spent := false
+	err = a.Transact(ctx, func(ctx context.Context) error {
+		u, err := a.Users.ByID(ctx, userID)
+		if kiosk.KindNotFound.Is(err) {
+			return errToken
 		}
+		if err != nil {
+			return err
+		}
+		var ok bool
+		if s, ok = u.Session(id, a.Now()); !ok {
+			return errToken
+		}
+		if spent = s.Generation != generation; spent {
+			u.endSessions(func(s Session) bool { return s.ID == id })
+		} else {
+			u.renewSession(id, a.Now())
+			s.Generation++
+		}
+		return a.Users.Update(ctx, u)
+	})
+	if err != nil {
+		return Grant{}, err
+	}
+	a.Copies.Drop(context.WithoutCancel(ctx), id)
+	if spent {
 		return Grant{}, kiosk.Unauthenticated("the refresh token was used before: the session has been ended, log in again")
 	}
-	s.Generation, s.Role = generation+1, u.Role
 	return a.grant(s)
 }
 
@@ -124,7 +156,21 @@ func (a *Authentication) Logout(ctx context.Context, actor kiosk.Actor) error {
 	if actor.Session == "" {
 		return nil // a service has none
 	}
-	return a.Sessions.End(ctx, actor.Session)
+	err := a.Transact(ctx, func(ctx context.Context) error {
+		u, err := a.Users.ByID(ctx, actor.ID)
+		if kiosk.KindNotFound.Is(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(u.endSessions(func(s Session) bool { return s.ID == actor.Session })) == 0 {
+			return nil
+		}
+		return a.Users.Update(ctx, u)
+	})
+	a.Copies.Drop(context.WithoutCancel(ctx), actor.Session)
+	return err
 }
 
 func (a *Authentication) grant(s Session) (Grant, error) {
@@ -132,5 +178,5 @@ func (a *Authentication) grant(s Session) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	return Grant{AccessToken: access, ExpiresIn: AccessLifetime, RefreshToken: a.Tokens.Refresh(s.ID, s.Generation)}, nil
+	return Grant{AccessToken: access, ExpiresIn: AccessLifetime, RefreshToken: a.Tokens.Refresh(s.UserID, s.ID, s.Generation)}, nil
 }

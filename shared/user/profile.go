@@ -17,10 +17,11 @@ type Cache interface {
 // Profiles shows and changes accounts.
 type Profiles struct {
 	Users    Repository
-	Sessions Sessions
+	Copies   SessionCopies
 	Hasher   *Hasher
 	Guard    Guard // wrong current passwords count as tries to log in
 	Cache    Cache
+	Transact kiosk.Transact
 	Now      func() time.Time
 }
 
@@ -65,8 +66,9 @@ func (c Change) check() error {
 	return v.Err()
 }
 
-// Update changes the account. A new password ends every session but the one
-// in which it was set. An address that is taken: KindConflict.
+// Update changes the account, whole or not at all. A new password ends every
+// session but the one in which it was set. An address that is taken, or a
+// change by somebody else at the same moment: KindConflict.
 func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, address string, c Change) (Profile, error) {
 	if !actor.Owns(id) {
 		return Profile{}, errAccount
@@ -74,57 +76,84 @@ func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, a
 	if err := c.check(); err != nil {
 		return Profile{}, err
 	}
-	u, err := p.Users.ByID(ctx, id)
-	if kiosk.KindNotFound.Is(err) {
-		return Profile{}, errAccount
+	var checked, hash string // the password hash that was proven, and the one to come
+	if c.Password != nil {
+		u, err := p.Users.ByID(ctx, id)
+		if kiosk.KindNotFound.Is(err) {
+			return Profile{}, errAccount
+		}
+		if err != nil {
+			return Profile{}, err
+		}
+		checked = u.PasswordHash
+		if hash, err = p.newHash(ctx, u, address, c); err != nil {
+			return Profile{}, err
+		}
 	}
+	var changed User
+	var ended []kiosk.ID
+	err := p.Transact(ctx, func(ctx context.Context) error {
+		u, err := p.Users.ByID(ctx, id)
+		if kiosk.KindNotFound.Is(err) {
+			return errAccount
+		}
+		if err != nil {
+			return err
+		}
+		ended = nil
+		if c.Password != nil {
+			if u.PasswordHash != checked {
+				return kiosk.Conflict("the password was changed at the same time: try again")
+			}
+			u.PasswordHash = hash
+			ended = u.endSessions(func(s Session) bool { return s.ID != actor.Session })
+		}
+		if c.Name != nil {
+			u.Name = *c.Name
+		}
+		if c.Email != nil {
+			// A user name that was the address goes on being it: see checkUsername.
+			if Key(u.Username) == Key(u.Email) {
+				u.Username = *c.Email
+			}
+			u.Email = *c.Email
+		}
+		u.UpdatedAt = p.Now()
+		changed = u
+		return p.Users.Update(ctx, u)
+	})
+	// Whatever came of it: an answer that was lost may stand for a commit.
+	p.Cache.Drop(context.WithoutCancel(ctx), id)
+	p.Copies.Drop(context.WithoutCancel(ctx), ended...)
 	if err != nil {
 		return Profile{}, err
 	}
-	if c.Password != nil {
-		if err := p.proveOwner(ctx, u, c.CurrentPassword, address); err != nil {
-			return Profile{}, err
-		}
-		if u.PasswordHash, err = p.Hasher.Hash(ctx, *c.Password); err != nil {
-			return Profile{}, err
-		}
-	}
-	if c.Name != nil {
-		u.Name = *c.Name
-	}
-	if c.Email != nil {
-		// A name that was the address goes on being it: see checkUsername.
-		if Key(u.Username) == Key(u.Email) {
-			u.Username = *c.Email
-		}
-		u.Email = *c.Email
-	}
-	u.UpdatedAt = p.Now()
-	err = p.Users.Update(ctx, u)
-	p.Cache.Drop(context.WithoutCancel(ctx), u.ID)
-	if err != nil {
-		return Profile{}, err
-	}
-	if c.Password != nil {
-		if err := p.Sessions.EndAll(ctx, u.ID, actor.Session); err != nil {
-			return Profile{}, err
-		}
-	}
-	return u.Profile(), nil
+	return changed.Profile(), nil
 }
 
-func (p *Profiles) proveOwner(ctx context.Context, u User, password, address string) error {
-	key := Key(u.Email)
-	if err := p.Guard.Attempt(ctx, key, address); err != nil {
-		return err
+// newHash returns the hash of the new password once the current one is proven.
+// It is proven, too, if the new one is the account's already: then a change
+// whose answer was lost is asked for again.
+func (p *Profiles) newHash(ctx context.Context, u User, address string, c Change) (string, error) {
+	if err := p.Guard.Admit(ctx, address); err != nil {
+		return "", err
 	}
-	ok, _, err := p.Hasher.Verify(ctx, password, u.PasswordHash)
+	if err := p.Guard.Attempt(ctx, string(u.ID), address); err != nil {
+		return "", err
+	}
+	current, _, err := p.Hasher.Verify(ctx, c.CurrentPassword, u.PasswordHash)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if !ok {
-		return kiosk.Invalid("current_password", "is wrong")
+	if !current {
+		again, _, err := p.Hasher.Verify(ctx, *c.Password, u.PasswordHash)
+		if err != nil {
+			return "", err
+		}
+		if !again {
+			return "", kiosk.Invalid("current_password", "is wrong")
+		}
 	}
-	p.Guard.Succeeded(ctx, key, address)
-	return nil
+	p.Guard.Succeeded(ctx, string(u.ID), address)
+	return p.Hasher.Hash(ctx, *c.Password)
 }

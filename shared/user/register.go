@@ -19,9 +19,11 @@ type Repository interface {
 	// Update writes the account if its revision is still u.Revision, and
 	// counts it up; else KindConflict, as for a name or address that is taken.
 	Update(ctx context.Context, u User) error
+	// HasAdministrator reports whether any account is an administrator's.
+	HasAdministrator(ctx context.Context) (bool, error)
 }
 
-// Notices tells a customer about his account, once the transaction commits
+// Notices tells a customer about their account, once the transaction commits
 // that its context belongs to.
 type Notices interface {
 	Welcome(ctx context.Context, u User) error
@@ -92,19 +94,28 @@ func (r *Registration) open(ctx context.Context, a NewAccount, role kiosk.Role) 
 	return u, nil
 }
 
-// EnsureAdministrator opens the first administrator's account where nobody has
-// that address. An account that is there stays as it is, its password too. The
-// password is the operator's own choice: a weak one is warned of, not refused.
+// EnsureAdministrator opens the first administrator's account while there is
+// no administrator at all: one who has changed their address or password is
+// not joined by a second whose password is the first one. The password is the
+// operator's own choice: a weak one is logged, not refused.
 func (r *Registration) EnsureAdministrator(ctx context.Context, email, password string) error {
 	if err := CheckEmail("ADMIN_EMAIL", email); err != nil {
 		return err
 	}
-	if err := checkPassword("ADMIN_PASSWORD", password); err != nil {
-		slog.Warn("the administrator's password is weak", "error", err)
-	}
-	_, err := r.Users.ByLogin(ctx, Key(email))
-	if !kiosk.KindNotFound.Is(err) {
+	owner, err := r.Users.ByLogin(ctx, Key(email))
+	if err != nil && !kiosk.KindNotFound.Is(err) {
 		return err
+	}
+	if err == nil && owner.Role != kiosk.RoleAdmin {
+		slog.Warn("ADMIN_EMAIL belongs to an account that is no administrator's: no administrator is made of it, set another address", "user_id", owner.ID)
+		return nil
+	}
+	exists, err := r.Users.HasAdministrator(ctx)
+	if err != nil || exists {
+		return err
+	}
+	if err := checkPassword("ADMIN_PASSWORD", password); err != nil {
+		slog.Warn("ADMIN_PASSWORD is weak: change it after the first login", "error", err)
 	}
 	a := NewAccount{Username: email, Email: email, Password: password, Name: "Administrator"}
 	if _, err = r.open(ctx, a, kiosk.RoleAdmin); kiosk.KindConflict.Is(err) {

@@ -19,6 +19,7 @@ import (
 const (
 	AccessLifetime  = 15 * time.Minute
 	SessionLifetime = 30 * 24 * time.Hour // since the last refresh
+	FamilyLifetime  = 90 * 24 * time.Hour // since the login, however often it was refreshed
 	ServiceLifetime = 15 * time.Minute
 )
 
@@ -112,36 +113,35 @@ func (t *Tokens) ParseAccess(text string) (kiosk.Actor, error) {
 }
 
 // Refresh makes the refresh token of a session's generation.
-func (t *Tokens) Refresh(session kiosk.ID, generation int64) string {
-	text := string(session) + "." + strconv.FormatInt(generation, 10)
+func (t *Tokens) Refresh(userID, session kiosk.ID, generation int64) string {
+	text := string(userID) + "." + string(session) + "." + strconv.FormatInt(generation, 10)
 	return text + "." + base64.RawURLEncoding.EncodeToString(t.sign(text))
 }
 
 // ParseRefresh reads a refresh token that this shop issued, whether it is
 // spent or not.
-func (t *Tokens) ParseRefresh(token string) (session kiosk.ID, generation int64, err error) {
-	text, signature, _ := cutLast(token, ".")
-	given, err := base64.RawURLEncoding.DecodeString(signature)
-	if err != nil || !hmac.Equal(given, t.sign(text)) {
-		return "", 0, errToken
+func (t *Tokens) ParseRefresh(token string) (userID, session kiosk.ID, generation int64, err error) {
+	parts := strings.Split(token, ".")
+	if len(token) > maxRefresh || len(parts) != 4 {
+		return "", "", 0, errToken
 	}
-	id, number, _ := strings.Cut(text, ".")
-	generation, err = strconv.ParseInt(number, 10, 64)
+	given, err := base64.RawURLEncoding.DecodeString(parts[3])
+	if err != nil || !hmac.Equal(given, t.sign(strings.Join(parts[:3], "."))) {
+		return "", "", 0, errToken
+	}
+	generation, err = strconv.ParseInt(parts[2], 10, 64)
 	if err != nil {
-		return "", 0, errToken
+		return "", "", 0, errToken
 	}
-	return kiosk.ID(id), generation, nil
+	return kiosk.ID(parts[0]), kiosk.ID(parts[1]), generation, nil
 }
+
+// maxRefresh is longer than any refresh token: two identifiers, a number and
+// an HMAC.
+const maxRefresh = 128
 
 func (t *Tokens) sign(text string) []byte {
 	mac := hmac.New(sha256.New, t.refresh)
 	mac.Write([]byte(text))
 	return mac.Sum(nil)
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }

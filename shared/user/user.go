@@ -1,5 +1,5 @@
-// Package user is the shop's accounts: who a customer is, how he proves it,
-// and the sessions in which he shops.
+// Package user is the shop's accounts: who a customer is, how they prove it,
+// and their sessions.
 package user
 
 import (
@@ -19,7 +19,8 @@ type User struct {
 	Name         string
 	Role         kiosk.Role
 	PasswordHash string
-	Revision     int64 // counts the changes, so that two of them at once don't overwrite each other
+	Sessions     []Session // the oldest first, MaxSessions at most
+	Revision     int64     // counts the changes, so that two of them at once don't overwrite each other
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 }
@@ -70,8 +71,8 @@ func ascii(s string) bool {
 }
 
 // checkUsername allows an e-mail address only where it is the account's own:
-// else somebody could take another's address as his name and with it the
-// other's login.
+// else somebody could take another's address as their user name and with it
+// the other's login.
 func checkUsername(username, email string) error {
 	if Key(username) == Key(email) {
 		return nil

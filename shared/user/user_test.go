@@ -3,6 +3,7 @@ package user
 import (
 	"context"
 	"encoding/base64"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,7 +189,7 @@ func TestForgedTokens(t *testing.T) {
 		"no subject":        sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Subject = "" }),
 		"unknown role":      sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Role = "root" }),
 		"service by a user": sign(jwt.SigningMethodHS256, accessType, secret, func(c *claims) { c.Role = kiosk.RoleService }),
-		"a refresh token":   tokens.Refresh(kiosk.NewID(), 1),
+		"a refresh token":   tokens.Refresh(kiosk.NewID(), kiosk.NewID(), 1),
 	} {
 		if actor, err := tokens.ParseAccess(text); !kiosk.KindUnauthenticated.Is(err) {
 			t.Errorf("%s: taken as %+v, %v", name, actor, err)
@@ -212,18 +213,71 @@ func TestServiceToken(t *testing.T) {
 
 func TestRefreshToken(t *testing.T) {
 	tokens := testTokens(t, clock)
-	id := kiosk.NewID()
-	token := tokens.Refresh(id, 7)
-	if got, generation, err := tokens.ParseRefresh(token); err != nil || got != id || generation != 7 {
-		t.Errorf("ParseRefresh = %s, %d, %v", got, generation, err)
+	owner, id := kiosk.NewID(), kiosk.NewID()
+	token := tokens.Refresh(owner, id, 7)
+	if u, s, generation, err := tokens.ParseRefresh(token); err != nil || u != owner || s != id || generation != 7 {
+		t.Errorf("ParseRefresh = %s, %s, %d, %v, want %s, %s, 7", u, s, generation, err, owner, id)
 	}
 	access, err := tokens.Access(kiosk.Actor{ID: id, Role: kiosk.RoleUser, Session: id}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, forged := range []string{"", ".", "..", strings.Replace(token, ".7.", ".8.", 1), token[:len(token)-2], token + "A", string(id) + ".7", access} {
-		if _, _, err := tokens.ParseRefresh(forged); !kiosk.KindUnauthenticated.Is(err) {
-			t.Errorf("%q: %v, want it refused", forged, err)
+	for _, forged := range []string{
+		"", ".", "...", strings.Replace(token, ".7.", ".8.", 1), token[:len(token)-2], token + "A", string(id) + ".7", access,
+		strings.Replace(token, string(owner), string(kiosk.NewID()), 1), strings.Repeat("a", 1<<20) + "." + token,
+	} {
+		if _, _, _, err := tokens.ParseRefresh(forged); !kiosk.KindUnauthenticated.Is(err) {
+			t.Errorf("%.100q: %v, want it refused", forged, err)
 		}
+	}
+}
+
+func TestSessionsOfAUserAreBounded(t *testing.T) {
+	u := User{ID: kiosk.NewID(), Role: kiosk.RoleUser}
+	first, _ := u.startSession(clock)
+	for i := range 1100 {
+		s, ended := u.startSession(clock.Add(time.Duration(i) * time.Second))
+		if len(u.Sessions) > MaxSessions {
+			t.Fatalf("%d sessions, want at most %d", len(u.Sessions), MaxSessions)
+		}
+		if i == MaxSessions-1 && !slices.Equal(ended, []kiosk.ID{first.ID}) {
+			t.Errorf("login %d ended %v, want the oldest, %s", i+2, ended, first.ID)
+		}
+		if _, ok := u.Session(s.ID, clock); !ok {
+			t.Fatal("a new session is not there")
+		}
+	}
+	if _, ok := u.Session(first.ID, clock); ok {
+		t.Error("the oldest session is still there")
+	}
+	if ended := u.endSessions(func(Session) bool { return true }); len(ended) != MaxSessions || len(u.Sessions) != 0 {
+		t.Errorf("%d sessions ended and %d are left, want %d and none", len(ended), len(u.Sessions), MaxSessions)
+	}
+}
+
+func TestASessionHasAnEnd(t *testing.T) {
+	u := User{ID: kiosk.NewID(), Role: kiosk.RoleUser}
+	s, _ := u.startSession(clock)
+	now := clock
+	for refreshes := 0; ; refreshes++ {
+		if _, ok := u.Session(s.ID, now); !ok {
+			break
+		}
+		if now.Sub(clock) >= FamilyLifetime {
+			t.Fatalf("a session is refreshed %s after its login", now.Sub(clock))
+		}
+		u.renewSession(s.ID, now)
+		now = now.Add(24 * time.Hour)
+	}
+	if got := now.Sub(clock); got != FamilyLifetime {
+		t.Errorf("a session refreshed each day ends after %s, want %s", got, FamilyLifetime)
+	}
+	// One that is not used ends sooner, and takes no place.
+	idle, _ := u.startSession(clock)
+	if _, ok := u.Session(idle.ID, clock.Add(SessionLifetime)); ok {
+		t.Error("an idle session outlives SessionLifetime")
+	}
+	if u.startSession(clock.Add(FamilyLifetime)); len(u.Sessions) != 1 {
+		t.Errorf("%d sessions are kept, want the one that has not expired", len(u.Sessions))
 	}
 }

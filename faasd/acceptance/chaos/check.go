@@ -499,10 +499,6 @@ func (b *books) owners(v *verdicts) {
 	for _, e := range b.outbox {
 		entries[e.ID.Hex()] = true
 	}
-	for _, s := range b.sessions {
-		_, ok := b.userByID[s.User]
-		v.require(ok, noOrphans, "session %s is of user %s, who is not there", s.ID.Hex(), s.User.Hex())
-	}
 	for id, o := range b.order {
 		_, ok := b.userByID[o.User]
 		v.require(ok, noOrphans, "order %s is of user %s, who is not there", id, o.User.Hex())
@@ -526,7 +522,7 @@ func (b *books) owners(v *verdicts) {
 	for _, u := range b.users {
 		v.require(asked[u.Email] || u.Role == "admin", noOrphans, "nobody registered %s", u.Email)
 	}
-	v.count(noOrphans, "%d users, %d sessions, %d keys, %d mail records", len(b.users), len(b.sessions), len(b.state.keys), len(b.mails))
+	v.count(noOrphans, "%d users, %d keys, %d mail records", len(b.users), len(b.state.keys), len(b.mails))
 }
 
 // tally writes counts in the order of their names.

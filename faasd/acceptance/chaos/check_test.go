@@ -31,7 +31,6 @@ func newSmallShop() *smallShop {
 	ann := &customer{email: "ann@example.com", registered: true, id: s.user.Hex()}
 	s.customers = append(s.customers, ann)
 	s.users = []userDoc{{s.user, ann.email, "user"}, {bson.NewObjectID(), "admin@example.com", "admin"}}
-	s.sessions = []sessionDoc{{bson.NewObjectID(), s.user}}
 	s.mail(ann.email, client.Welcome, "Hello")
 
 	s.products = []productDoc{{s.product, "tea", 11}}
@@ -173,7 +172,6 @@ func TestEachCheckBites(t *testing.T) {
 		{"an order waits", func(s *smallShop) { s.orders[0].Stock = client.Pending }, nothingStuck},
 		{"an innocent event is a dead letter", func(s *smallShop) { s.dead = append(s.dead, event{Header: map[string][]string{"Kiosk-Event": {"x"}}}) }, deadLetters},
 		{"the poison is no dead letter", func(s *smallShop) { s.dead = nil }, deadLetters},
-		{"a session of nobody", func(s *smallShop) { s.sessions[0].User = bson.NewObjectID() }, noOrphans},
 		{"an order of nobody", func(s *smallShop) { s.orders[0].User = bson.NewObjectID() }, noOrphans},
 		{"a key of no order", func(s *smallShop) { s.keys[0].Order = bson.NewObjectID() }, noOrphans},
 		{"a mail of no entry", func(s *smallShop) { s.mails[0].Key = "000000000000000000000000:" + bson.NewObjectID().Hex() }, noOrphans},

@@ -19,7 +19,6 @@ import (
 // must not depend on the code that is checked.
 type state struct {
 	users     []userDoc
-	sessions  []sessionDoc
 	products  []productDoc
 	movements []movementDoc
 	orders    []orderDoc
@@ -38,11 +37,6 @@ type userDoc struct {
 	ID    bson.ObjectID `bson:"_id"`
 	Email string
 	Role  string
-}
-
-type sessionDoc struct {
-	ID   bson.ObjectID `bson:"_id"`
-	User bson.ObjectID `bson:"user_id"`
 }
 
 type productDoc struct {
@@ -132,7 +126,7 @@ func inside(uri, name string) (*mongo.Database, error) {
 func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, shop *load) (*state, error) {
 	var s state
 	for name, into := range map[string]any{
-		"users": &s.users, "sessions": &s.sessions, "products": &s.products, "stock_movements": &s.movements, "orders": &s.orders,
+		"users": &s.users, "products": &s.products, "stock_movements": &s.movements, "orders": &s.orders,
 		"order_keys": &s.keys, "inbox": &s.inbox, "outbox": &s.outbox, "mails": &s.mails,
 	} {
 		cursor, err := db.Collection(name).Find(ctx, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
