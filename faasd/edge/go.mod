@@ -2,4 +2,7 @@ module github.com/kiosk-shop/kiosk/faasd/edge
 
 go 1.26
 
-require github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
+require (
+	github.com/pires/go-proxyproto v0.15.0
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
+)

@@ -10,11 +10,37 @@
 //	GRPC_PORT           50051, the facade
 //	SHOP_NAME           Kiosk
 //	CORS_ORIGINS        none; origins whose scripts may call the API, or *
+//	EDGE_SECRET         none; proves to the functions where a request comes from: see below
 //	TRUSTED_PROXIES     none; addresses and networks whose X-Forwarded-For is believed
+//	PROXY_PROTOCOL      false; whether connections from TRUSTED_PROXIES begin with its header
+//	MAX_CONNECTIONS     2048 at once on each port, a quarter of them from one address
 //	GRPC_TLS_CERT       none; with GRPC_TLS_KEY, each a file's name or the PEM itself
 //	GRPC_TLS_CLIENT_CA  none; who signs the certificates that clients must then have
 //	GRPC_TRUST_NETWORK  false; whether callers without a token are the service account
 //	JWT_SECRET          needed with the last two: it makes the service account's token
+//
+// # The client's address
+//
+// Limits are counted by the client's address: of IPv6 the network of 64 bits.
+// The functions believe the address that the edge tells them, because it adds a
+// proof made with EDGE_SECRET, which they share (`openssl rand -hex 32`). Who
+// calls OpenFaaS's gateway directly counts as one address with everybody else
+// who does, and so do all where there is no EDGE_SECRET.
+//
+// The edge in turn sees its TCP peer. Behind faasd, whose port forwarding gives
+// every connection the bridge's address, or behind a load balancer, somebody in
+// front has to say who the client is, in one of two ways:
+//
+//   - An HTTP proxy, such as Caddy, writes X-Forwarded-For. Name the address the
+//     edge sees it under in TRUSTED_PROXIES. For gRPC it is the same: Caddy's
+//     reverse_proxy to h2c://127.0.0.1:50051 sends x-forwarded-for as metadata.
+//   - A TCP proxy, such as HAProxy (send-proxy-v2) or nginx's stream module
+//     (proxy_protocol on), writes a PROXY protocol header, version 1 or 2, at the
+//     connection's beginning. Name its address in TRUSTED_PROXIES and set
+//     PROXY_PROTOCOL=true. faasd's forwarding passes the header on as it is, so
+//     the name is that of faasd's bridge (10.62.0.1), and only the proxy may be
+//     able to reach the forwarded ports. Each connection from such an address
+//     must then have the header, on both ports, as the specification demands.
 package main
 
 import (
@@ -35,7 +61,9 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/facade"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/front"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 	"github.com/kiosk-shop/kiosk/shared/config"
+	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
@@ -67,6 +95,8 @@ type settings struct {
 	host           string // BIND_ADDRESS; all interfaces
 	port, grpcPort int
 	gatewayURL     string
+	origin         *origin.Key
+	listener       listener.Config
 	door           front.Config
 	facade         facade.Config
 }
@@ -81,9 +111,22 @@ func load() (settings, error) {
 		door:       front.Config{ShopName: env.String("SHOP_NAME", "Kiosk")},
 		facade:     facade.Config{TrustNetwork: env.Bool("GRPC_TRUST_NETWORK", false)},
 	}
-	var originsErr, proxiesErr, tlsErr, tokenErr error
+	var boundsErr, originsErr, tlsErr, tokenErr error
 	s.door.Origins, originsErr = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
-	s.door.TrustedProxies, proxiesErr = front.ParseProxies(env.String("TRUSTED_PROXIES", ""))
+	proxies := config.Parsed(&env, "TRUSTED_PROXIES", "", listener.ParseProxies)
+	s.door.Proxies, s.facade.Proxies = proxies, proxies
+	s.listener = listener.Config{
+		Max:           env.Int("MAX_CONNECTIONS", 2048),
+		Proxies:       proxies,
+		ProxyProtocol: env.Bool("PROXY_PROTOCOL", false),
+	}
+	if s.listener.Max < 1 {
+		boundsErr = errors.New("MAX_CONNECTIONS is less than 1: nobody could connect")
+	}
+	if s.listener.ProxyProtocol && len(proxies) == 0 {
+		boundsErr = errors.Join(boundsErr, errors.New("PROXY_PROTOCOL is on, but TRUSTED_PROXIES names nobody whose header would be read"))
+	}
+	s.origin = config.Parsed(&env, "EDGE_SECRET", "", func(secret string) (*origin.Key, error) { return origin.NewKey(secret, time.Now) })
 	s.facade.TLS, tlsErr = loadTLS(env.String("GRPC_TLS_CERT", ""), env.String("GRPC_TLS_KEY", ""), env.String("GRPC_TLS_CLIENT_CA", ""))
 	if s.facade.TrustNetwork || (s.facade.TLS != nil && s.facade.TLS.ClientCAs != nil) {
 		secret := []byte(env.Required("JWT_SECRET"))
@@ -92,7 +135,15 @@ func load() (settings, error) {
 			_, tokenErr = s.facade.ServiceToken() // a bad secret shows now, not at the first call
 		}
 	}
-	return s, errors.Join(env.Err(), originsErr, proxiesErr, tlsErr, tokenErr)
+	return s, errors.Join(env.Err(), boundsErr, originsErr, tlsErr, tokenErr)
+}
+
+func (s settings) listen(port int) (net.Listener, error) {
+	inner, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(port)))
+	if err != nil {
+		return nil, err
+	}
+	return listener.New(inner, s.listener), nil
 }
 
 func run(ctx context.Context) error {
@@ -100,7 +151,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	functions, err := gateway.New(s.gatewayURL)
+	functions, err := gateway.New(s.gatewayURL, s.origin)
 	if err != nil {
 		return err
 	}
@@ -111,11 +162,11 @@ func run(ctx context.Context) error {
 	}
 	rpc := facade.New(functions, s.facade)
 
-	httpListener, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(s.port)))
+	httpListener, err := s.listen(s.port)
 	if err != nil {
 		return fmt.Errorf("the front door: %w", err)
 	}
-	grpcListener, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(s.grpcPort)))
+	grpcListener, err := s.listen(s.grpcPort)
 	if err != nil {
 		return errors.Join(fmt.Errorf("the gRPC facade: %w", err), httpListener.Close())
 	}
@@ -138,6 +189,9 @@ func run(ctx context.Context) error {
 	go rpc.WatchHealth(watching)
 	if s.facade.TrustNetwork {
 		slog.Warn("GRPC_TRUST_NETWORK is on: whoever reaches the gRPC port without authorization metadata may do what an administrator may")
+	}
+	if s.origin == nil {
+		slog.Warn("EDGE_SECRET is not set: the functions count all callers as one address")
 	}
 	slog.Info("listening", "http", httpListener.Addr().String(), "grpc", grpcListener.Addr().String(),
 		"grpc_tls", s.facade.TLS != nil, "gateway", s.gatewayURL)

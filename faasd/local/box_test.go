@@ -217,7 +217,7 @@ func TestBox(t *testing.T) {
 	if err != nil || !strings.Contains(s.out.String(), "password "+string(password)) {
 		t.Errorf("the administrator's password is not told: %v", err)
 	}
-	for _, path := range []string{"admin-password", "secrets/jwt-secret", "secrets/gateway/basic-auth-password", "secrets/edge/jwt-secret", "gateway/secrets/token"} {
+	for _, path := range []string{"admin-password", "secrets/jwt-secret", "secrets/gateway/basic-auth-password", "secrets/edge/jwt-secret", "secrets/edge-secret", "secrets/edge/edge-secret", "gateway/secrets/token"} {
 		if info, err := os.Stat(filepath.Join(s.project, ".data", path)); err != nil || info.Mode().Perm() != 0o600 || info.Size() < 20 {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -233,11 +234,20 @@ func (c *config) makeSecrets() error {
 	if _, err := once(c.dir("secrets", "gateway", "basic-auth-password"), rand.Text); err != nil {
 		return err
 	}
-	if err := put(c.dir("secrets", "edge", "jwt-secret"), jwtSecret); err != nil {
-		return err
+	edgeSecret := os.Getenv("EDGE_SECRET")
+	if edgeSecret == "" {
+		if edgeSecret, err = once(c.dir("secrets", "edge-secret"), randomHex); err != nil {
+			return err
+		}
+	}
+	for name, value := range map[string]string{"jwt-secret": jwtSecret, "edge-secret": edgeSecret} {
+		if err := put(c.dir("secrets", "edge", name), value); err != nil {
+			return err
+		}
 	}
 	known := map[string]string{
 		"jwt-secret":     jwtSecret,
+		"edge-secret":    edgeSecret,
 		"admin-password": c.adminPassword,
 		"mongo-uri":      c.mongoURI,
 		"redis-addr":     c.redisAddr,
@@ -263,6 +273,13 @@ func (c *config) makeSecrets() error {
 		}
 	}
 	return nil
+}
+
+// randomHex is 32 random bytes, as `openssl rand -hex 32` makes them.
+func randomHex() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
 }
 
 // once returns the file's content, which is made the first time.

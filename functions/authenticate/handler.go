@@ -20,15 +20,15 @@ import (
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("authenticate")
 	s.Administrator()
-	authentication, gate := s.Authentication(), s.Gatekeeper()
+	authentication, gate, clients := s.Authentication(), s.Gatekeeper(), s.Clients()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", login(authentication, gate))
+		f.Route("POST /{$}", login(authentication, clients))
 		f.Route("POST /refresh", refresh(authentication))
 		f.Route("POST /logout", logout(authentication, gate))
 	})
 }
 
-func login(authentication *user.Authentication, gate user.Gatekeeper) rest.Handler {
+func login(authentication *user.Authentication, clients rest.Clients) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		var body struct {
 			Username string `json:"username"`
@@ -41,7 +41,7 @@ func login(authentication *user.Authentication, gate user.Gatekeeper) rest.Handl
 		if body.Username != "" && body.Email != "" {
 			return rest.Response{}, kiosk.Invalid("email", "and username must not both be given")
 		}
-		grant, err := authentication.Login(r.Context(), body.Username+body.Email, body.Password, rest.LimitedAddress(r, gate))
+		grant, err := authentication.Login(r.Context(), body.Username+body.Email, body.Password, clients.Limited(r))
 		if err != nil {
 			return rest.Response{}, err
 		}

@@ -15,13 +15,13 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("register")
-	registration, gate, limit := s.Registration(), s.Gatekeeper(), s.RegisterLimit()
+	registration, clients, limit := s.Registration(), s.Clients(), s.RegisterLimit()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", register(registration, gate, limit))
+		f.Route("POST /{$}", register(registration, clients, limit))
 	})
 }
 
-func register(registration *user.Registration, gate user.Gatekeeper, limit rest.Limit) rest.Handler {
+func register(registration *user.Registration, clients rest.Clients, limit rest.Limit) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		var body struct {
 			Username string `json:"username"`
@@ -32,7 +32,7 @@ func register(registration *user.Registration, gate user.Gatekeeper, limit rest.
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
-		header, err := limit.Count(r.Context(), rest.LimitedAddress(r, gate))
+		header, err := limit.Count(r.Context(), clients.Limited(r))
 		if err != nil {
 			return rest.Response{}, err
 		}

@@ -17,10 +17,10 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("users")
-	profiles, gate, writers := s.Profiles(), s.Gatekeeper(), s.Admission()
+	profiles, gate, writers, clients := s.Profiles(), s.Gatekeeper(), s.Admission(), s.Clients()
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{id}", get(profiles, gate))
-		f.Route("PATCH /{id}", update(profiles, writers))
+		f.Route("PATCH /{id}", update(profiles, writers, clients))
 	})
 }
 
@@ -50,7 +50,7 @@ func get(profiles *user.Profiles, gate user.Gatekeeper) rest.Handler {
 	}
 }
 
-func update(profiles *user.Profiles, writers rest.Admission) rest.Handler {
+func update(profiles *user.Profiles, writers rest.Admission, clients rest.Clients) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		actor, header, err := writers.Admit(r)
 		if err != nil {
@@ -69,7 +69,7 @@ func update(profiles *user.Profiles, writers rest.Admission) rest.Handler {
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
-		profile, err := profiles.Update(r.Context(), actor, id, rest.Address(r), user.Change(body))
+		profile, err := profiles.Update(r.Context(), actor, id, clients.Address(r), user.Change(body))
 		if err != nil {
 			return rest.Response{}, err
 		}

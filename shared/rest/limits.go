@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/origin"
 )
 
 // Limit counts a request of key, and refuses it with KindTooMany where there
@@ -40,4 +41,40 @@ func (a Admission) Admit(r *http.Request) (kiosk.Actor, http.Header, error) {
 	}
 	header, err := a.Writes.Count(r.Context(), string(actor.ID))
 	return actor, header, err
+}
+
+// Clients tells clients apart by their network addresses.
+type Clients struct {
+	Authenticator
+	Origin *origin.Key
+}
+
+// Direct stands for the address of whoever calls the gateway directly, without
+// the edge: all of them count as one.
+const Direct = "direct"
+
+// Address is what a request is counted under: the client's address as the edge
+// proves it, of IPv6 its network of 64 bits, which is the least that one
+// customer is given (RFC 6177), and Direct without a proof.
+func (c Clients) Address(r *http.Request) string {
+	client, proven := c.Origin.Address(r.Header)
+	switch {
+	case !proven:
+		return Direct
+	case client.Is4():
+		return client.String()
+	}
+	network, _ := client.Prefix(64) // fails for IPv4 only
+	return network.String()
+}
+
+// Limited is the Address whose requests are counted together: empty for
+// another program of the shop, which speaks for many clients.
+func (c Clients) Limited(r *http.Request) string {
+	if r.Header.Get("Authorization") != "" {
+		if actor, err := Actor(r, c); err == nil && actor.Role == kiosk.RoleService {
+			return ""
+		}
+	}
+	return c.Address(r)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -79,30 +78,6 @@ func Actor(r *http.Request, a Authenticator) (kiosk.Actor, error) {
 		return kiosk.Actor{}, kiosk.Unauthenticated("this needs a token: Authorization: Bearer TOKEN")
 	}
 	return a.Actor(r.Context(), strings.TrimSpace(token))
-}
-
-// Address is the client's network address, as the front door tells it.
-func Address(r *http.Request) string {
-	first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
-	first = strings.TrimSpace(first)
-	if host, _, err := net.SplitHostPort(first); err == nil {
-		first = host
-	}
-	if ip := net.ParseIP(first); ip != nil {
-		return ip.String()
-	}
-	return "unknown"
-}
-
-// LimitedAddress is the address whose requests are counted together: none for
-// another program of the shop, which speaks for many clients.
-func LimitedAddress(r *http.Request, a Authenticator) string {
-	if r.Header.Get("Authorization") != "" {
-		if actor, err := Actor(r, a); err == nil && actor.Role == kiosk.RoleService {
-			return ""
-		}
-	}
-	return Address(r)
 }
 
 // ID is the identifier in the request's path; what is none names nothing.

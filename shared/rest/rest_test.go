@@ -14,6 +14,7 @@ import (
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 )
 
@@ -250,17 +251,38 @@ func TestActorAndAddress(t *testing.T) {
 			t.Errorf("%q: %v", value, err)
 		}
 	}
-	for value, want := range map[string]string{"192.0.2.1": "192.0.2.1", "192.0.2.1, 10.0.0.1": "192.0.2.1", "192.0.2.1:1234": "192.0.2.1", "[2001:db8::1]:80": "2001:db8::1", "": "unknown", "evil\n": "unknown"} {
-		if got := rest.Address(request(t, "/", http.Header{"X-Forwarded-For": {value}})); got != want {
-			t.Errorf("%q: %q, want %q", value, got, want)
+	key, err := origin.NewKey(strings.Repeat("k", 32), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proven := func(address string) http.Header {
+		h := http.Header{"X-Forwarded-For": {address}, "X-Call-Id": {"c"}, "Authorization": {"Bearer good"}}
+		key.Sign(h)
+		return h
+	}
+	clients := rest.Clients{Authenticator: gate{kiosk.Actor{Role: kiosk.RoleAdmin}}, Origin: key}
+	for address, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "2001:db8:1:2::": "2001:db8:1:2::/64",
+	} {
+		if got := clients.Address(request(t, "/", proven(address))); got != want {
+			t.Errorf("%s counts as %q, want %q", address, got, want)
 		}
 	}
-	from := http.Header{"X-Forwarded-For": {"192.0.2.1"}, "Authorization": {"Bearer good"}}
-	if got := rest.LimitedAddress(request(t, "/", from), gate{kiosk.Service()}); got != "" {
-		t.Errorf("a service is limited as %q", got)
-	}
-	if got := rest.LimitedAddress(request(t, "/", from), gate{kiosk.Actor{Role: kiosk.RoleAdmin}}); got != "192.0.2.1" {
+	if got := clients.Limited(request(t, "/", proven("192.0.2.1"))); got != "192.0.2.1" {
 		t.Errorf("a person is limited as %q", got)
+	}
+	// A caller of the gateway itself cannot choose what it counts as.
+	for _, h := range []http.Header{{}, {"X-Forwarded-For": {"192.0.2.1"}}, {"X-Forwarded-For": {"192.0.2.2"}, origin.ProofHeader: proven("192.0.2.1")[origin.ProofHeader]}} {
+		if got := clients.Address(request(t, "/", h)); got != rest.Direct {
+			t.Errorf("%v counts as %q", h, got)
+		}
+	}
+	if got := (rest.Clients{}).Address(request(t, "/", proven("192.0.2.1"))); got != rest.Direct {
+		t.Errorf("without a secret a client counts as %q", got)
+	}
+	service := rest.Clients{Authenticator: gate{kiosk.Service()}, Origin: key}
+	if got := service.Limited(request(t, "/", proven("192.0.2.1"))); got != "" {
+		t.Errorf("a service is limited as %q", got)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/openfaas"
 	"github.com/kiosk-shop/kiosk/shared/order"
+	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 	"github.com/kiosk-shop/kiosk/shared/redis"
 	"github.com/kiosk-shop/kiosk/shared/rest"
@@ -278,6 +279,15 @@ func (s *Shop) NATS() *nats.Conn {
 // Admission lets in who may try to change something.
 func (s *Shop) Admission() rest.Admission {
 	return rest.Admission{Authenticator: s.Gatekeeper(), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
+}
+
+// Clients tells clients apart by the addresses that the edge proves.
+func (s *Shop) Clients() rest.Clients {
+	key, err := origin.NewKey(s.config.String("EDGE_SECRET", ""), time.Now)
+	if s.opened(err) && key == nil {
+		slog.Warn("EDGE_SECRET is not set: all callers count as one address, whatever X-Forwarded-For says")
+	}
+	return rest.Clients{Authenticator: s.Gatekeeper(), Origin: key}
 }
 
 // RegisterLimit is the rate of registrations from one address.

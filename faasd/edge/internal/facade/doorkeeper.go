@@ -86,15 +86,17 @@ func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as strin
 		}
 		return ""
 	}
-	trusted, client := d.trusts(ctx), peerAddress(ctx)
-	if trusted {
-		// A service of the shop may say for whom it calls, as a proxy would, so
-		// that one customer's rate limit is not everybody's.
-		list := strings.Join(md.Get("x-forwarded-for"), ",")
-		if last, err := netip.ParseAddr(strings.TrimSpace(list[strings.LastIndex(list, ",")+1:])); err == nil {
-			client = last.Unmap().WithZone("").String()
+	trusted := d.trusts(ctx)
+	// A service of the shop may say for whom it calls, as a proxy would, so that
+	// one customer's rate limit is not everybody's.
+	known := trusted
+	client := gateway.ClientAddress(peerAddress(ctx), md.Get("x-forwarded-for"), func(a netip.Addr) bool {
+		if known {
+			known = false
+			return true
 		}
-	}
+		return d.config.Proxies.Contains(a)
+	})
 	header = gateway.Origin(first, client)
 	if key := first("idempotency-key"); key != "" {
 		header.Set("Idempotency-Key", key)
@@ -125,15 +127,10 @@ func (d doorkeeper) trusts(ctx context.Context) bool {
 }
 
 func peerAddress(ctx context.Context) string {
-	p, _ := peer.FromContext(ctx)
-	if p == nil {
-		return ""
-	}
-	address, err := netip.ParseAddrPort(p.Addr.String())
-	if err != nil {
+	if p, ok := peer.FromContext(ctx); ok {
 		return p.Addr.String()
 	}
-	return address.Addr().Unmap().WithZone("").String()
+	return ""
 }
 
 // tell hands values of an answer's header to the client as header metadata.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 	"github.com/kiosk-shop/kiosk/proto/mailer"
 	"github.com/kiosk-shop/kiosk/proto/pb"
 )
@@ -41,6 +42,8 @@ type Config struct {
 	// ServiceToken makes a token of the service account. It is needed with
 	// TrustNetwork or TLS.ClientCAs.
 	ServiceToken func() (string, error)
+	// Proxies are those whose x-forwarded-for metadata is believed.
+	Proxies listener.Proxies
 }
 
 // Server is the facade on the network.

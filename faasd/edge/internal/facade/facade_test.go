@@ -144,7 +144,7 @@ func open(t *testing.T, config facade.Config, functions http.HandlerFunc) (*clie
 	s := &shop{HandlerFunc: functions}
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
-	g, err := gateway.New(web.URL)
+	g, err := gateway.New(web.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -794,7 +794,7 @@ func TestTLS(t *testing.T) {
 			s := &shop{HandlerFunc: says(200, `{}`)}
 			web := httptest.NewServer(s)
 			t.Cleanup(web.Close)
-			g, err := gateway.New(web.URL)
+			g, err := gateway.New(web.URL, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,7 +11,7 @@ import (
 // ParseOrigins reads CORS_ORIGINS: origins such as https://shop.example,
 // separated by commas, or * for all.
 func ParseOrigins(list string) ([]string, error) {
-	origins := fields(list)
+	origins := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 	for _, origin := range origins {
 		u, err := url.Parse(origin)
 		if origin != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {

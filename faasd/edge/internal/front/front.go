@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 )
 
 // Functions is what the door needs of package gateway.
@@ -29,9 +29,9 @@ type Functions interface {
 
 // Config is what differs from shop to shop.
 type Config struct {
-	ShopName       string
-	Origins        []string       // CORS: see ParseOrigins; none: off
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
+	ShopName string
+	Origins  []string         // CORS: see ParseOrigins; none: off
+	Proxies  listener.Proxies // whose X-Forwarded-For is believed
 }
 
 // Door is the front door's http.Handler.
@@ -72,7 +72,7 @@ var (
 // ServeHTTP answers, logs, and survives a panic.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	client := clientAddress(r, d.config.TrustedProxies)
+	client := gateway.ClientAddress(r.RemoteAddr, r.Header.Values("X-Forwarded-For"), d.config.Proxies.Contains)
 	origin := gateway.Origin(r.Header.Get, client)
 
 	h := w.Header()

@@ -20,6 +20,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/kiosk-shop/kiosk/shared/origin"
 )
 
 const (
@@ -44,18 +46,21 @@ const StatusClientClosedRequest = 499
 // Client calls functions. It is safe for concurrent use.
 type Client struct {
 	base      *url.URL
+	origin    *origin.Key
 	transport *http.Transport
 	calls     chan struct{}
 }
 
 // New returns a Client for the gateway at base, such as http://gateway:8080.
-func New(base string) (*Client, error) {
+// With the key it proves to the functions where a call comes from.
+func New(base string, key *origin.Key) (*Client, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" {
 		return nil, errors.New("GATEWAY_URL is not an address such as http://gateway:8080")
 	}
 	return &Client{
-		base: u,
+		base:   u,
+		origin: key,
 		transport: &http.Transport{
 			DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 5 * time.Second,
@@ -155,6 +160,7 @@ func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
 	request.URL.RawQuery = r.Query // as it is: what a query means is the function's affair
 	if r.Header != nil {
 		request.Header = r.Header.Clone()
+		c.origin.Sign(request.Header)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		left := max(time.Until(deadline).Truncate(time.Millisecond), time.Millisecond)

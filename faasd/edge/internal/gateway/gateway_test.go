@@ -8,13 +8,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
+	"github.com/kiosk-shop/kiosk/shared/origin"
 )
 
 func open(t *testing.T, handler http.HandlerFunc) *Client {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	client, err := New(server.URL + "/")
+	client, err := New(server.URL+"/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +112,7 @@ func TestBroken(t *testing.T) {
 		})
 	}
 	t.Run("nobody listens", func(t *testing.T) {
-		client, err := New("http://127.0.0.1:1") // tcpmux, which nobody runs
+		client, err := New("http://127.0.0.1:1", nil) // tcpmux, which nobody runs
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +198,7 @@ func TestTarget(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for _, base := range []string{"", "gateway:8080", "//gateway", "ftp://gateway", "http://gateway?x=1", "http://%zz"} {
-		if _, err := New(base); err == nil {
+		if _, err := New(base, nil); err == nil {
 			t.Errorf("%q was taken", base)
 		}
 	}
@@ -237,5 +240,55 @@ func TestOrigin(t *testing.T) {
 				t.Errorf("X-Forwarded-For %q", h.Get("X-Forwarded-For"))
 			}
 		})
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	proxies, err := listener.ParseProxies("10.0.0.0/8, 192.0.2.7,fd00::/8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, peer string
+		forwarded  []string
+		trusted    listener.Proxies
+		want       string
+	}{
+		{"no proxies: nobody is believed", "10.1.1.1:5", []string{"203.0.113.9"}, nil, "10.1.1.1"},
+		{"a stranger is not believed", "198.51.100.1:5", []string{"203.0.113.9"}, proxies, "198.51.100.1"},
+		{"a proxy is", "10.1.1.1:5", []string{"203.0.113.9"}, proxies, "203.0.113.9"},
+		{"but not what it was told", "10.1.1.1:5", []string{"8.8.8.8, 203.0.113.9"}, proxies, "203.0.113.9"},
+		{"two proxies", "10.1.1.1:5", []string{"8.8.8.8", "203.0.113.9, 192.0.2.7"}, proxies, "203.0.113.9"},
+		{"only proxies", "10.1.1.1:5", []string{"10.2.2.2"}, proxies, "10.2.2.2"},
+		{"a proxy that says nothing", "10.1.1.1:5", nil, proxies, "10.1.1.1"},
+		{"a proxy that says nonsense", "10.1.1.1:5", []string{"203.0.113.9, unknown"}, proxies, "10.1.1.1"},
+		{"IPv6", "[fd00::1%eth0]:5", []string{"2001:db8::1"}, proxies, "2001:db8::1"},
+		{"IPv4 in IPv6", "[::ffff:10.1.1.1]:5", []string{"::ffff:203.0.113.9"}, proxies, "203.0.113.9"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := ClientAddress(test.peer, test.forwarded, test.trusted.Contains); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestProof asks as the edge does and checks as a function does.
+func TestProof(t *testing.T) {
+	key, err := origin.NewKey(strings.Repeat("k", 64), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan http.Header, 1)
+	client := open(t, func(w http.ResponseWriter, r *http.Request) { seen <- r.Header })
+	client.origin = key
+	header := Origin(http.Header{}.Get, "2001:db8::1")
+	client.Call(t.Context(), Request{Method: "POST", Function: "register", Header: header})
+	if address, proven := key.Address(<-seen); !proven || address.String() != "2001:db8::1" {
+		t.Errorf("the function sees %s, proven %t", address, proven)
+	}
+	if header.Get(origin.ProofHeader) != "" {
+		t.Error("the proof is in the caller's own header")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strings"
 )
@@ -41,6 +42,26 @@ func Origin(offered func(name string) string, client string) http.Header {
 		h.Set("Traceparent", newParent())
 	}
 	return h
+}
+
+// ClientAddress is the address that a request really comes from: its peer's, unless
+// the peer is a proxy. What X-Forwarded-For claims counts only as far back as
+// proxies wrote it.
+func ClientAddress(peer string, forwarded []string, proxy func(netip.Addr) bool) string {
+	address, err := netip.ParseAddrPort(peer)
+	if err != nil {
+		return peer
+	}
+	client := address.Addr().Unmap().WithZone("")
+	hops := strings.Split(strings.Join(forwarded, ","), ",")
+	for i := len(hops) - 1; i >= 0 && proxy(client); i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		client = hop.Unmap().WithZone("")
+	}
+	return client.String()
 }
 
 func validParent(s string) bool {
