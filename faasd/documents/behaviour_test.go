@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -67,6 +68,8 @@ func TestPlans(t *testing.T) {
 		{d("category", 1), d("price", 1), "IXSCAN", "category_1_price_1", false, 17},
 		{d("tags", 3), d(), "IXSCAN", "tags_1", false, 13},
 		{d("tags", d("$all", bson.A{3, "x"})), d(), "IXSCAN", "tags_1", false, 13},
+		{d("tags", d("$elemMatch", d("$gte", 1, "$lt", 3))), d(), "IXSCAN", "tags_1", false, 26},
+		{d("tags", d("$elemMatch", d("$gt", 3, "$lt", 3))), d(), "IXSCAN", "tags_1", false, 0},
 		{d("sku", 4), d(), "IXSCAN", "sku_1", false, 1},
 		{d("sku", nil), d(), "COLLSCAN", "", false, 50},
 		{d("rare", nil), d(), "COLLSCAN", "", false, 50},
@@ -107,6 +110,117 @@ func TestPlans(t *testing.T) {
 			t.Errorf("%v sort %v: %s %s, sorting %v, %d documents examined; want %s %s, %v, at most %d", test.filter, test.sort,
 				stage, index, sorts, got.ExecutionStats.TotalDocsExamined, test.stage, test.index, test.sorts, test.examined)
 		}
+	}
+}
+
+// TestCountsByKeys: where an index alone tells which documents fulfil a query,
+// counting them and passing over them reads none.
+func TestCountsByKeys(t *testing.T) {
+	ctx := testContext(t)
+	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("counts")
+	c := db.Collection("c")
+	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{
+		{Keys: d("user", 1, "at", -1)}, {Keys: d("name", 1)}, {Keys: d("tags", 1)},
+		{Keys: d("n", 1)}, {Keys: d("rare", 1), Options: options.Index().SetSparse(true)},
+	}))
+	for i := range 60 {
+		doc := d("_id", i, "user", i%3, "at", bson.DateTime(i), "name", fmt.Sprint(i%10), "tags", bson.A{i % 4, "x"}, "n", i)
+		if i%10 == 0 {
+			doc = append(doc, bson.E{Key: "rare", Value: i})
+		}
+		must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, doc))
+	}
+	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("n", math.NaN(), "name", nil)))
+	explain := func(command bson.D) (returned, docs int32) {
+		t.Helper()
+		var got struct {
+			ExecutionStats struct{ NReturned, TotalDocsExamined int32 }
+		}
+		if err := db.RunCommand(ctx, d("explain", command, "verbosity", "executionStats")).Decode(&got); err != nil {
+			t.Fatalf("%v: %v", command, err)
+		}
+		return got.ExecutionStats.NReturned, got.ExecutionStats.TotalDocsExamined
+	}
+	for _, test := range []struct {
+		filter bson.D
+		hint   any
+		want   int64
+		read   int32 // documents
+	}{
+		{d(), nil, 61, 0},
+		{d(), "name_1", 61, 0},
+		{d(), "rare_1", 6, 6}, // a sparse index has not all
+		{d("user", 1), nil, 20, 0},
+		{d("user", 1, "at", d("$lt", bson.DateTime(30))), nil, 10, 0},
+		{d("user", d("$in", bson.A{1, 2})), nil, 40, 0},
+		{d("name", d("$gte", "3", "$lt", "5")), nil, 12, 0},
+		{d("name", "3", "user", 1), "name_1", 2, 6},
+		{d("name", nil), nil, 1, 1},
+		{d("tags", "x"), nil, 60, 60},
+		{d("n", d("$lt", 3)), nil, 3, 4}, // NaN is below nothing
+		{d("$or", bson.A{d("user", 1), d("user", 2)}), nil, 40, 40},
+		{d("user", 1, "$expr", d("$gt", bson.A{"$n", 30})), nil, 10, 20},
+	} {
+		count := options.Count()
+		command := d("count", "c", "query", test.filter)
+		if test.hint != nil {
+			count.SetHint(test.hint)
+			command = append(command, bson.E{Key: "hint", Value: test.hint})
+		}
+		if got, err := c.CountDocuments(ctx, test.filter, count); err != nil || got != test.want {
+			t.Errorf("%v: %d, %v, want %d", test.filter, got, err, test.want)
+		}
+		if got, err := c.CountDocuments(ctx, test.filter, count, options.Count().SetSkip(1).SetLimit(2)); err != nil || got != min(test.want-1, 2) {
+			t.Errorf("%v: at most 2 after the first: %d, %v", test.filter, got, err)
+		}
+		if n, docs := explain(command); int64(n) != test.want || docs != test.read {
+			t.Errorf("%v: %d counted, %d documents read; want %d, %d", test.filter, n, docs, test.want, test.read)
+		}
+		aggregate := d("aggregate", "c", "pipeline", bson.A{d("$match", test.filter), d("$limit", 2), d("$group", d("_id", 1, "n", d("$sum", 1)))}, "cursor", d())
+		if _, docs := explain(aggregate); test.hint == nil && test.read == 0 && docs != 0 {
+			t.Errorf("%v: a pipeline that counts reads %d documents", test.filter, docs)
+		}
+	}
+	page := d("find", "c", "filter", d("user", 1), "sort", d("at", -1), "skip", 10, "limit", 3)
+	if n, docs := explain(page); n != 3 || docs != 3 {
+		t.Errorf("a page of 3: %d found, %d documents read", n, docs)
+	}
+	var got []struct{ N int }
+	cursor := must[*mongo.Cursor](t)(c.Find(ctx, d("user", 1), options.Find().SetSort(d("at", -1)).SetSkip(10).SetLimit(3).SetBatchSize(2)))
+	if err := cursor.All(ctx, &got); err != nil || len(got) != 3 || got[0].N != 28 || got[2].N != 22 {
+		t.Errorf("the page: %v, %v", got, err)
+	}
+}
+
+// TestUntouchedIndexes: an index follows every change of a field it is made
+// of, and of one that decides whether the document belongs into it.
+func TestUntouchedIndexes(t *testing.T) {
+	ctx := testContext(t)
+	c := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("touched").Collection("c")
+	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{
+		{Keys: d("a.b", 1)},
+		{Keys: d("sku", 1), Options: options.Index().SetUnique(true).SetPartialFilterExpression(d("live", true))},
+	}))
+	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("_id", 1, "a", d("b", 1), "sku", "x", "live", false, "n", 0)))
+	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("_id", 2, "sku", "x", "live", true, "n", 0)))
+	must[*mongo.UpdateResult](t)(c.UpdateByID(ctx, 1, d("$inc", d("n", 1))))
+	for _, test := range []struct {
+		update bson.D
+		filter bson.D
+		want   int64
+	}{
+		{d("$set", d("a.b", 2)), d("a.b", 2), 1},
+		{d("$set", d("a", int64(2))), d("a.b", 2), 0},
+		{d("$set", d("a", bson.A{d("b", 1), d("b", 2)})), d("a.b", 2), 1},
+		{d("$unset", d("a", 1)), d("a.b", 2), 0},
+	} {
+		must[*mongo.UpdateResult](t)(c.UpdateByID(ctx, 1, test.update))
+		if n, err := c.CountDocuments(ctx, test.filter, options.Count().SetHint("a.b_1")); err != nil || n != test.want {
+			t.Errorf("after %v: %d, %v, want %d", test.update, n, err, test.want)
+		}
+	}
+	if _, err := c.UpdateByID(ctx, 1, d("$set", d("live", true))); !mongo.IsDuplicateKeyError(err) {
+		t.Errorf("a second document of the key comes into the index: %v", err)
 	}
 }
 

@@ -67,6 +67,35 @@ func stage(stages []Value) (string, Value) {
 	return string(it.Name), it.Value
 }
 
+// Counts reports whether the stages ask for nothing but the number of
+// documents, as the drivers' CountDocuments does.
+func Counts(stages []Value) bool {
+	for {
+		name, arg := stage(stages)
+		switch name {
+		case "$skip", "$limit":
+			stages = stages[1:]
+		case "$count":
+			return true
+		case "$group":
+			for it := value.Iter(arg.Data); it.Next(); {
+				v := it.Value
+				if string(it.Name) != "_id" {
+					if v = value.Field(v.Data, "$sum"); value.Len(it.Value.Data) != 1 {
+						return false
+					}
+				}
+				if !value.IsNumber(v) && v.Type != bsoncore.TypeNull {
+					return false
+				}
+			}
+			return true
+		default:
+			return false
+		}
+	}
+}
+
 // Compile makes one stage of a pipeline.
 func Compile(stages []Value, lim Limits) (Stage, error) {
 	var all []Stage

@@ -76,6 +76,7 @@ func (r *Request) pipeline() (p pipeline, err error) {
 	if p.rest, err = aggregate.Compile(rest, lim); err != nil {
 		return p, err
 	}
+	p.sel.keys = aggregate.Counts(rest)
 	return p, nil
 }
 

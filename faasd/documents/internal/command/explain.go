@@ -3,6 +3,7 @@ package command
 import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/plan"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
@@ -74,7 +75,7 @@ func explain(r *Request) error {
 	if err != nil {
 		return err
 	}
-	sel := selection{filter: f, hint: hint(value.Field(source, "hint"))}
+	sel := selection{filter: f, hint: hint(value.Field(source, "hint")), keys: inner == "count"}
 	if s := value.Field(source, sort); sort != "" && value.IsDoc(s) {
 		if sel.sort, sel.natural, err = parseSort(s.Data); err != nil {
 			return err
@@ -88,10 +89,12 @@ func explainPipeline(r *Request, verbosity string) error {
 	if err != nil {
 		return err
 	}
-	return r.explained(p.sel, verbosity)
+	return r.explained(p.sel, verbosity, p.rest)
 }
 
-func (r *Request) explained(sel selection, verbosity string) error {
+// explained runs a selection, through the stages that follow it in a pipeline
+// if there are any, since they may end it early.
+func (r *Request) explained(sel selection, verbosity string, rest ...aggregate.Stage) error {
 	name, err := r.collection()
 	if err != nil {
 		return err
@@ -113,8 +116,12 @@ func (r *Request) explained(sel selection, verbosity string) error {
 			bsoncore.BuildArrayElement(nil, "rejectedPlans"))
 		if verbosity != "queryPlanner" {
 			n := 0
+			source := s.source
+			for _, stage := range rest {
+				source = stage(source)
+			}
 			for {
-				doc, err := s.source()
+				doc, err := source()
 				if err != nil {
 					return err
 				}

@@ -123,7 +123,7 @@ func count(r *Request) error {
 	if err != nil {
 		return err
 	}
-	sel := selection{hint: hint(r.field("hint"))}
+	sel := selection{hint: hint(r.field("hint")), keys: true}
 	if sel.filter, err = query.Compile(filter, r.start.UnixMilli()); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type selection struct {
 	skip       int64
 	limit      int64 // 0 for all
 	projection *project.Projection
+	keys       bool // how many documents there are is all that is asked
 	limits     aggregate.Limits
 	natural    value.Value // a sort by $natural
 }
@@ -37,6 +38,8 @@ type stream struct {
 	looked  int
 	pending value.Doc
 	stopAt  int // documents to look at before giving up, 0 for no bound
+	keys    bool
+	skip    int64 // documents still to be passed over by their keys
 }
 
 // errBudget says that a search looked at more than it was allowed to.
@@ -67,6 +70,14 @@ func (r *Request) open(tx *store.Tx, c *store.Collection, sel selection) (*strea
 		r.planSummary = summary(p)
 		if p.Sorted {
 			sort = nil
+		}
+		// Where the index alone tells which documents fulfil the filter, those
+		// that nobody is going to see need not be read.
+		if p.Exact {
+			s.keys = sel.keys && len(sort) == 0
+			if len(sort) == 0 {
+				s.skip, sel.skip = sel.skip, 0
+			}
 		}
 	}
 	src := aggregate.Source(func() (value.Doc, error) {
@@ -122,6 +133,8 @@ func summary(p *plan.Plan) string {
 	return "IXSCAN " + p.Index.Name
 }
 
+var emptyDoc = value.EmptyDoc()
+
 // next returns the next matching document in the order of the scan.
 func (s *stream) next() (pk []byte, doc value.Doc, err error) {
 	for s.at < len(s.scans) {
@@ -132,6 +145,17 @@ func (s *stream) next() (pk []byte, doc value.Doc, err error) {
 		}
 		if s.stopAt > 0 && s.looked > s.stopAt {
 			return nil, nil, errBudget
+		}
+		if s.keys || s.skip > 0 {
+			switch {
+			case !s.scans[s.at].Skip():
+				s.at++
+			case s.skip > 0:
+				s.skip--
+			default:
+				return nil, emptyDoc, nil
+			}
+			continue
 		}
 		pk, doc, ok := s.scans[s.at].Next()
 		if !ok {

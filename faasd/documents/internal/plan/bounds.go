@@ -33,18 +33,26 @@ func bounds(path string, leaves []*query.Leaf, multikey bool) (iv []store.Range,
 			if e && !exact {
 				iv, exact = r, e
 			}
-		case exact:
-			iv = keepPoints(iv, r)
-		case e:
-			iv, exact = keepPoints(r, iv), true
 		default:
-			iv = intersect(iv, r)
+			iv, exact = narrow(iv, exact, r, e)
 		}
 	}
 	if found && iv == nil {
 		iv = []store.Range{}
 	}
 	return iv, exact
+}
+
+// narrow returns the ranges of values that two conditions on the same value
+// leave.
+func narrow(a []store.Range, aExact bool, b []store.Range, bExact bool) (iv []store.Range, exact bool) {
+	switch {
+	case aExact:
+		return keepPoints(a, b), true
+	case bExact:
+		return keepPoints(b, a), true
+	}
+	return intersect(a, b), false
 }
 
 // keepPoints returns the points whose value lies in one of the ranges.
@@ -113,14 +121,51 @@ func predBounds(p query.Pred) (iv []store.Range, exact, ok bool) {
 				return cmpBounds(c)
 			}
 		}
-	case *query.ElemPreds:
+	case *query.ElemPreds: // they all hold for one element
 		for _, q := range p.Preds {
-			if c, ok := q.(*query.Cmp); ok && !value.IsArray(c.Value) {
-				return cmpBounds(c)
+			c, isCmp := q.(*query.Cmp)
+			if !isCmp || value.IsArray(c.Value) {
+				continue
+			}
+			r, e, bounded := cmpBounds(c)
+			switch {
+			case !bounded:
+			case !ok:
+				iv, exact, ok = r, e, true
+			default:
+				iv, exact = narrow(iv, exact, r, e)
 			}
 		}
+		if ok && iv == nil {
+			iv = []store.Range{}
+		}
+		return iv, exact, ok
 	}
 	return nil, false, false
+}
+
+// answered reports whether the ranges of a condition hold no value that does
+// not fulfil it.
+func answered(p query.Pred) bool {
+	switch p := p.(type) {
+	case *query.Cmp:
+		switch bracket := value.Bracket(p.Value.Type); {
+		case value.IsArray(p.Value), bracket == value.BracketNull, p.Value.Type == bsoncore.TypeMinKey, p.Value.Type == bsoncore.TypeMaxKey:
+			return false
+		case p.Op == query.Eq:
+			return true
+		default: // numbers have NaN, which lies below all of them and is below none
+			return bracket == value.BracketString || bracket == value.BracketDate || bracket == value.BracketObjectID
+		}
+	case *query.In:
+		for _, v := range p.Values {
+			if !answered(&query.Cmp{Op: query.Eq, Value: v}) {
+				return false
+			}
+		}
+		return len(p.Regexes) == 0
+	}
+	return false
 }
 
 func sortRanges(iv []store.Range, exact bool) []store.Range {

@@ -59,6 +59,7 @@ type Plan struct {
 	Reverse bool
 	Sorted  bool // the order asked for comes by itself
 	Bounded bool // the ranges leave something out
+	Exact   bool // each key in the ranges is another document that fulfils the filter
 	// Union is set instead for an $or whose branches each have an index.
 	Union []*Plan
 }
@@ -78,6 +79,7 @@ func Choose(f *query.Filter, c *store.Collection, sort []SortKey, hint value.Val
 		}
 		if natural != nil {
 			natural.Sorted = len(sort) == 0
+			natural.Exact = len(leaves)+len(others) == 0
 			return natural, nil
 		}
 	}
@@ -89,10 +91,15 @@ func Choose(f *query.Filter, c *store.Collection, sort []SortKey, hint value.Val
 			best, bestScore = p, score
 		}
 	}
+	if best != nil && len(others) > 0 {
+		best.Exact = false
+	}
 	if !value.Missing(hint) {
 		if best == nil {
 			// A hinted sparse or partial index gives what it holds.
-			best = &Plan{Index: candidates[0], Ranges: []store.Range{{}}}
+			ix := candidates[0]
+			best = &Plan{Index: ix, Ranges: []store.Range{{}}}
+			best.Exact = len(leaves)+len(others) == 0 && !ix.Sparse && ix.Partial == nil && !ix.Multikey()
 		}
 		return best, nil
 	}
@@ -102,7 +109,7 @@ func Choose(f *query.Filter, c *store.Collection, sort []SortKey, hint value.Val
 		}
 	}
 	if best == nil {
-		best = &Plan{Index: c.Indexes[0], Ranges: []store.Range{{}}, Sorted: len(sort) == 0}
+		best = &Plan{Index: c.Indexes[0], Ranges: []store.Range{{}}, Sorted: len(sort) == 0, Exact: len(leaves)+len(others) == 0}
 	}
 	return best, nil
 }
@@ -169,7 +176,7 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 	ranges := []store.Range(nil)
 	score, equal := 0, 0
 	bounded, ranged := false, false
-	var roots []string
+	var roots, used []string
 	points := true // every field so far has one single value
 	for i, part := range ix.Parts {
 		if numericComponent(part.Path) {
@@ -187,7 +194,7 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 			break
 		}
 		bounded = true
-		roots = append(roots, root)
+		roots, used = append(roots, root), append(used, part.Path)
 		if part.Desc {
 			iv = inverted(iv)
 		}
@@ -233,6 +240,9 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 		}
 	}
 	p := &Plan{Index: ix, Ranges: merge(ranges), Bounded: bounded, Sorted: len(sort) == 0}
+	p.Exact = !multikey && !(ix.Sparse && !bounded) && !slices.ContainsFunc(leaves, func(l *query.Leaf) bool {
+		return !slices.Contains(used, l.Path) || !answered(l.Pred)
+	})
 	if len(sort) > 0 && !multikey {
 		if ok, reverse := ordered(ix, equal, sort); ok {
 			p.Sorted, p.Reverse = true, reverse

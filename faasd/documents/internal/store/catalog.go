@@ -44,6 +44,9 @@ type Index struct {
 	Expire   int64 // seconds after which documents expire, -1 for never
 	primary  bool
 	multikey *atomic.Bool
+	// fields are those of a document that decide which keys it has, nil where
+	// that cannot be told.
+	fields []string
 }
 
 // KeyPart is one field of an index.
@@ -155,7 +158,25 @@ func NewIndex(spec value.Doc) (*Index, error) {
 			ix.Partial = f
 		}
 	}
+	ix.fields = ix.deciding()
 	return ix, nil
+}
+
+func (ix *Index) deciding() (fields []string) {
+	for _, part := range ix.Parts {
+		fields = append(fields, part.parts[0])
+	}
+	if ix.Partial != nil {
+		leaves, others := ix.Partial.Conjuncts()
+		if len(others) > 0 {
+			return nil
+		}
+		for _, leaf := range leaves {
+			fields = append(fields, leaf.Parts[0])
+		}
+	}
+	slices.Sort(fields)
+	return slices.Compact(fields)
 }
 
 func readCatalog(tx *bolt.Tx) (*Catalog, uint64, error) {

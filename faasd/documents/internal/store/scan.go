@@ -41,6 +41,30 @@ func (tx *Tx) Scan(c *Collection, ix *Index, ranges []Range, reverse bool) *Scan
 
 // Next returns the next document, ok false at the end.
 func (s *Scan) Next() (pk []byte, doc value.Doc, ok bool) {
+	for {
+		pk, doc, ok := s.step()
+		if !ok || s.ix.primary {
+			if ok {
+				s.Docs++
+			}
+			return pk, doc, ok
+		}
+		if doc = s.tx.Get(s.coll, pk); doc != nil {
+			s.Docs++
+			return pk, doc, true
+		}
+	}
+}
+
+// Skip moves past the next document without reading it, false at the end.
+func (s *Scan) Skip() bool {
+	_, _, ok := s.step()
+	return ok
+}
+
+// step moves to the next key that is of another document than those before.
+// The document comes along where the index is the collection itself.
+func (s *Scan) step() (pk []byte, doc value.Doc, ok bool) {
 	for s.at >= 0 && s.at < len(s.ranges) {
 		r := s.ranges[s.at]
 		var k, v []byte
@@ -74,7 +98,6 @@ func (s *Scan) Next() (pk []byte, doc value.Doc, ok bool) {
 		s.last = k
 		s.Keys++
 		if s.ix.primary {
-			s.Docs++
 			return k, v, true
 		}
 		pk := entryPK(k, v)
@@ -84,12 +107,7 @@ func (s *Scan) Next() (pk []byte, doc value.Doc, ok bool) {
 			}
 			s.seen[string(pk)] = struct{}{}
 		}
-		doc := s.tx.Get(s.coll, pk)
-		if doc == nil {
-			continue
-		}
-		s.Docs++
-		return pk, doc, true
+		return pk, nil, true
 	}
 	return nil, nil, false
 }

@@ -42,6 +42,9 @@ func (tx *Tx) write(c *Collection, pk []byte, old, new value.Doc) error {
 	locks := []string{lockKey(c.ID, pk)}
 	var changes []change
 	for _, ix := range c.Indexes[1:] {
+		if old != nil && new != nil && ix.untouched(old, new) {
+			continue
+		}
 		ch, unique, err := tx.indexChange(ix, pk, old, new)
 		if err != nil {
 			return err
@@ -88,6 +91,18 @@ func (tx *Tx) write(c *Collection, pk []byte, old, new value.Doc) error {
 		}
 	}
 	return tx.broken
+}
+
+// untouched reports whether a change of a document surely leaves its keys in
+// the index as they are: most changes are of fields that no index has.
+func (ix *Index) untouched(old, new value.Doc) bool {
+	for _, name := range ix.fields {
+		before, after := value.Field(old, name), value.Field(new, name)
+		if before.Type != after.Type || !bytes.Equal(before.Data, after.Data) {
+			return false
+		}
+	}
+	return ix.fields != nil
 }
 
 func (tx *Tx) indexChange(ix *Index, pk []byte, old, new value.Doc) (ch change, locks []string, err error) {
