@@ -29,8 +29,9 @@ const startTimeout = 5 * time.Minute
 
 // Options say what box to start.
 type Options struct {
-	Dir string   // its DATA_DIR
-	Env []string // NAME=value, above what every box is given
+	Dir  string   // its DATA_DIR
+	Env  []string // NAME=value, above what every box is given
+	Root string   // the project's folder; empty: Root
 }
 
 // Box is a local box that was started.
@@ -48,30 +49,46 @@ type Box struct {
 	done   chan struct{} // closed when the supervisor has ended
 }
 
-// program is the local box's supervisor, compiled once a process.
-var program = sync.OnceValues(func() (path string, err error) {
-	root, err := Root()
-	if err != nil {
-		return "", err
+// programs are the local box's supervisors by the project's folder that they
+// were compiled from, each once a process.
+var programs struct {
+	sync.Mutex
+	paths map[string]string
+}
+
+// program compiles the supervisor of the project in root, if that was not done
+// yet.
+func program(root string) (string, error) {
+	programs.Lock()
+	defer programs.Unlock()
+	if path, ok := programs.paths[root]; ok {
+		return path, nil
 	}
 	dir, err := os.MkdirTemp("", "kiosk-acceptance-")
 	if err != nil {
 		return "", err
 	}
-	path = filepath.Join(dir, "local")
+	path := filepath.Join(dir, "local")
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./faasd/local")
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make run builds it
 	if text, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("the local box does not compile: %w\n%s", err, text)
+		return "", errors.Join(fmt.Errorf("the local box does not compile: %w\n%s", err, text), os.RemoveAll(dir))
 	}
+	if programs.paths == nil {
+		programs.paths = map[string]string{}
+	}
+	programs.paths[root] = path
 	return path, nil
-})
+}
 
 // Clean removes what was compiled.
 func Clean() {
-	if path, err := program(); err == nil {
+	programs.Lock()
+	defer programs.Unlock()
+	for root, path := range programs.paths {
 		_ = os.RemoveAll(filepath.Dir(path))
+		delete(programs.paths, root)
 	}
 }
 
@@ -137,11 +154,14 @@ func (b *Box) environment() []string {
 
 // Launch starts the box and does not wait for it.
 func (b *Box) Launch() error {
-	path, err := program()
-	if err != nil {
-		return err
+	root := b.Options.Root
+	if root == "" {
+		var err error
+		if root, err = Root(); err != nil {
+			return err
+		}
 	}
-	root, err := Root()
+	path, err := program(root)
 	if err != nil {
 		return err
 	}

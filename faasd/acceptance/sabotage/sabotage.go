@@ -76,7 +76,7 @@ func (g Guards) Sources(guard string) (remove func(), err error) {
 		return nil, err
 	}
 	remove = func() { _ = os.RemoveAll(dir) }
-	if err = copyTree(root, dir); err == nil {
+	if err = CopyTree(root, dir); err == nil {
 		for _, e := range edits {
 			if err = e.edit(dir); err != nil {
 				break
@@ -110,16 +110,16 @@ func (e Edit) edit(root string) error {
 // that what still fits its sources, and compiles the rest.
 func Reuse(from, to string) error {
 	for _, folder := range []string{"bin", filepath.Join("gateway", "images")} {
-		if err := copyTree(filepath.Join(from, folder), filepath.Join(to, folder)); err != nil {
+		if err := CopyTree(filepath.Join(from, folder), filepath.Join(to, folder)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// copyTree copies what is not hidden: folders whose name begins with a dot hold
+// CopyTree copies what is not hidden: folders whose name begins with a dot hold
 // what was made from the sources, or their history.
-func copyTree(from, to string) error {
+func CopyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/sabotage"
+)
+
+// edition is a state of the project's sources in a folder of its own, with the
+// empty function added to stack.yml: whoever works on the project meanwhile
+// changes nothing of the run.
+type edition struct {
+	Commit   string // short; with "+" where the sources differ from it
+	root     string
+	compiled string // the folder that keeps what was compiled, for the next run
+}
+
+// emptyFunction is deployed with the machinery of all the others.
+const emptyFunction = "empty"
+
+//go:embed empty/handler.go
+var emptyHandler []byte
+
+const emptyEntry = `functions:
+  ` + emptyFunction + `:
+    lang: go-kiosk
+    handler: ./functions/` + emptyFunction + `
+    image: kiosk/` + emptyFunction + `:latest
+    environment:
+      max_inflight: 256
+      GOMEMLIMIT: 96MiB
+    annotations:
+      com.openfaas.health.http.path: /_/health
+      com.openfaas.ready.http.path: /_/ready
+`
+
+// checkout makes an edition of a commit or, where it is empty, of the sources
+// as they lie there.
+func checkout(ctx context.Context, commit string) (e *edition, err error) {
+	root, err := box.Root()
+	if err != nil {
+		return nil, err
+	}
+	e = &edition{}
+	if e.root, err = os.MkdirTemp("", "kiosk-bench-sources-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			e.remove()
+		}
+	}()
+	if commit == "" {
+		e.Commit, err = head(ctx, root)
+		if err == nil {
+			err = sabotage.CopyTree(root, e.root)
+		}
+	} else {
+		e.Commit, err = git(ctx, root, "rev-parse", "--short=8", commit+"^{commit}")
+		if err == nil {
+			err = archive(ctx, root, commit, e.root)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := filepath.Abs(filepath.Join(root, cmp.Or(os.Getenv("DATA_DIR"), ".data")))
+	if filepath.IsAbs(os.Getenv("DATA_DIR")) {
+		data = os.Getenv("DATA_DIR")
+	}
+	name := "now"
+	if commit != "" {
+		name = e.Commit
+	}
+	e.compiled = filepath.Join(data, "bench", name)
+	return e, errors.Join(err, e.addEmpty())
+}
+
+func (e *edition) remove() { _ = os.RemoveAll(e.root) }
+
+// addEmpty adds the empty function.
+func (e *edition) addEmpty() error {
+	path := filepath.Join(e.root, "stack.yml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	const section = "\nfunctions:\n"
+	if n := strings.Count(string(text), section); n != 1 {
+		return fmt.Errorf("%s has %d sections of functions, not one", path, n)
+	}
+	text = []byte(strings.Replace(string(text), section, "\n"+emptyEntry, 1))
+	folder := filepath.Join(e.root, "functions", emptyFunction)
+	return errors.Join(
+		os.MkdirAll(folder, 0o755),
+		os.WriteFile(filepath.Join(folder, "handler.go"), emptyHandler, 0o600),
+		os.WriteFile(path, text, 0o600))
+}
+
+// git runs a git command in the project's folder.
+func git(ctx context.Context, root string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// head names the state of the sources; what a run has written does not count
+// as a change.
+func head(ctx context.Context, root string) (string, error) {
+	commit, err := git(ctx, root, "rev-parse", "--short=8", "HEAD")
+	if err != nil {
+		return "unknown", nil // an archive's sources have no commit
+	}
+	changes, err := git(ctx, root, "status", "--porcelain", "--", ".", ":!bench/results", ":!docs", ":!*.md")
+	if err == nil && changes != "" {
+		commit += "+"
+	}
+	return commit, err
+}
+
+// archive lays the files of a commit into dir.
+func archive(ctx context.Context, root, commit, dir string) error {
+	cmd := exec.CommandContext(ctx, "git", "-C", root, "archive", "--format=tar", commit)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err = untar(out, dir)
+	_, _ = io.Copy(io.Discard, out)
+	return errors.Join(err, cmd.Wait())
+}
+
+func untar(r io.Reader, dir string) error {
+	for archive := tar.NewReader(r); ; {
+		entry, err := archive.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if entry.Typeflag != tar.TypeReg {
+			continue
+		}
+		if !filepath.IsLocal(entry.Name) {
+			return fmt.Errorf("%s lies outside of the archive", entry.Name)
+		}
+		path := filepath.Join(dir, entry.Name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, entry.FileInfo().Mode().Perm()|0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, archive)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+}
+
+// reuse gives a box what another run has compiled: it takes of that what still
+// fits its sources, and compiles the rest.
+func (e *edition) reuse(dir string) error {
+	err := sabotage.Reuse(e.compiled, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// keep keeps what a box has compiled, for the next run.
+func (e *edition) keep(dir string) error {
+	fresh := e.compiled + ".new"
+	return errors.Join(
+		os.RemoveAll(fresh),
+		sabotage.Reuse(dir, fresh),
+		os.RemoveAll(e.compiled),
+		os.Rename(fresh, e.compiled))
+}

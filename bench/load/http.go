@@ -1,0 +1,137 @@
+package load
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+const (
+	// answerTimeout bounds one request.
+	answerTimeout = 30 * time.Second
+	// maxAnswer bounds an answer, in bytes.
+	maxAnswer = 16 << 20
+)
+
+// Connection is one client's connection to an HTTP server. It sends requests
+// that were encoded before, one at a time, and reads the answers in the
+// goroutine that waits for them: http.Transport's two goroutines a connection
+// cost as much as a small answer does. It is not safe for concurrent use.
+type Connection struct {
+	address string // host:port
+	conn    net.Conn
+	reader  *bufio.Reader
+	body    bytes.Buffer
+}
+
+// Request is a request as it is sent, over and over.
+type Request struct {
+	address string
+	method  string
+	text    []byte
+}
+
+// NewRequest encodes a request. A body goes out as JSON.
+func NewRequest(method, address, token string, body []byte) (Request, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" || u.Host == "" {
+		return Request{}, fmt.Errorf("%q is not an http address", address)
+	}
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, u.RequestURI(), u.Host)
+	if token != "" {
+		fmt.Fprintf(&text, "Authorization: Bearer %s\r\n", token)
+	}
+	if body != nil {
+		fmt.Fprintf(&text, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
+	}
+	text.WriteString("\r\n")
+	text.Write(body)
+	host := u.Host
+	if u.Port() == "" {
+		host = net.JoinHostPort(u.Hostname(), "80")
+	}
+	return Request{address: host, method: method, text: text.Bytes()}, nil
+}
+
+// Do sends the request and gives the answer, whose body is valid until the next
+// call.
+func (c *Connection) Do(ctx context.Context, r Request) (status int, header http.Header, body []byte, err error) {
+	fresh, err := c.open(ctx, r.address)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	status, header, err = c.exchange(r)
+	if err != nil {
+		c.Close()
+		// A server may close a connection that was idle; one that it closed
+		// before it said anything, it may not have read.
+		if !fresh && r.method == http.MethodGet {
+			return c.Do(ctx, r)
+		}
+		return 0, nil, nil, err
+	}
+	return status, header, c.body.Bytes(), nil
+}
+
+func (c *Connection) open(ctx context.Context, address string) (fresh bool, err error) {
+	if c.conn != nil && c.address == address {
+		return false, nil
+	}
+	c.Close()
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return false, err
+	}
+	c.address, c.conn, c.reader = address, conn, bufio.NewReaderSize(conn, 16<<10)
+	return true, nil
+}
+
+func (c *Connection) exchange(r Request) (int, http.Header, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return 0, nil, err
+	}
+	if _, err := c.conn.Write(r.text); err != nil {
+		return 0, nil, err
+	}
+	answer, err := http.ReadResponse(c.reader, &http.Request{Method: r.method})
+	if err != nil {
+		return 0, nil, err
+	}
+	c.body.Reset()
+	if _, err := c.body.ReadFrom(io.LimitReader(answer.Body, maxAnswer)); err != nil {
+		return 0, nil, err
+	}
+	if answer.Close {
+		c.Close()
+	}
+	return answer.StatusCode, answer.Header, nil
+}
+
+// Close ends the connection; the next request opens another.
+func (c *Connection) Close() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+}
+
+// Expect is an operation's error for an answer: none where the status is want,
+// a Refusal for 429 and 503.
+func Expect(want, status int, header http.Header, body []byte) error {
+	switch status {
+	case want:
+		return nil
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		seconds, _ := strconv.Atoi(header.Get("Retry-After"))
+		return Refusal{Status: status, RetryAfter: time.Duration(seconds) * time.Second}
+	}
+	return fmt.Errorf("the answer has status %d instead of %d: %.200s", status, want, body)
+}

@@ -1,0 +1,250 @@
+// Package load puts a server under load and measures it: in a closed loop (a
+// number of clients, each of which waits for its answer before it asks again)
+// or in an open one (a fixed rate of arrivals, whatever the server does).
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// An Operation is done by one client, again and again, by one goroutine. It is
+// over when its answer was read. Its error is a Refusal where the server said
+// in time that it has too much to do.
+type Operation func(ctx context.Context) error
+
+// A Refusal is 429 or 503: the server answered, and did nothing.
+type Refusal struct {
+	Status     int
+	RetryAfter time.Duration // 0: it did not say
+}
+
+func (r Refusal) Error() string { return fmt.Sprintf("refused with status %d", r.Status) }
+
+// maxBackoff bounds how long a client obeys Retry-After.
+const maxBackoff = time.Second
+
+// Result is what one run has measured.
+type Result struct {
+	Done     int           // operations that succeeded
+	Refused  int           // that the server refused for want of capacity
+	Failed   int           // that had another answer or none
+	Failure  error         // the first of those that failed
+	Elapsed  time.Duration // that the counted operations took together
+	Latency  *hdrhistogram.Histogram
+	Overdue  int           // open loop: arrivals whose turn did not come in the run
+	Slowness time.Duration // open loop: the longest that an arrival waited for a free client
+}
+
+// Rate is the successful operations a second.
+func (r Result) Rate() float64 {
+	if r.Elapsed <= 0 {
+		return 0
+	}
+	return float64(r.Done) / r.Elapsed.Seconds()
+}
+
+// Quantile is the latency that the part q (0 to 1) of the successful operations
+// did not exceed; 0 where there was none.
+func (r Result) Quantile(q float64) time.Duration {
+	return time.Duration(r.Latency.ValueAtPercentile(q*100)) * time.Microsecond
+}
+
+// Add adds what another run has measured.
+func (r *Result) Add(other Result) {
+	if r.Latency == nil {
+		r.Latency = newHistogram()
+	}
+	r.Done += other.Done
+	r.Refused += other.Refused
+	r.Failed += other.Failed
+	if r.Failure == nil {
+		r.Failure = other.Failure
+	}
+	r.Elapsed += other.Elapsed
+	r.Latency.Merge(other.Latency)
+	r.Overdue += other.Overdue
+	r.Slowness = max(r.Slowness, other.Slowness)
+}
+
+// newHistogram holds a microsecond to two minutes, with three digits.
+func newHistogram() *hdrhistogram.Histogram {
+	return hdrhistogram.New(1, (2 * time.Minute).Microseconds(), 3)
+}
+
+// tally is what one client has seen.
+type tally struct {
+	done, refused, failed int
+	failure               error
+	latency               *hdrhistogram.Histogram
+	slowness              time.Duration
+}
+
+func newTally() *tally { return &tally{latency: newHistogram()} }
+
+func (t *tally) count(err error, took time.Duration) {
+	var refusal Refusal
+	switch {
+	case err == nil:
+		t.done++
+		// What does not fit is beyond every deadline: it counts as the longest.
+		micros := min(max(took.Microseconds(), 1), t.latency.HighestTrackableValue())
+		_ = t.latency.RecordValue(micros)
+	case errors.As(err, &refusal):
+		t.refused++
+	default:
+		t.failed++
+		if t.failure == nil {
+			t.failure = err
+		}
+	}
+}
+
+func sum(tallies []*tally, elapsed time.Duration) Result {
+	r := Result{Latency: newHistogram(), Elapsed: elapsed}
+	for _, t := range tallies {
+		r.Done += t.done
+		r.Refused += t.refused
+		r.Failed += t.failed
+		if r.Failure == nil {
+			r.Failure = t.failure
+		}
+		r.Latency.Merge(t.latency)
+		r.Slowness = max(r.Slowness, t.slowness)
+	}
+	return r
+}
+
+// Closed has clients repeat their operation for the duration. What ends after
+// it is not counted.
+func Closed(ctx context.Context, clients int, duration time.Duration, operation func(client int) Operation) Result {
+	tallies := make([]*tally, clients)
+	end := time.Now().Add(duration)
+	var wait sync.WaitGroup
+	for i := range tallies {
+		t, do := newTally(), operation(i)
+		tallies[i] = t
+		wait.Go(func() {
+			for ctx.Err() == nil {
+				start := time.Now()
+				if !start.Before(end) {
+					return
+				}
+				err := do(ctx)
+				now := time.Now()
+				if ctx.Err() == nil && !now.After(end) {
+					t.count(err, now.Sub(start))
+				}
+				obey(ctx, err, end)
+			}
+		})
+	}
+	wait.Wait()
+	return sum(tallies, duration)
+}
+
+// obey waits as long as a refusal says, but not beyond end.
+func obey(ctx context.Context, err error, end time.Time) {
+	var refusal Refusal
+	if errors.As(err, &refusal) {
+		pause(ctx, min(max(refusal.RetryAfter, 10*time.Millisecond), maxBackoff, time.Until(end)))
+	}
+}
+
+// Exactly has clients do n operations in all that succeed; it gives up at the
+// first that fails, and tries again what is refused.
+func Exactly(ctx context.Context, clients, n int, operation func(client int) Operation) Result {
+	tallies := make([]*tally, clients)
+	began := time.Now()
+	var left, broken atomic.Int64
+	left.Store(int64(n))
+	var wait sync.WaitGroup
+	for i := range tallies {
+		t, do := newTally(), operation(i)
+		tallies[i] = t
+		wait.Go(func() {
+			for ctx.Err() == nil && broken.Load() == 0 && left.Add(-1) >= 0 {
+				start := time.Now()
+				err := do(ctx)
+				t.count(err, time.Since(start))
+				var refusal Refusal
+				switch {
+				case errors.As(err, &refusal):
+					left.Add(1)
+					obey(ctx, err, start.Add(time.Hour))
+				case err != nil:
+					broken.Store(1)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	return sum(tallies, time.Since(began))
+}
+
+// Open has operations arrive at a fixed rate a second, for the duration. An
+// operation's latency counts from the moment at which it was to arrive, so that
+// a server that stalls is charged for everyone who would have come meanwhile
+// (the "coordinated omission" of closed loops). At most clients are under way
+// at once; what had to wait for one of them has waited for the server.
+//
+// Arrivals that are not sent by the time that the run and the patience after it
+// are over count as Overdue.
+func Open(ctx context.Context, rate float64, clients int, duration, patience time.Duration, operation func(client int) Operation) Result {
+	tallies := make([]*tally, clients)
+	began := time.Now()
+	arrivals := int64(rate * duration.Seconds())
+	interval := float64(time.Second) / rate
+	last := began.Add(duration + patience)
+	var next atomic.Int64
+	var wait sync.WaitGroup
+	for i := range tallies {
+		t, do := newTally(), operation(i)
+		tallies[i] = t
+		wait.Go(func() {
+			for {
+				turn := next.Add(1) - 1
+				if turn >= arrivals {
+					return
+				}
+				intended := began.Add(time.Duration(float64(turn) * interval))
+				if !pause(ctx, time.Until(intended)) || time.Now().After(last) {
+					next.Add(-1) // it never arrived
+					return
+				}
+				t.slowness = max(t.slowness, time.Since(intended))
+				err := do(ctx)
+				if ctx.Err() != nil {
+					next.Add(-1)
+					return
+				}
+				t.count(err, time.Since(intended))
+			}
+		})
+	}
+	wait.Wait()
+	r := sum(tallies, max(duration, time.Since(began)))
+	r.Overdue = int(arrivals) - r.Done - r.Refused - r.Failed
+	return r
+}
+
+// pause waits, and tells whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

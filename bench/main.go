@@ -1,0 +1,240 @@
+// Command bench measures the shop beside what it stands on: an empty function
+// through the same gateway, the same use case called in one process, and the
+// bare operations of the driver. All of them take turns in one run, so that
+// their ratios hold where the machine is not always equally fast.
+//
+//	go run ./bench reads              reads a second beside the empty function
+//	go run ./bench cpu                processor time an order, by program
+//	go run ./bench cpu -baseline COMMIT
+//
+// It starts a local box of its own in a temporary folder, on free ports, and
+// takes servers that MONGO_URI, REDIS_ADDR and NATS_URL name; or it measures
+// the shop that KIOSK_URL names, as far as that can be done from outside.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/bench/load"
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
+)
+
+// settings are the command's flags.
+type settings struct {
+	baseline string
+	schedule
+	orders  int
+	timeout time.Duration
+}
+
+var commands = map[string]func(context.Context, settings) error{
+	"reads": runReads,
+	"cpu":   runCost,
+}
+
+func main() {
+	var s settings
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
+	flags.StringVar(&s.baseline, "baseline", "", "a commit to measure beside, in turn")
+	flags.IntVar(&s.clients, "clients", 16, "how many call at once")
+	flags.IntVar(&s.rounds, "rounds", 3, "how often each takes its turn")
+	flags.DurationVar(&s.warmUp, "warm-up", 200*time.Millisecond, "before each turn")
+	flags.DurationVar(&s.slot, "slot", time.Second, "how long a turn is")
+	flags.IntVar(&s.orders, "orders", 500, "how many orders a turn of cpu places")
+	flags.DurationVar(&s.timeout, "timeout", 10*time.Minute, "for the whole run")
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: bench reads|cpu [flags]")
+		flags.PrintDefaults()
+		os.Exit(2)
+	}
+	_ = flags.Parse(os.Args[2:]) // it exits
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err := commands[os.Args[1]](ctx, s)
+	box.Clean()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+
+// withShops starts a shop of the sources as they are and, where a baseline is
+// named, one of that; of the shops only one runs at a time.
+func withShops(ctx context.Context, s settings, work func(shops []*shop) error) error {
+	if os.Getenv("KIOSK_URL") != "" {
+		sh, err := foreignShop(ctx)
+		if err != nil {
+			return err
+		}
+		return work([]*shop{sh})
+	}
+	commits := []string{""}
+	if s.baseline != "" {
+		for _, name := range []string{"REDIS_ADDR", "NATS_URL"} {
+			if os.Getenv(name) != "" {
+				return fmt.Errorf("two shops cannot share the server that %s names: unset it, or leave the baseline out", name)
+			}
+		}
+		commits = append(commits, s.baseline)
+	}
+	var shops []*shop
+	defer func() {
+		for _, sh := range shops {
+			sh.end()
+		}
+	}()
+	for _, commit := range commits {
+		e, err := checkout(ctx, commit)
+		if err != nil {
+			return err
+		}
+		defer e.remove()
+		say("%s: starting a box", e.Commit)
+		sh, err := startShop(ctx, e, smallShop)
+		if err != nil {
+			return err
+		}
+		shops = append(shops, sh)
+		if len(commits) > 1 {
+			if err := sh.stop(); err != nil {
+				return err
+			}
+		}
+	}
+	return work(shops)
+}
+
+// inTurn runs work on each shop, rounds times, with only that one running.
+func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int, sh *shop) error) error {
+	for round := range rounds {
+		for _, sh := range shops {
+			if len(shops) > 1 {
+				if err := sh.start(ctx); err != nil {
+					return err
+				}
+			}
+			err := sh.logIn(ctx)
+			if err == nil {
+				err = work(round, sh)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", sh.edition.Commit, err)
+			}
+			if len(shops) > 1 {
+				if err := sh.stop(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func runReads(ctx context.Context, s settings) error {
+	return withShops(ctx, s, func(shops []*shop) error {
+		return inTurn(ctx, 1, shops, func(_ int, sh *shop) error {
+			say("%s: reads, %d clients", sh.edition.Commit, s.clients)
+			scenarios, err := sh.compete(ctx, s.schedule, sh.reads())
+			if err == nil {
+				printScenarios(scenarios)
+			}
+			return err
+		})
+	})
+}
+
+// printScenarios prints a table in which the first scenario is the measure.
+func printScenarios(scenarios []scenario) {
+	say("%-32s %9s %7s %8s %8s %9s %9s %s", "", "a second", "ratio", "p50 ms", "p99 ms", "box µs", "bench µs", "refused, failed")
+	for _, sc := range scenarios {
+		say("%-32s %9.0f %7.2f %8.2f %8.2f %9.0f %9.0f %d, %d %s", sc.Name, sc.Median, load.MedianRatio(sc.Rates, scenarios[0].Rates), sc.P50, sc.P99, total(sc.Box), sc.Generator, sc.Refused, sc.Failed, sc.Failure)
+	}
+}
+
+func runCost(ctx context.Context, s settings) error {
+	return withShops(ctx, s, func(shops []*shop) error {
+		costs := make(map[*shop][]cost)
+		err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) error {
+			if round == 0 || len(shops) > 1 { // what was just started is cold
+				if _, err := sh.orderCost(ctx, s.clients, s.orders/5); err != nil {
+					return err
+				}
+			}
+			c, err := sh.orderCost(ctx, s.clients, s.orders)
+			if err == nil {
+				costs[sh] = append(costs[sh], c)
+				say("%s: %.2f ms an order, %.1f s for %d orders", sh.edition.Commit, c.Total, c.Seconds, c.Orders)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, sh := range shops {
+			say("\n%s: processor time an order, from placing to letter, median of %d rounds\n%s", sh.edition.Commit, s.rounds, medianCost(costs[sh]))
+		}
+		if len(shops) == 2 {
+			var now, before []float64
+			for i := range costs[shops[0]] {
+				now, before = append(now, costs[shops[0]][i].Total), append(before, costs[shops[1]][i].Total)
+			}
+			say("ratio %.2f", load.MedianRatio(now, before))
+		}
+		return nil
+	})
+}
+
+// medianCost is the median of each program's share, and of the total.
+func medianCost(costs []cost) cost {
+	m := cost{Box: map[string]float64{}}
+	shares := map[string][]float64{}
+	var totals, generator, seconds []float64
+	for _, c := range costs {
+		m.Orders += c.Orders
+		for name, ms := range c.Box {
+			shares[name] = append(shares[name], ms)
+		}
+		totals, generator, seconds = append(totals, c.Total), append(generator, c.Generator), append(seconds, c.Seconds)
+	}
+	for name, values := range shares {
+		m.Box[name] = load.Median(values)
+	}
+	m.Total, m.Generator, m.Seconds = load.Median(totals), load.Median(generator), load.Median(seconds)
+	return m
+}
+
+func (c cost) String() string {
+	var b strings.Builder
+	names := make([]string, 0, len(c.Box))
+	for name := range c.Box {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(x, y string) int {
+		if c.Box[x] != c.Box[y] {
+			if c.Box[x] > c.Box[y] {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(x, y)
+	})
+	for _, name := range names {
+		if c.Box[name] >= 0.005 {
+			fmt.Fprintf(&b, "  %-24s %6.2f ms\n", name, c.Box[name])
+		}
+	}
+	fmt.Fprintf(&b, "  %-24s %6.2f ms   (the load generator beside it: %.2f ms)\n", "the whole box", c.Total, c.Generator)
+	return b.String()
+}

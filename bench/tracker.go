@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+)
+
+// tracker follows orders from their 201 until their stock is no longer
+// PENDING. It asks the database for the oldest of those it waits for, by their
+// identifiers, which costs little however many orders there are.
+type tracker struct {
+	orders *mongo.Collection
+
+	mu      sync.Mutex
+	waiting []placed // oldest first
+	asking  sync.Mutex
+}
+
+type placed struct {
+	id bson.ObjectID
+	at time.Time // of the 201
+}
+
+// atOnce bounds how many orders one question is about.
+const atOnce = 1000
+
+// place notes an order that was answered 201.
+func (t *tracker) place(id bson.ObjectID, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = append(t.waiting, placed{id, at})
+}
+
+// backlog is how many orders wait, as far as look has seen.
+func (t *tracker) backlog() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.waiting)
+}
+
+// look asks once, and gives the orders that have settled since the last time.
+func (t *tracker) look(ctx context.Context) (settled []placed, err error) {
+	t.asking.Lock()
+	defer t.asking.Unlock()
+	t.mu.Lock()
+	oldest := t.waiting[:min(len(t.waiting), atOnce)]
+	ids := make([]bson.ObjectID, len(oldest))
+	for i, p := range oldest {
+		ids[i] = p.id
+	}
+	t.mu.Unlock()
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	filter := bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}, {Key: "stock", Value: bson.D{{Key: "$ne", Value: "PENDING"}}}}
+	cursor, err := t.orders.Find(ctx, filter, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetBatchSize(atOnce))
+	if err != nil {
+		return nil, err
+	}
+	var docs []struct {
+		ID bson.ObjectID `bson:"_id"`
+	}
+	if err := cursor.All(ctx, &docs); err != nil {
+		return nil, err
+	}
+	done := make(map[bson.ObjectID]bool, len(docs))
+	for _, d := range docs {
+		done[d.ID] = true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left := make([]placed, 0, len(t.waiting)-len(done))
+	for _, p := range t.waiting {
+		if done[p.id] {
+			settled = append(settled, p)
+		} else {
+			left = append(left, p)
+		}
+	}
+	t.waiting = left
+	return settled, nil
+}
+
+// wait waits until all orders have settled.
+func (t *tracker) wait(ctx context.Context) error {
+	for {
+		settled, err := t.look(ctx)
+		if err != nil {
+			return fmt.Errorf("orders cannot be looked up: %w", err)
+		}
+		if t.backlog() == 0 {
+			return nil
+		}
+		pause := 100 * time.Millisecond
+		if len(settled) == atOnce {
+			pause = 0 // there may be more of them
+		}
+		if !wait(ctx, pause) {
+			return fmt.Errorf("%d orders wait for their stock in vain: %w", t.backlog(), context.Cause(ctx))
+		}
+	}
+}
