@@ -173,8 +173,8 @@ func run(ctx context.Context) error {
 	web := &http.Server{
 		Handler:           door,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30*time.Second + gateway.Timeout + 10*time.Second, // a request's arrival, its call, its answer's way
+		ReadTimeout:       40 * time.Second,
+		WriteTimeout:      40*time.Second + gateway.Timeout + 10*time.Second, // a request's arrival, its call, its answer's way
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		// OPTIONS * gets the door's answer too.

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"maps"
 	"math/big"
@@ -20,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -44,7 +46,12 @@ type process struct {
 // start runs the command with random ports and these settings beside.
 func start(t *testing.T, arguments []string, settings ...string) *process {
 	t.Helper()
-	command := exec.Command(os.Args[0], arguments...)
+	return startProgram(t, os.Args[0], arguments, settings...)
+}
+
+func startProgram(t *testing.T, program string, arguments []string, settings ...string) *process {
+	t.Helper()
+	command := exec.Command(program, arguments...)
 	command.Env = append([]string{
 		"EDGE_TEST_RUN_MAIN=1", "BIND_ADDRESS=127.0.0.1", "PORT=0", "GRPC_PORT=0", "GATEWAY_URL=http://127.0.0.1:1",
 		"secret_mount_path=" + t.TempDir(),
@@ -174,6 +181,99 @@ func TestStopIsBounded(t *testing.T) {
 	if took := time.Since(stopping); code != 0 || took > 8*time.Second || !strings.Contains(log, "requests were cut off") {
 		t.Errorf("exit code %d after %s: %s", code, took, log)
 	}
+}
+
+// TestStalledBodies is an attack: 300 clients from all over stop one byte short
+// of a megabyte. Whoever has a share of the bytes keeps it for as long as a body
+// may pause; the rest are refused, and customers are served all the while.
+func TestStalledBodies(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skip("this needs Linux's /proc, and all of 127.0.0.0/8")
+	}
+	const clients, most = 300, 64 << 20
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "[]") }))
+	defer web.Close()
+	// As it is deployed: the race detector takes memory of its own.
+	program := filepath.Join(t.TempDir(), "edge")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	p := startProgram(t, program, nil, "GATEWAY_URL="+web.URL)
+	address := p.until(t, "listening")["http"].(string)
+	go func() { // the log must not fill its pipe
+		for p.lines.Scan() {
+		}
+	}()
+
+	body := bytes.Repeat([]byte(" "), 1<<20-1)
+	answers := make(chan string, clients)
+	var sent sync.WaitGroup
+	for i := range clients {
+		sent.Add(1)
+		go func() {
+			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i%200+1))}}
+			conn, err := dialer.Dial("tcp", address)
+			if err != nil {
+				sent.Done()
+				answers <- err.Error()
+				return
+			}
+			defer conn.Close()
+			_, err = io.WriteString(conn, "POST /api/inventory HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n")
+			if err == nil {
+				_, err = conn.Write(body)
+			}
+			sent.Done()
+			if err != nil {
+				answers <- err.Error()
+				return
+			}
+			line, err := bufio.NewReader(conn).ReadString('\n')
+			answers <- fmt.Sprintf("%s%v", line, err)
+		}()
+	}
+	sent.Wait()
+	// Every client has sent all that it will. One whose first byte is answered
+	// late holds its bytes now.
+	for range 20 {
+		response, err := http.Post("http://"+address+"/api/orders", "application/json", strings.NewReader(`{"items":[]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != 200 {
+			t.Errorf("another customer got %s", response.Status)
+		}
+	}
+	got := make(map[string]int)
+	for range clients {
+		got[<-answers]++
+	}
+	peak := peakMemory(t, p.Process.Pid)
+	t.Logf("at most %d MB; answered %v", peak>>20, got)
+	if peak > most {
+		t.Errorf("it took %d MB", peak>>20)
+	}
+	late, refused := got["HTTP/1.1 408 Request Timeout\r\n<nil>"], got["HTTP/1.1 503 Service Unavailable\r\n<nil>"]
+	if late+refused != clients || late == 0 || late > 8 {
+		t.Errorf("%d were late, %d refused", late, refused)
+	}
+}
+
+// peakMemory is the most bytes of memory that a process had.
+func peakMemory(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(status), "VmHWM:")
+	var kilobytes int
+	if _, err := fmt.Sscan(line, &kilobytes); err != nil {
+		t.Fatal(err)
+	}
+	return kilobytes << 10
 }
 
 // TestStandardInput closes it without --exit-with-parent, as a service manager

@@ -73,6 +73,19 @@ func (k *Key) Address(h http.Header) (client netip.Addr, proven bool) {
 	return client.Unmap(), err == nil
 }
 
+// Network is what belongs to one customer at the least: an IPv4 address, or a
+// network of 64 bits of IPv6 (RFC 6177). It is the zero Prefix for what is no
+// address.
+func Network(address netip.Addr) netip.Prefix {
+	address = address.Unmap().WithZone("")
+	bits := address.BitLen()
+	if address.Is6() {
+		bits = 64
+	}
+	network, _ := address.Prefix(bits) // fails for no address only
+	return network
+}
+
 // mac is over parts that hold no line break: they come from header fields.
 func (k *Key) mac(callID, address, minute string) []byte {
 	mac := hmac.New(sha256.New, k.secret)

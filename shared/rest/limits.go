@@ -54,8 +54,8 @@ type Clients struct {
 const Direct = "direct"
 
 // Address is what a request is counted under: the client's address as the edge
-// proves it, of IPv6 its network of 64 bits, which is the least that one
-// customer is given (RFC 6177), and Direct without a proof.
+// proves it, of IPv6 its network (origin.Network), and Direct without a
+// proof.
 func (c Clients) Address(r *http.Request) string {
 	client, proven := c.Origin.Address(r.Header)
 	switch {
@@ -64,8 +64,7 @@ func (c Clients) Address(r *http.Request) string {
 	case client.Is4():
 		return client.String()
 	}
-	network, _ := client.Prefix(64) // fails for IPv4 only
-	return network.String()
+	return origin.Network(client).String()
 }
 
 // Limited is the Address whose requests are counted together: empty for

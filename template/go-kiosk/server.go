@@ -33,6 +33,7 @@ type server struct {
 	settings settings
 	stopping atomic.Bool
 	inflight atomic.Int64
+	bodies   atomic.Int64 // bytes: see maxBodies
 }
 
 func newServer(h handler.FunctionHandler, s settings) *server {
@@ -125,24 +126,85 @@ func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 	log.Info("answered", "status", response.StatusCode, "bytes", len(response.Body), "duration_ms", time.Since(start).Milliseconds())
 }
 
+// Bounds of the bodies that a replica has in memory, which the handler's
+// requests share with whatever it does itself.
+const (
+	maxBodies = 16 << 20 // bytes in all, from their arrival until the handler is done
+	freeBody  = 4 << 10  // bytes of a body that are not counted, so that small requests always fit
+)
+
+var (
+	errTooLarge = errors.New("larger than max_body_bytes")
+	errFull     = errors.New("the bytes for bodies are used up")
+)
+
+// readBody gives the request's body. What it holds in memory is counted, as it
+// arrives, until release.
+func (s *server) readBody(r *http.Request) (body []byte, release func(), err error) {
+	var held int64
+	release = func() { s.bodies.Add(-held) }
+	most := s.settings.maxBody + 1 // one more, to see that there is more
+	if r.ContentLength >= 0 {
+		most = min(r.ContentLength, most)
+	}
+	for {
+		if int64(len(body)) > s.settings.maxBody {
+			return nil, release, errTooLarge
+		}
+		if int64(len(body)) == most {
+			return body, release, nil
+		}
+		if len(body) == cap(body) {
+			next := max(4*int64(cap(body)), freeBody)
+			if next > most/2 {
+				next = most // no further step for the little that is left
+			}
+			if next > freeBody {
+				if s.bodies.Add(next) > maxBodies {
+					s.bodies.Add(-next)
+					return nil, release, errFull
+				}
+			}
+			body = append(make([]byte, 0, next), body...)
+			s.bodies.Add(-held)
+			if held = 0; next > freeBody {
+				held = next
+			}
+		}
+		n, err := r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF && int64(len(body)) <= s.settings.maxBody {
+			return body, release, nil
+		} else if err != nil && err != io.EOF {
+			return nil, release, err
+		}
+	}
+}
+
 // answer is the handler's response, or the problem that stood in its way.
 func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
+	// The body first: a request that only trickles in takes nobody's place.
+	body, forget, err := s.readBody(r)
+	switch {
+	case errors.Is(err, errTooLarge):
+		forget()
+		return problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes.", s.settings.maxBody))
+	case errors.Is(err, errFull):
+		forget()
+		response := problem(http.StatusServiceUnavailable, "Too many large requests are arriving. Please try again.")
+		response.Header.Set("Retry-After", "1")
+		return response
+	case err != nil:
+		forget()
+		return problem(http.StatusBadRequest, "The request did not arrive whole.")
+	}
 	inflight := s.inflight.Add(1)
+	release := func() { s.inflight.Add(-1); forget() }
 	if limit := int64(s.settings.maxInflight); limit > 0 && inflight > limit {
-		s.inflight.Add(-1)
+		release()
 		response := problem(http.StatusTooManyRequests, "This replica already handles max_inflight requests.")
 		response.Header.Set("Retry-After", "1")
 		return response
-	}
-	release := func() { s.inflight.Add(-1) }
-
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, s.settings.maxBody))
-	if err != nil {
-		release()
-		if errors.As(err, new(*http.MaxBytesError)) {
-			return problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes.", s.settings.maxBody))
-		}
-		return problem(http.StatusBadRequest, "The request did not arrive whole.")
 	}
 	timeout, err := s.timeout(r)
 	if err != nil {

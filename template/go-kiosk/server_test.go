@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -246,5 +250,62 @@ func TestSettings(t *testing.T) {
 				t.Errorf("%s=%s: %v, want it refused by name", name, value, err)
 			}
 		})
+	}
+}
+
+// TestBodiesAreBounded fills the replica's memory for bodies with requests that
+// stall one byte short of their end, and counts what it holds.
+func TestBodiesAreBounded(t *testing.T) {
+	const size, clients = 1 << 20, 40
+	web, server := start(t, fake{handle: func(r handler.Request) (handler.Response, error) {
+		return handler.Response{Body: fmt.Appendf(nil, "%d", len(r.Body))}, nil
+	}}, func(s *settings) { s.maxInflight = 1 })
+	refused := make(chan int, clients)
+	var held []net.Conn
+	for range clients {
+		conn, err := net.Dial("tcp", web.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		held = append(held, conn)
+		go func() {
+			_, _ = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", size)
+			_, _ = conn.Write(make([]byte, size-1)) // it breaks off where the request is refused
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err == nil {
+				refused <- resp.StatusCode
+				resp.Body.Close()
+			}
+		}()
+	}
+	// All but those that fit are refused, whatever the others do.
+	const fit = maxBodies / size
+	for range clients - fit {
+		if status := <-refused; status != http.StatusServiceUnavailable {
+			t.Errorf("a client got %d", status)
+		}
+		if bytes := server.bodies.Load(); bytes > maxBodies {
+			t.Errorf("%d bytes are held", bytes)
+		}
+	}
+	// Whoever asks for little is served, although max_inflight is 1.
+	if resp, body := call(t, http.MethodPost, web.URL, strings.Repeat("x", 4000), nil); resp.StatusCode != http.StatusOK || body != "4000" {
+		t.Errorf("a small request: %s %s", resp.Status, body)
+	}
+	// What arrives after all is answered, and everything is given back.
+	for _, conn := range held {
+		_ = conn.Close()
+	}
+	for deadline := time.Now().Add(20 * time.Second); server.bodies.Load() != 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are still counted", server.bodies.Load())
+		}
+	}
+	if resp, body := call(t, http.MethodPost, web.URL, strings.Repeat("x", size), nil); resp.StatusCode != http.StatusOK || body != fmt.Sprint(size) {
+		t.Errorf("a large request: %s %s", resp.Status, body)
+	}
+	if bytes := server.bodies.Load(); bytes != 0 {
+		t.Errorf("%d bytes are still counted", bytes)
 	}
 }

@@ -51,6 +51,7 @@ func (c caller) do(ctx context.Context, call call, result any) (http.Header, err
 	answer := c.functions.Call(ctx, gateway.Request{
 		Method: call.method, Function: call.function, Query: call.query.Encode(), Header: header, Body: body,
 	})
+	defer answer.Release()
 	if answer.Status >= 400 {
 		return nil, refusal(answer, call.creates)
 	}

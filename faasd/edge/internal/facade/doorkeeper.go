@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,13 +22,20 @@ import (
 )
 
 // doorkeeper finds out who calls, keeps the log, and survives a panic.
-type doorkeeper struct{ config Config }
+type doorkeeper struct {
+	config  Config
+	streams *atomic.Int64
+}
+
+// maxStreams bounds the streams under way.
+const maxStreams = 128
 
 // callerKey is where a call's context keeps the header for the functions.
 type callerKey struct{}
 
 func (d doorkeeper) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (response any, err error) {
 	start := time.Now()
+	arrived(ctx)
 	header, as := d.introduce(ctx)
 	log := slog.With("call_id", header.Get("X-Call-Id"), "traceparent", header.Get("Traceparent"),
 		"client", header.Get("X-Forwarded-For"), "rpc", info.FullMethod)
@@ -66,6 +74,11 @@ func (d doorkeeper) stream(srv any, stream grpc.ServerStream, info *grpc.StreamS
 			err = status.Error(codes.Internal, "internal error")
 		}
 	}()
+	defer d.streams.Add(-1)
+	if d.streams.Add(1) > maxStreams {
+		return status.Error(codes.Unavailable, "too many streams are open: try again in a second")
+	}
+	arrived(stream.Context()) // its messages come when they come
 	return handle(srv, stream)
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -53,13 +54,17 @@ type Server struct {
 	functions Functions
 }
 
+// maxMessage is the largest message, in bytes: a letter's or an order's, as the
+// contract bounds them.
+const maxMessage = 256 << 10
+
 // New returns a Server that serves nothing yet.
 func New(functions Functions, config Config) *Server {
 	transport := insecure.NewCredentials()
 	if config.TLS != nil {
 		transport = credentials.NewTLS(config.TLS)
 	}
-	door := doorkeeper{config}
+	door := doorkeeper{config, new(atomic.Int64)}
 	s := &Server{
 		functions: functions,
 		health:    health.NewServer(),
@@ -67,9 +72,17 @@ func New(functions Functions, config Config) *Server {
 			grpc.Creds(transport),
 			grpc.ChainUnaryInterceptor(door.unary),
 			grpc.ChainStreamInterceptor(door.stream),
-			grpc.MaxRecvMsgSize(gateway.MaxRequest),
-			grpc.MaxHeaderListSize(64<<10),
-			grpc.MaxConcurrentStreams(256),
+			// Bounds of memory: a connection's buffers, its calls, and in all the
+			// messages that are arriving (arrivals).
+			grpc.MaxRecvMsgSize(maxMessage),
+			grpc.MaxHeaderListSize(16<<10),
+			grpc.MaxConcurrentStreams(64),
+			grpc.InitialWindowSize(64<<10),
+			grpc.InitialConnWindowSize(256<<10),
+			grpc.ReadBufferSize(8<<10),
+			grpc.WriteBufferSize(8<<10),
+			grpc.SharedWriteBuffer(true),
+			grpc.InTapHandle(new(arrivals).expect),
 			grpc.ConnectionTimeout(10*time.Second),
 			grpc.WaitForHandlers(true),
 			// Clients may ping every 10 s, as many are set to; more is abuse.

@@ -592,10 +592,10 @@ func TestDeadline(t *testing.T) {
 func TestMessageLimit(t *testing.T) {
 	c, s, _ := open(t, facade.Config{}, says(200, `{}`))
 	request := func(size int) string { return `{"html_body":"` + strings.Repeat("x", size) + `"}` }
-	if _, err := c.call(t.Context(), "/mailer.MailerService/SendEmail", request(gateway.MaxRequest-100)); err != nil {
+	if _, err := c.call(t.Context(), "/mailer.MailerService/SendEmail", request(256<<10-100)); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.call(t.Context(), "/mailer.MailerService/SendEmail", request(gateway.MaxRequest)); status.Code(err) != codes.ResourceExhausted {
+	if _, err := c.call(t.Context(), "/mailer.MailerService/SendEmail", request(256<<10)); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("got %v", err)
 	}
 	if got := len(s.requests()); got != 1 {

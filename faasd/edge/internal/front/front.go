@@ -8,7 +8,6 @@ package front
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -17,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 )
@@ -39,6 +39,7 @@ type Door struct {
 	functions Functions
 	config    Config
 	pages     map[string]page
+	bodies    *budget.Budget
 	stopping  atomic.Bool
 }
 
@@ -48,7 +49,7 @@ func New(functions Functions, config Config) (*Door, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Door{functions: functions, config: config, pages: pages}, nil
+	return &Door{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies)}, nil
 }
 
 // Stop makes /healthz and /readyz say so, for a load balancer to look elsewhere.
@@ -148,11 +149,12 @@ func (d *Door) serveAPI(w http.ResponseWriter, r *http.Request, found map[string
 		return
 	}
 	// The whole body first: a slow client must not hold a function's replica.
-	body, refusal := readBody(w, r)
+	body, refusal := d.readBody(w, r, t.maxBody, origin.Get("X-Forwarded-For"))
 	if refusal != nil {
 		d.send(w, r, refusal)
 		return
 	}
+	defer body.Release()
 	for _, name := range requestHeaders {
 		if values := r.Header.Values(name); len(values) > 0 {
 			origin[name] = values
@@ -161,36 +163,10 @@ func (d *Door) serveAPI(w http.ResponseWriter, r *http.Request, found map[string
 	// The method is the route's: a HEAD asks a function with GET and leaves the
 	// body out below.
 	answer := d.functions.Call(r.Context(), gateway.Request{
-		Method: t.method, Function: t.functionPath(), Query: r.URL.RawQuery, Header: origin, Body: body,
+		Method: t.method, Function: t.functionPath(), Query: r.URL.RawQuery, Header: origin, Body: body.Content,
 	})
+	defer answer.Release()
 	d.send(w, r, outside(answer, t))
-}
-
-// maxExcess is how much of a body that is too large is read and thrown away: a
-// client that is cut off while it still sends may never see why, least of all
-// one behind a proxy.
-const maxExcess = 8 << 20
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *gateway.Answer) {
-	if r.ContentLength > gateway.MaxRequest && (r.ContentLength > maxExcess || r.Header.Get("Expect") != "") {
-		w.Header().Set("Connection", "close") // the rest is not worth reading
-		return nil, tooLarge()
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, gateway.MaxRequest+1))
-	switch {
-	case err != nil:
-		return nil, gateway.NewProblem(http.StatusBadRequest, "The request did not arrive whole.")
-	case len(body) > gateway.MaxRequest:
-		if _, err := io.CopyN(io.Discard, r.Body, maxExcess); err != io.EOF {
-			w.Header().Set("Connection", "close")
-		}
-		return nil, tooLarge()
-	}
-	return body, nil
-}
-
-func tooLarge() *gateway.Answer {
-	return gateway.NewProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes.", gateway.MaxRequest))
 }
 
 // outside is an answer as the outside sees it: only known headers. Location and
@@ -277,6 +253,9 @@ func (r *recorder) WriteHeader(status int) {
 	r.status = status
 	r.ResponseWriter.WriteHeader(status)
 }
+
+// Unwrap is for http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (r *recorder) Write(b []byte) (int, error) {
 	n, err := r.ResponseWriter.Write(b)

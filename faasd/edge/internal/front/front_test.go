@@ -14,11 +14,15 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 )
 
@@ -361,12 +365,12 @@ func TestBodyLimit(t *testing.T) {
 	door, functions := open(t, Config{})
 	server := httptest.NewServer(door)
 	defer server.Close()
-	send := func(size int, chunked bool) *http.Response {
+	send := func(method, path string, size int64, chunked bool) *http.Response {
 		var body io.Reader = bytes.NewReader(make([]byte, size))
 		if chunked {
 			body = struct{ io.Reader }{body}
 		}
-		request, err := http.NewRequest("POST", server.URL+"/api/orders", body)
+		request, err := http.NewRequest(method, server.URL+path, body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -379,15 +383,22 @@ func TestBodyLimit(t *testing.T) {
 		t.Cleanup(func() { response.Body.Close() })
 		return response
 	}
-	for _, chunked := range []bool{false, true} {
-		functions.asked = nil
-		if response := send(gateway.MaxRequest, chunked); response.StatusCode != 200 || len(functions.asked) != 1 || len(functions.asked[0].Body) != gateway.MaxRequest {
-			t.Errorf("1 MiB, chunked %v: got %s", chunked, response.Status)
-		}
-		functions.asked = nil
-		wantProblem(t, send(gateway.MaxRequest+1, chunked), 413)
-		if len(functions.asked) > 0 {
-			t.Error("a body too large reached a function")
+	for route, limit := range map[string]int64{
+		"POST /api/users/register": 16 << 10, "POST /api/users/authenticate": 16 << 10, "PATCH /api/users/me": 16 << 10, "PATCH /api/users/" + id: 16 << 10,
+		"POST /api/orders": 256 << 10, "PUT /api/orders/" + id + "/status": 256 << 10, "POST /api/email": 256 << 10,
+		"POST /api/inventory": 1 << 20, "PUT /api/inventory/" + id: 1 << 20,
+	} {
+		method, path, _ := strings.Cut(route, " ")
+		for _, chunked := range []bool{false, true} {
+			functions.asked = nil
+			if response := send(method, path, limit, chunked); response.StatusCode != 200 || len(functions.asked) != 1 || int64(len(functions.asked[0].Body)) != limit {
+				t.Errorf("%s, %d bytes, chunked %v: got %s", route, limit, chunked, response.Status)
+			}
+			functions.asked = nil
+			wantProblem(t, send(method, path, limit+1, chunked), 413)
+			if len(functions.asked) > 0 {
+				t.Errorf("%s: a body too large reached a function", route)
+			}
 		}
 	}
 	// Who just goes on sending hears of it, too.
@@ -400,10 +411,84 @@ func TestBodyLimit(t *testing.T) {
 	if response.Close {
 		t.Error("the connection was closed")
 	}
-	if response := send(gateway.MaxRequest+maxExcess+2, true); !response.Close || response.StatusCode != 413 {
+	if response := send("POST", "/api/orders", orderBody+maxExcess+2, true); !response.Close || response.StatusCode != 413 {
 		t.Errorf("far too much: %s, closed %t", response.Status, response.Close)
 	}
+	if used := door.bodies.Used(); used != 0 {
+		t.Errorf("%d bytes are still counted", used)
+	}
 }
+
+// TestBodiesFillTheBudget leaves a shopkeeper no room, and every customer
+// theirs.
+func TestBodiesFillTheBudget(t *testing.T) {
+	door, functions := open(t, Config{})
+	door.bodies = budget.New(0)
+	wantProblem(t, ask(door, "POST", "/api/inventory", strings.Repeat("x", 5000)), 503)
+	if len(functions.asked) > 0 {
+		t.Error("a body beyond the budget reached a function")
+	}
+	for range 100 {
+		if response := ask(door, "POST", "/api/orders", strings.Repeat("x", 4000)); response.StatusCode != 200 {
+			t.Fatalf("a small body: %s", response.Status)
+		}
+	}
+}
+
+// TestSlowBodies sends a little, and then nothing.
+func TestSlowBodies(t *testing.T) {
+	t.Parallel() // it takes as long as a body may pause
+	door, functions := open(t, Config{})
+	server := httptest.NewServer(door)
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	start := time.Now()
+	if _, err := io.WriteString(conn, "POST /api/orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 408 ")) || !bytes.Contains(answer, []byte("Connection: close")) {
+		t.Errorf("got %.200q, %v", answer, err)
+	}
+	if took := time.Since(start); took < patience-time.Second {
+		t.Errorf("it was given up after %s", took)
+	}
+	if len(functions.asked) > 0 {
+		t.Error("half a request reached a function")
+	}
+}
+
+// deadlines records what a connection is told.
+type deadlines struct {
+	http.ResponseWriter
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error { d.set = append(d.set, t); return nil }
+
+// TestPace holds each read's deadline against what has arrived.
+func TestPace(t *testing.T) {
+	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
+	paced := &pacedReader{body: zeros{}, controller: http.NewResponseController(d), start: time.Now().Add(-10 * time.Second)}
+	for _, n := range []int{minRate, 5 * minRate, 100 * minRate, 1} {
+		if _, err := io.ReadFull(paced, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := func(i int) time.Duration { return d.set[i].Sub(paced.start).Round(time.Second) }
+	// Nothing for 10 s: late. A second's worth more each: still late. Then in time.
+	if after(0) != 5*time.Second || after(1) != 6*time.Second || after(2) != 11*time.Second || after(3) != 15*time.Second {
+		t.Errorf("the deadlines after the start: %s, %s, %s, %s", after(0), after(1), after(2), after(3))
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestBodyBrokenOff(t *testing.T) {
 	door, functions := open(t, Config{})
@@ -500,4 +585,30 @@ func TestPanic(t *testing.T) {
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	os.Exit(m.Run())
+}
+
+// TestBodyLimitsOfFunctions holds the routes' limits against those that
+// stack.yml gives the functions.
+func TestBodyLimitsOfFunctions(t *testing.T) {
+	text, err := os.ReadFile("../../../../stack.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stack struct {
+		Functions map[string]struct {
+			Environment map[string]string
+		}
+	}
+	if err := yaml.Unmarshal(text, &stack); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.method == http.MethodGet {
+			continue
+		}
+		name, _, _ := strings.Cut(r.function, "/")
+		if got := stack.Functions[name].Environment["max_body_bytes"]; got != strconv.FormatInt(r.maxBody, 10) {
+			t.Errorf("%s %s: %d bytes at the edge, %s at the function %s", r.method, r.path, r.maxBody, got, name)
+		}
+	}
 }

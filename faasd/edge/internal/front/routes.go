@@ -14,27 +14,35 @@ import (
 type route struct {
 	method, path string // {id} stands for an identifier
 	function     string // what follows /function/ at the gateway
+	maxBody      int64  // bytes; the function has the same limit
 }
 
+// The largest bodies, from the shop's contract with its clients.
+const (
+	accountBody = 16 << 10
+	orderBody   = 256 << 10 // mail's, too
+	productBody = 1 << 20
+)
+
 var routes = []route{
-	{"POST", "/api/users/register", "register"},
-	{"POST", "/api/users/authenticate", "authenticate"},
-	{"POST", "/api/users/refresh", "authenticate/refresh"},
-	{"POST", "/api/users/logout", "authenticate/logout"},
-	{"GET", "/api/users/me", "users/me"},
-	{"PATCH", "/api/users/me", "users/me"},
-	{"GET", "/api/users/{id}", "users/{id}"},
-	{"PATCH", "/api/users/{id}", "users/{id}"},
-	{"GET", "/api/inventory", "products"},
-	{"POST", "/api/inventory", "products"},
-	{"GET", "/api/inventory/{id}", "products/{id}"},
-	{"PUT", "/api/inventory/{id}", "products/{id}"},
-	{"DELETE", "/api/inventory/{id}", "products/{id}"},
-	{"POST", "/api/orders", "create-order"},
-	{"GET", "/api/orders", "orders"},
-	{"GET", "/api/orders/{id}", "orders/{id}"},
-	{"PUT", "/api/orders/{id}/status", "orders/{id}/status"},
-	{"POST", "/api/email", "send-email"},
+	{"POST", "/api/users/register", "register", accountBody},
+	{"POST", "/api/users/authenticate", "authenticate", accountBody},
+	{"POST", "/api/users/refresh", "authenticate/refresh", accountBody},
+	{"POST", "/api/users/logout", "authenticate/logout", accountBody},
+	{"GET", "/api/users/me", "users/me", accountBody},
+	{"PATCH", "/api/users/me", "users/me", accountBody},
+	{"GET", "/api/users/{id}", "users/{id}", accountBody},
+	{"PATCH", "/api/users/{id}", "users/{id}", accountBody},
+	{"GET", "/api/inventory", "products", productBody},
+	{"POST", "/api/inventory", "products", productBody},
+	{"GET", "/api/inventory/{id}", "products/{id}", productBody},
+	{"PUT", "/api/inventory/{id}", "products/{id}", productBody},
+	{"DELETE", "/api/inventory/{id}", "products/{id}", productBody},
+	{"POST", "/api/orders", "create-order", orderBody},
+	{"GET", "/api/orders", "orders", orderBody},
+	{"GET", "/api/orders/{id}", "orders/{id}", orderBody},
+	{"PUT", "/api/orders/{id}/status", "orders/{id}/status", orderBody},
+	{"POST", "/api/email", "send-email", orderBody},
 }
 
 // target is a route with its identifier filled in.

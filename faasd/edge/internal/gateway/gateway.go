@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net"
@@ -21,17 +20,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/shared/origin"
 )
 
 const (
-	// MaxRequest is the largest body that a function takes, in bytes.
-	MaxRequest = 1 << 20
 	// maxAnswer is far above what a full page of the longest list needs.
 	maxAnswer = 8 << 20
 	// maxCalls bounds the calls under way: what comes beyond it is refused at
 	// once instead of piling up in memory.
 	maxCalls = 1024
+	// maxAnswers bounds the bytes of answers under way, in all, but for what is
+	// small enough to be left to maxCalls.
+	maxAnswers = 32 << 20
 	// Timeout is how long a call takes at most. It is longer than the
 	// functions' exec_timeout, so that a slow function speaks for itself.
 	Timeout = 20 * time.Second
@@ -49,6 +50,7 @@ type Client struct {
 	origin    *origin.Key
 	transport *http.Transport
 	calls     chan struct{}
+	answers   *budget.Budget
 }
 
 // New returns a Client for the gateway at base, such as http://gateway:8080.
@@ -70,7 +72,8 @@ func New(base string, key *origin.Key) (*Client, error) {
 			DisableCompression:  true,
 			// No Proxy: the gateway is a neighbour, whatever the environment says.
 		},
-		calls: make(chan struct{}, maxCalls),
+		calls:   make(chan struct{}, maxCalls),
+		answers: budget.New(maxAnswers),
 	}, nil
 }
 
@@ -111,6 +114,15 @@ type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
+
+	held *budget.Bytes
+}
+
+// Release ends the use of the answer's body, whose bytes are counted so long.
+func (a *Answer) Release() {
+	if a.held != nil {
+		a.held.Release()
+	}
 }
 
 // Problem decodes the body of an Answer whose Status is 400 or higher.
@@ -145,11 +157,18 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		log.Warn("no answer in time")
 		return timeout()
+	case errors.Is(err, budget.ErrFull):
+		log.Warn("too many bytes of answers are under way", "limit", maxAnswers)
+		return unavailable(time.Second)
 	default:
 		log.Error("the gateway cannot be reached", "error", err)
 		return unavailable(2 * time.Second)
 	}
-	return judge(answer, log)
+	judged := judge(answer, log)
+	if judged != answer {
+		answer.Release()
+	}
+	return judged
 }
 
 func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
@@ -171,14 +190,11 @@ func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	body, err := c.answers.Read(response.Body, response.ContentLength, maxAnswer, r.Header.Get("X-Forwarded-For"))
 	if err != nil {
 		return nil, err // also an answer that broke off: half an answer is none
 	}
-	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
-	}
-	return &Answer{Status: response.StatusCode, Header: response.Header, Body: body}, nil
+	return &Answer{Status: response.StatusCode, Header: response.Header, Body: body.Content, held: body}, nil
 }
 
 // judge tells a function's answer from the gateway's own. Functions refuse

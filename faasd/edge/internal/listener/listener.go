@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/kiosk-shop/kiosk/shared/origin"
 )
 
 const (
@@ -159,11 +161,7 @@ func (l *Listener) introduce(conn net.Conn) {
 func (l *Listener) admit(conn net.Conn, client netip.Addr) {
 	var key netip.Prefix // of a proxy: none
 	if !l.config.Proxies.Contains(client) {
-		bits := client.BitLen()
-		if client.Is6() {
-			bits = 64 // what one customer has at the least (RFC 6177)
-		}
-		key, _ = client.Prefix(bits) // zero for what is no address
+		key = origin.Network(client)
 		l.mu.Lock()
 		full := l.byAddress[key] >= max(l.config.Max/share, 1)
 		if !full {

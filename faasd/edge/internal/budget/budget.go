@@ -1,0 +1,156 @@
+// Package budget bounds the memory that requests and answers under way take,
+// in all and for one client: by what was really received, since a length that
+// is only announced costs nothing.
+package budget
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"sync"
+
+	"github.com/kiosk-shop/kiosk/shared/origin"
+)
+
+const (
+	// free is what everybody may hold without being counted, so that a used-up
+	// budget keeps nobody from an ordinary request. Others bound how many there
+	// are: connections, calls.
+	free = 4 << 10
+	// growth is how many times larger each next buffer is.
+	growth = 4
+	// share is the part of a budget that one client may have: a quarter.
+	share = 4
+)
+
+var (
+	// ErrTooLarge means that more came than the limit allows.
+	ErrTooLarge = errors.New("more bytes than the limit allows")
+	// ErrFull means that the budget, or the client's share of it, is used up.
+	ErrFull = errors.New("the budget of bytes is used up")
+)
+
+// Budget is a number of bytes that may be in memory at once.
+type Budget struct {
+	total int64
+
+	mu       sync.Mutex
+	used     int64
+	byClient map[netip.Prefix]int64
+}
+
+// New returns a Budget of total bytes.
+func New(total int64) *Budget {
+	return &Budget{total: total, byClient: make(map[netip.Prefix]int64)}
+}
+
+// Used is how many bytes are taken now.
+func (b *Budget) Used() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used
+}
+
+func (b *Budget) take(client netip.Prefix, n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used+n > b.total || b.byClient[client]+n > b.total/share {
+		return false
+	}
+	b.used += n
+	b.byClient[client] += n
+	return true
+}
+
+func (b *Budget) give(client netip.Prefix, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used -= n
+	if b.byClient[client] -= n; b.byClient[client] <= 0 {
+		delete(b.byClient, client)
+	}
+}
+
+// Bytes are in memory, and counted until Release.
+type Bytes struct {
+	Content []byte
+
+	budget *Budget
+	client netip.Prefix
+	held   int64
+}
+
+// Release counts the bytes as gone. Their user calls it when done with them.
+func (b *Bytes) Release() {
+	if b.held > 0 {
+		b.budget.give(b.client, b.held)
+		b.held = 0
+	}
+}
+
+// Read reads r to its end in the name of the client with that address. size is
+// how much is announced, -1 where nothing is. On an error nothing is held:
+// ErrTooLarge above limit, ErrFull, or r's own.
+func (b *Budget) Read(r io.Reader, size, limit int64, client string) (*Bytes, error) {
+	bytes := &Bytes{budget: b}
+	most := limit + 1 // one more, to see that there is more
+	if size >= 0 {
+		most = min(size, most)
+	}
+	for {
+		if int64(len(bytes.Content)) == most {
+			if size < 0 || size > limit {
+				bytes.Release()
+				return nil, ErrTooLarge
+			}
+			return bytes, nil
+		}
+		if len(bytes.Content) == cap(bytes.Content) {
+			next := max(growth*int64(cap(bytes.Content)), free)
+			if next > most/2 {
+				next = most // no further step for the little that is left
+			}
+			if !bytes.grow(next, client) {
+				bytes.Release()
+				return nil, ErrFull
+			}
+		}
+		n, err := r.Read(bytes.Content[len(bytes.Content):cap(bytes.Content)])
+		bytes.Content = bytes.Content[:len(bytes.Content)+n]
+		if err == io.EOF {
+			if size >= 0 && int64(len(bytes.Content)) < size {
+				err = io.ErrUnexpectedEOF
+			} else if int64(len(bytes.Content)) <= limit {
+				return bytes, nil
+			} else {
+				err = ErrTooLarge
+			}
+		}
+		if err != nil {
+			bytes.Release()
+			return nil, err
+		}
+	}
+}
+
+// grow moves the content into a buffer of that capacity. For the moment of the
+// copy both are in memory and counted.
+func (b *Bytes) grow(capacity int64, client string) bool {
+	held := int64(0)
+	if capacity > free {
+		if b.held == 0 {
+			if address, err := netip.ParseAddr(client); err == nil {
+				b.client = origin.Network(address)
+			}
+		}
+		if held = capacity; !b.budget.take(b.client, held) {
+			return false
+		}
+	}
+	content := make([]byte, len(b.Content), capacity)
+	copy(content, b.Content)
+	b.Content = content
+	b.Release()
+	b.held = held
+	return true
+}
