@@ -15,12 +15,12 @@ RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
 # All but the tests is compiled in one way, the way of the functions, so that
 # nothing is compiled twice.
-run demo lint chaos: export CGO_ENABLED := 0
-run demo lint chaos: export GOFLAGS := $(GOFLAGS) -trimpath
+run demo lint chaos bench bench-full: export CGO_ENABLED := 0
+run demo lint chaos bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## start the whole shop on this machine
@@ -59,3 +59,11 @@ lint: ## check format, vet, staticcheck
 .PHONY: chaos
 chaos: ## kill, pause and cut a shop under load, and check that nothing is lost: DURATION=60s SEED=1
 	@go run ./faasd/acceptance/chaos -duration $(or $(DURATION),60s) -seed $(or $(SEED),1)
+
+.PHONY: bench
+bench: ## measure the shop beside an empty function and the bare drivers, in a few minutes: BASELINE=COMMIT
+	@go run ./bench run $(if $(BASELINE),-baseline $(BASELINE))
+
+.PHONY: bench-full
+bench-full: ## measure for longer and with a big shop, and store it in bench/results: BASELINE=COMMIT
+	@go run ./bench full -rounds 5 -slot 2s -out bench/results $(if $(BASELINE),-baseline $(BASELINE))

@@ -41,64 +41,80 @@ type scenario struct {
 	Generator float64            `json:"generator_us,omitempty"`
 }
 
-// compete has the contenders take turns: A B C, B C A, C A B and so on, so that
-// none has always the same one before it.
-func (s *shop) compete(ctx context.Context, plan schedule, contenders []contender) ([]scenario, error) {
-	type state struct {
-		results   []load.Result
-		box       map[string]time.Duration
-		generator time.Duration
-		operation func(int) load.Operation
-	}
-	states := make([]state, len(contenders))
-	for i, c := range contenders {
-		states[i].box = map[string]time.Duration{}
-		// The clients keep their connections from turn to turn.
-		operations := make([]load.Operation, plan.clients)
-		for n := range operations {
-			operations[n] = c.operation(n)
+// contest collects what contenders do in their turns.
+type contest struct {
+	rounds int
+	names  []string
+	scores map[string]*score
+}
+
+type score struct {
+	rates     []float64
+	all       load.Result
+	box       map[string]time.Duration
+	generator time.Duration
+	local     bool
+}
+
+func newContest() *contest { return &contest{scores: map[string]*score{}} }
+
+// round gives each contender a turn. The first of a round is the second of the
+// one before, so that none has always the same one before it.
+func (t *contest) round(ctx context.Context, s *shop, plan schedule, contenders []contender) error {
+	for turn := range contenders {
+		c := contenders[(turn+t.rounds)%len(contenders)]
+		if err := t.turn(ctx, s, plan, c); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		states[i].operation = func(n int) load.Operation { return operations[n] }
 	}
-	for round := range plan.rounds {
-		for turn := range contenders {
-			i := (turn + round) % len(contenders)
-			c, st := contenders[i], &states[i]
-			load.Closed(ctx, plan.clients, plan.warmUp, st.operation)
-			before, ownBefore, err := s.usage()
-			if err != nil {
-				return nil, err
-			}
-			r := load.Closed(ctx, plan.clients, plan.slot, st.operation)
-			after, ownAfter, err := s.usage()
-			if err != nil {
-				return nil, err
-			}
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-			spent, err := after.since(before)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", c.name, err)
-			}
-			for name, d := range spent {
-				st.box[name] += d
-			}
-			st.generator += ownAfter - ownBefore
-			st.results = append(st.results, r)
-			if c.after != nil {
-				if err := c.after(ctx); err != nil {
-					return nil, fmt.Errorf("after %s: %w", c.name, err)
-				}
-			}
+	if t.rounds == 0 {
+		for _, c := range contenders {
+			t.names = append(t.names, c.name)
 		}
-		say("  round %d of %d", round+1, plan.rounds)
 	}
-	scenarios := make([]scenario, len(contenders))
-	for i, c := range contenders {
-		scenarios[i] = summarize(c, states[i].results, states[i].box, states[i].generator)
+	t.rounds++
+	return nil
+}
+
+func (t *contest) turn(ctx context.Context, s *shop, plan schedule, c contender) error {
+	// The clients keep their connections from the warm-up on.
+	operations := make([]load.Operation, plan.clients)
+	for i := range operations {
+		operations[i] = c.operation(i)
 	}
-	return scenarios, nil
+	operation := func(i int) load.Operation { return operations[i] }
+	load.Closed(ctx, plan.clients, plan.warmUp, operation)
+	before, ownBefore, err := s.usage()
+	if err != nil {
+		return err
+	}
+	r := load.Closed(ctx, plan.clients, plan.slot, operation)
+	after, ownAfter, err := s.usage()
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	spent, err := after.since(before)
+	if err != nil {
+		return err
+	}
+	sc := t.scores[c.name]
+	if sc == nil {
+		sc = &score{box: map[string]time.Duration{}, local: c.local}
+		t.scores[c.name] = sc
+	}
+	sc.rates = append(sc.rates, r.Rate())
+	sc.all.Add(r)
+	sc.generator += ownAfter - ownBefore
+	for name, d := range spent {
+		sc.box[name] += d
+	}
+	if c.after != nil {
+		return c.after(ctx)
+	}
+	return nil
 }
 
 // usage is the box's and this process's processor time so far.
@@ -110,34 +126,38 @@ func (s *shop) usage() (usage, time.Duration, error) {
 	return u, own(), err
 }
 
-func summarize(c contender, results []load.Result, box map[string]time.Duration, generator time.Duration) scenario {
-	out := scenario{Name: c.name}
-	var all load.Result
-	for _, r := range results {
-		out.Rates = append(out.Rates, r.Rate())
-		out.Done += r.Done
-		out.Refused += r.Refused
-		out.Failed += r.Failed
-		if r.Failure != nil && out.Failure == "" {
-			out.Failure = r.Failure.Error()
-		}
-		all.Add(r)
+// scenarios are what all the turns have shown.
+func (t *contest) scenarios() []scenario {
+	scenarios := make([]scenario, len(t.names))
+	for i, name := range t.names {
+		scenarios[i] = t.scores[name].scenario(name)
 	}
-	out.Median = load.Median(out.Rates)
-	out.P50, out.P99 = milliseconds(all.Quantile(0.50)), milliseconds(all.Quantile(0.99))
+	return scenarios
+}
+
+func (sc *score) scenario(name string) scenario {
+	out := scenario{
+		Name: name, Rates: sc.rates, Median: load.Median(sc.rates),
+		P50: milliseconds(sc.all.Quantile(0.50)), P99: milliseconds(sc.all.Quantile(0.99)),
+		Done: sc.all.Done, Refused: sc.all.Refused, Failed: sc.all.Failed,
+	}
+	if sc.all.Failure != nil {
+		out.Failure = sc.all.Failure.Error()
+	}
 	if out.Done == 0 {
 		return out
 	}
-	if c.local {
-		box["bench"] += generator
-	} else {
-		out.Generator = float64(generator.Microseconds()) / float64(out.Done)
-	}
+	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(out.Done) }
 	out.Box = map[string]float64{}
-	for name, d := range box {
+	for program, d := range sc.box {
 		if d > 0 {
-			out.Box[name] = float64(d.Microseconds()) / float64(out.Done)
+			out.Box[program] = each(d)
 		}
+	}
+	if sc.local {
+		out.Box["bench"] = each(sc.generator)
+	} else {
+		out.Generator = each(sc.generator)
 	}
 	return out
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -77,16 +76,12 @@ func checkout(ctx context.Context, commit string) (e *edition, err error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := filepath.Abs(filepath.Join(root, cmp.Or(os.Getenv("DATA_DIR"), ".data")))
-	if filepath.IsAbs(os.Getenv("DATA_DIR")) {
-		data = os.Getenv("DATA_DIR")
-	}
 	name := "now"
 	if commit != "" {
 		name = e.Commit
 	}
-	e.compiled = filepath.Join(data, "bench", name)
-	return e, errors.Join(err, e.addEmpty())
+	e.compiled = filepath.Join(dataDir(root), "bench", name)
+	return e, e.addEmpty()
 }
 
 func (e *edition) remove() { _ = os.RemoveAll(e.root) }

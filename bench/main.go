@@ -1,23 +1,27 @@
 // Command bench measures the shop beside what it stands on: an empty function
 // through the same gateway, the same use case called in one process, and the
-// bare operations of the driver. All of them take turns in one run, so that
+// bare operations of the drivers. All of them take turns in one run, so that
 // their ratios hold where the machine is not always equally fast.
 //
-//	go run ./bench reads              reads a second beside the empty function
-//	go run ./bench cpu                processor time an order, by program
-//	go run ./bench cpu -baseline COMMIT
+//	go run ./bench run     all of it, in a few minutes
+//	go run ./bench full    for longer, and with a big shop
+//	go run ./bench reads   reads a second beside the empty function
+//	go run ./bench cpu     processor time an order, by program
 //
-// It starts a local box of its own in a temporary folder, on free ports, and
-// takes servers that MONGO_URI, REDIS_ADDR and NATS_URL name; or it measures
-// the shop that KIOSK_URL names, as far as that can be done from outside.
+// With -baseline COMMIT each measures that commit, too, in turn. It starts a
+// local box of its own in a temporary folder, on free ports, with the servers
+// that MONGO_URI, REDIS_ADDR and NATS_URL name; or it measures the shop that
+// KIOSK_URL names, as far as that can be done from outside.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -29,13 +33,17 @@ import (
 
 // settings are the command's flags.
 type settings struct {
+	command  string
 	baseline string
 	schedule
 	orders  int
+	out     string
 	timeout time.Duration
 }
 
 var commands = map[string]func(context.Context, settings) error{
+	"run":   runBrief,
+	"full":  runThorough,
 	"reads": runReads,
 	"cpu":   runCost,
 }
@@ -47,11 +55,16 @@ func main() {
 	flags.IntVar(&s.clients, "clients", 16, "how many call at once")
 	flags.IntVar(&s.rounds, "rounds", 3, "how often each takes its turn")
 	flags.DurationVar(&s.warmUp, "warm-up", 200*time.Millisecond, "before each turn")
-	flags.DurationVar(&s.slot, "slot", time.Second, "how long a turn is")
+	flags.DurationVar(&s.slot, "slot", 700*time.Millisecond, "how long a turn is")
 	flags.IntVar(&s.orders, "orders", 500, "how many orders a turn of cpu places")
-	flags.DurationVar(&s.timeout, "timeout", 10*time.Minute, "for the whole run")
-	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench reads|cpu [flags]")
+	flags.StringVar(&s.out, "out", "", "the folder for the results of run and full; empty: DATA_DIR/bench/last")
+	flags.DurationVar(&s.timeout, "timeout", time.Hour, "for the whole run")
+	if len(os.Args) > 1 {
+		s.command = os.Args[1]
+	}
+	work := commands[s.command]
+	if work == nil {
+		fmt.Fprintf(os.Stderr, "usage: bench %s [flags]\n", strings.Join(slices.Sorted(maps.Keys(commands)), "|"))
 		flags.PrintDefaults()
 		os.Exit(2)
 	}
@@ -60,7 +73,7 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	err := commands[os.Args[1]](ctx, s)
+	err := work(ctx, s)
 	box.Clean()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -70,10 +83,34 @@ func main() {
 
 func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
+// repeat is the command that measures the same again.
+func (s settings) repeat() string {
+	text := map[string]string{"run": "make bench", "full": "make bench-full"}[s.command]
+	if s.baseline != "" {
+		text += " BASELINE=" + s.baseline
+	}
+	return text
+}
+
+// dataDir is where the project keeps what it makes.
+func dataDir(root string) string {
+	dir := os.Getenv("DATA_DIR")
+	if dir == "" {
+		dir = ".data"
+	}
+	if filepath.IsAbs(dir) {
+		return dir
+	}
+	return filepath.Join(root, dir)
+}
+
 // withShops starts a shop of the sources as they are and, where a baseline is
-// named, one of that; of the shops only one runs at a time.
+// named, one of that; of two shops none runs when work is called.
 func withShops(ctx context.Context, s settings, work func(shops []*shop) error) error {
 	if os.Getenv("KIOSK_URL") != "" {
+		if s.baseline != "" {
+			return fmt.Errorf("a shop that runs has no baseline: unset KIOSK_URL, or leave the baseline out")
+		}
 		sh, err := foreignShop(ctx)
 		if err != nil {
 			return err
@@ -144,14 +181,22 @@ func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int,
 
 func runReads(ctx context.Context, s settings) error {
 	return withShops(ctx, s, func(shops []*shop) error {
-		return inTurn(ctx, 1, shops, func(_ int, sh *shop) error {
-			say("%s: reads, %d clients", sh.edition.Commit, s.clients)
-			scenarios, err := sh.compete(ctx, s.schedule, sh.reads())
-			if err == nil {
-				printScenarios(scenarios)
+		contests := map[*shop]*contest{}
+		err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) error {
+			if contests[sh] == nil {
+				contests[sh] = newContest()
 			}
-			return err
+			say("%s: round %d of %d", sh.edition.Commit, round+1, s.rounds)
+			return contests[sh].round(ctx, sh, s.schedule, sh.reads())
 		})
+		if err != nil {
+			return err
+		}
+		for _, sh := range shops {
+			say("\n%s: reads, %d clients", sh.edition.Commit, s.clients)
+			printScenarios(contests[sh].scenarios())
+		}
+		return nil
 	})
 }
 
@@ -186,11 +231,7 @@ func runCost(ctx context.Context, s settings) error {
 			say("\n%s: processor time an order, from placing to letter, median of %d rounds\n%s", sh.edition.Commit, s.rounds, medianCost(costs[sh]))
 		}
 		if len(shops) == 2 {
-			var now, before []float64
-			for i := range costs[shops[0]] {
-				now, before = append(now, costs[shops[0]][i].Total), append(before, costs[shops[1]][i].Total)
-			}
-			say("ratio %.2f", load.MedianRatio(now, before))
+			say("ratio %.2f", load.MedianRatio(totals(costs[shops[0]]), totals(costs[shops[1]])))
 		}
 		return nil
 	})
@@ -217,20 +258,7 @@ func medianCost(costs []cost) cost {
 
 func (c cost) String() string {
 	var b strings.Builder
-	names := make([]string, 0, len(c.Box))
-	for name := range c.Box {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(x, y string) int {
-		if c.Box[x] != c.Box[y] {
-			if c.Box[x] > c.Box[y] {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(x, y)
-	})
-	for _, name := range names {
+	for _, name := range byValue(c.Box) {
 		if c.Box[name] >= 0.005 {
 			fmt.Fprintf(&b, "  %-24s %6.2f ms\n", name, c.Box[name])
 		}

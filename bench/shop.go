@@ -301,12 +301,12 @@ func wait(ctx context.Context, d time.Duration) bool {
 func get(url func(client int) (address, token string)) func(int) load.Operation {
 	return func(i int) load.Operation {
 		address, token := url(i)
-		return send(http.MethodGet, address, token, nil, http.StatusOK, nil)
+		return send(http.MethodGet, address, token, nil, http.StatusOK)
 	}
 }
 
 // send is an operation that sends the same request each time.
-func send(method, address, token string, body []byte, want int, then func(answer []byte) error) load.Operation {
+func send(method, address, token string, body []byte, want int) load.Operation {
 	request, bad := load.NewRequest(method, address, token, body)
 	var conn load.Connection
 	return func(ctx context.Context) error {
@@ -317,9 +317,6 @@ func send(method, address, token string, body []byte, want int, then func(answer
 		if err == nil {
 			err = load.Expect(want, status, header, answer)
 		}
-		if err == nil && then != nil {
-			err = then(answer)
-		}
 		return err
 	}
 }
@@ -329,7 +326,7 @@ func (s *shop) emptyURL() string { return s.Target.Gateway + "/function/" + empt
 
 // ordering is the operation of placing orders at a door, each of another
 // product or all of the first.
-func (s *shop) ordering(door client.Door, hot bool, placed func(id bson.ObjectID, at time.Time)) func(int) load.Operation {
+func (s *shop) ordering(door client.Door, hot bool, placed func(placedOrder)) func(int) load.Operation {
 	address := s.Through(door).URL(http.MethodPost, "/api/orders")
 	return func(i int) load.Operation {
 		products := s.products
@@ -358,7 +355,7 @@ func (s *shop) ordering(door client.Door, hot bool, placed func(id bson.ObjectID
 			}
 			id, err := orderID(answer)
 			if err == nil && placed != nil {
-				placed(id, time.Now())
+				placed(placedOrder{id, time.Now()})
 			}
 			return err
 		}

@@ -18,11 +18,11 @@ type tracker struct {
 	orders *mongo.Collection
 
 	mu      sync.Mutex
-	waiting []placed // oldest first
+	waiting []placedOrder // oldest first
 	asking  sync.Mutex
 }
 
-type placed struct {
+type placedOrder struct {
 	id bson.ObjectID
 	at time.Time // of the 201
 }
@@ -31,10 +31,10 @@ type placed struct {
 const atOnce = 1000
 
 // place notes an order that was answered 201.
-func (t *tracker) place(id bson.ObjectID, at time.Time) {
+func (t *tracker) place(o placedOrder) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting = append(t.waiting, placed{id, at})
+	t.waiting = append(t.waiting, o)
 }
 
 // backlog is how many orders wait, as far as look has seen.
@@ -45,7 +45,7 @@ func (t *tracker) backlog() int {
 }
 
 // look asks once, and gives the orders that have settled since the last time.
-func (t *tracker) look(ctx context.Context) (settled []placed, err error) {
+func (t *tracker) look(ctx context.Context) (settled []placedOrder, err error) {
 	t.asking.Lock()
 	defer t.asking.Unlock()
 	t.mu.Lock()
@@ -75,7 +75,7 @@ func (t *tracker) look(ctx context.Context) (settled []placed, err error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	left := make([]placed, 0, len(t.waiting)-len(done))
+	left := make([]placedOrder, 0, len(t.waiting)-len(done))
 	for _, p := range t.waiting {
 		if done[p.id] {
 			settled = append(settled, p)

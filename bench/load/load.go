@@ -59,7 +59,7 @@ func (r Result) Quantile(q float64) time.Duration {
 // Add adds what another run has measured.
 func (r *Result) Add(other Result) {
 	if r.Latency == nil {
-		r.Latency = newHistogram()
+		r.Latency = NewHistogram()
 	}
 	r.Done += other.Done
 	r.Refused += other.Refused
@@ -73,8 +73,8 @@ func (r *Result) Add(other Result) {
 	r.Slowness = max(r.Slowness, other.Slowness)
 }
 
-// newHistogram holds a microsecond to two minutes, with three digits.
-func newHistogram() *hdrhistogram.Histogram {
+// NewHistogram holds latencies of a microsecond to two minutes, with three digits.
+func NewHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, (2 * time.Minute).Microseconds(), 3)
 }
 
@@ -86,7 +86,7 @@ type tally struct {
 	slowness              time.Duration
 }
 
-func newTally() *tally { return &tally{latency: newHistogram()} }
+func newTally() *tally { return &tally{latency: NewHistogram()} }
 
 func (t *tally) count(err error, took time.Duration) {
 	var refusal Refusal
@@ -107,7 +107,7 @@ func (t *tally) count(err error, took time.Duration) {
 }
 
 func sum(tallies []*tally, elapsed time.Duration) Result {
-	r := Result{Latency: newHistogram(), Elapsed: elapsed}
+	r := Result{Latency: NewHistogram(), Elapsed: elapsed}
 	for _, t := range tallies {
 		r.Done += t.done
 		r.Refused += t.refused

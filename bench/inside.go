@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/alexedwards/argon2id"
+	"github.com/redis/go-redis/v9"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+
+	"github.com/kiosk-shop/kiosk/bench/load"
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/order"
+	wiring "github.com/kiosk-shop/kiosk/shared/shop"
+	"github.com/kiosk-shop/kiosk/shared/user"
+)
+
+// inside is the shop's own code in this process, and the bare operations of
+// the drivers that it cannot do without: what is left of a function's price
+// when the function is taken away, and then the shop.
+type inside struct {
+	shop      *shop
+	wiring    *wiring.Shop
+	catalogue *inventory.Catalogue
+	placing   *order.Placing
+	logins    *user.Authentication
+
+	redis *redis.Client
+	bare  *mongo.Database // with the shop's indexes, for orders that are nobody's
+	order bson.D          // as the shop stores one
+	event bson.D          // and its outbox entry
+	hash  string
+}
+
+// goInside connects to what the shop stands on. The shop's own code reads its
+// settings from the environment, which is therefore this process's from here
+// on.
+func goInside(ctx context.Context, s *shop) (in *inside, err error) {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
+	for name, value := range map[string]string{
+		"MONGO_URI": s.box.MongoURI, "MONGO_DB_NAME": s.box.MongoName, "REDIS_ADDR": s.redis, "NATS_URL": s.Target.NATS,
+		"JWT_SECRET": s.box.JWTSecret, "GATEWAY_URL": s.Target.Gateway, "RATE_LIMIT": "off",
+	} {
+		if name == "NATS_URL" && os.Getenv(name) != "" {
+			continue // it names the box's, too
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return nil, err
+		}
+	}
+	in = &inside{shop: s, wiring: wiring.Open("bench"), redis: redis.NewClient(&redis.Options{Addr: s.redis, Password: os.Getenv("REDIS_PASSWORD"), PoolSize: 32})}
+	in.catalogue, in.placing, in.logins = in.wiring.Catalogue(), in.wiring.Placing(), in.wiring.Authentication()
+	err = errors.Join(in.wiring.Err(), in.wiring.Ready(ctx))
+	if err == nil {
+		err = in.prepare(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, in.close())
+	}
+	return in, nil
+}
+
+func (in *inside) close() error { return errors.Join(in.wiring.Close(), in.redis.Close()) }
+
+// prepare makes a database like the shop's, and takes one of its orders as the
+// model for all that go there.
+func (in *inside) prepare(ctx context.Context) (err error) {
+	if in.hash, err = argon2id.CreateHash(password, &argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}); err != nil {
+		return err
+	}
+	if r := load.Exactly(ctx, 1, 1, in.shop.ordering(client.FrontDoor, false, in.shop.tracker.place)); r.Done != 1 {
+		return fmt.Errorf("no order can be placed: %w", r.Failure)
+	}
+	if err := in.shop.settled(ctx); err != nil {
+		return err
+	}
+	if in.order, err = last(ctx, in.shop.db.Collection("orders")); err != nil {
+		return err
+	}
+	if in.event, err = last(ctx, in.shop.db.Collection("outbox")); err != nil {
+		return err
+	}
+	in.bare = in.shop.db.Client().Database(in.shop.db.Name() + "_bare")
+	for _, name := range []string{"orders", "outbox"} {
+		if err := copyIndexes(ctx, in.shop.db.Collection(name), in.bare.Collection(name)); err != nil {
+			return fmt.Errorf("the indexes of %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func last(ctx context.Context, c *mongo.Collection) (d bson.D, err error) {
+	err = c.FindOne(ctx, bson.D{}, options.FindOne().SetSort(bson.D{{Key: "_id", Value: -1}})).Decode(&d)
+	if err != nil {
+		err = fmt.Errorf("a model from %s: %w", c.Name(), err)
+	}
+	return d, err
+}
+
+func copyIndexes(ctx context.Context, from, to *mongo.Collection) error {
+	cursor, err := from.Indexes().List(ctx)
+	if err != nil {
+		return err
+	}
+	var specs []bson.M
+	if err := cursor.All(ctx, &specs); err != nil {
+		return err
+	}
+	indexes := bson.A{}
+	for _, spec := range specs {
+		if spec["name"] == "_id_" {
+			continue
+		}
+		spec = maps.Clone(spec)
+		delete(spec, "v")
+		delete(spec, "ns")
+		indexes = append(indexes, spec)
+	}
+	return to.Database().RunCommand(ctx, bson.D{{Key: "createIndexes", Value: to.Name()}, {Key: "indexes", Value: indexes}}).Err()
+}
+
+// with is the document with another value of one field.
+func with(d bson.D, key string, value any) bson.D {
+	changed := make(bson.D, len(d))
+	for i, e := range d {
+		if e.Key == key {
+			e.Value = value
+		}
+		changed[i] = e
+	}
+	return changed
+}
+
+// local makes the operation of each client of something that is safe for all
+// of them.
+func local(do func(ctx context.Context, client int, random *rand.Rand) error) func(int) load.Operation {
+	return func(i int) load.Operation {
+		random := rand.New(rand.NewPCG(uint64(i), 2))
+		return func(ctx context.Context) error { return do(ctx, i, random) }
+	}
+}
+
+// reads are the ways to a product below the function.
+func (in *inside) reads() []contender {
+	id := func(random *rand.Rand) string { return in.shop.products[random.IntN(len(in.shop.products))] }
+	products := in.shop.db.Collection("products")
+	const key = "bench:product"
+	return []contender{
+		{name: "product, use case in one process", local: true, operation: local(func(ctx context.Context, _ int, random *rand.Rand) error {
+			_, err := in.catalogue.Get(ctx, kiosk.ID(id(random)))
+			return err
+		})},
+		{name: "product, by the MongoDB driver", local: true, operation: local(func(ctx context.Context, _ int, random *rand.Rand) error {
+			oid, err := bson.ObjectIDFromHex(id(random))
+			if err != nil {
+				return err
+			}
+			_, err = products.FindOne(ctx, bson.D{{Key: "_id", Value: oid}}).Raw()
+			return err
+		})},
+		{name: "product, by the Redis driver", local: true, operation: func(i int) load.Operation {
+			value := strings.Repeat("x", 400) // about a product
+			return func(ctx context.Context) error {
+				_, err := in.redis.Get(ctx, key).Result()
+				if errors.Is(err, redis.Nil) {
+					return in.redis.Set(ctx, key, value, time.Minute).Err()
+				}
+				return err
+			}
+		}},
+	}
+}
+
+// orders are the ways to an order below the function.
+func (in *inside) orders() []contender {
+	actors := make([]kiosk.Actor, len(in.shop.customers))
+	for i, c := range in.shop.customers {
+		actors[i] = kiosk.Actor{ID: kiosk.ID(c.id), Role: kiosk.RoleUser}
+	}
+	return []contender{
+		{name: orderInside, local: true, after: in.shop.settled, operation: local(func(ctx context.Context, i int, random *rand.Rand) error {
+			product := in.shop.products[random.IntN(len(in.shop.products))]
+			o, _, err := in.placing.Place(ctx, actors[i%len(actors)], order.Draft{Lines: []order.DraftLine{{ProductID: kiosk.ID(product), Quantity: 1}}})
+			if kiosk.KindUnavailable.Is(err) || kiosk.KindTooMany.Is(err) {
+				return load.Refusal{Status: 503}
+			}
+			if err != nil {
+				return err
+			}
+			id, err := bson.ObjectIDFromHex(string(o.ID))
+			in.shop.tracker.place(placedOrder{id, time.Now()})
+			return err
+		})},
+		{name: orderBare, local: true, operation: func(int) load.Operation { return in.transaction() }},
+	}
+}
+
+// transaction is what placing an order cannot do without: the order and its
+// outbox entry, in one transaction with the shop's own concerns.
+func (in *inside) transaction() load.Operation {
+	session, bad := in.bare.Client().StartSession()
+	majority := options.Transaction().SetReadConcern(readconcern.Snapshot()).SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)})
+	return func(ctx context.Context) error {
+		if bad != nil {
+			return bad
+		}
+		_, err := session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
+			if _, err := in.bare.Collection("orders").InsertOne(ctx, with(in.order, "_id", bson.NewObjectID())); err != nil {
+				return nil, err
+			}
+			_, err := in.bare.Collection("outbox").InsertOne(ctx, with(in.event, "_id", bson.NewObjectID()))
+			return nil, err
+		}, majority)
+		return err
+	}
+}
+
+// accounts are the ways to a session: authenticate, its use case, and the hash
+// alone.
+func (in *inside) accounts() []contender {
+	return []contender{
+		{name: "authenticate, use case in one process", local: true, operation: local(func(ctx context.Context, i int, _ *rand.Rand) error {
+			_, err := in.logins.Login(ctx, in.shop.customers[i%len(in.shop.customers)].email, password, "127.0.0.1")
+			return err
+		})},
+		{name: argon, local: true, operation: local(func(context.Context, int, *rand.Rand) error {
+			_, err := argon2id.ComparePasswordAndHash(password, in.hash)
+			return err
+		})},
+	}
+}
