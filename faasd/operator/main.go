@@ -82,7 +82,7 @@ func withNATS(ctx context.Context, fn func(*nats.Conn) error) error {
 	if err != nil {
 		return err
 	}
-	conn, err := nats.Open(url, "operator", 0) // replicas: it makes no stream
+	conn, err := nats.Open(url, "operator", nats.Options{}) // it makes no stream
 	if err != nil {
 		return err
 	}
@@ -193,13 +193,20 @@ func listOutbox(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tAT\tKIND\tSUBJECT\tATTEMPTS\tSTATE\tLAST ERROR")
+	fmt.Fprintln(table, "ID\tAT\tEVENT\tLETTER\tATTEMPTS\tSTATE\tLAST ERROR")
 	for _, w := range waiting {
 		state := "waiting"
 		if w.GivenUp {
 			state = "given up"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", w.ID, w.CreatedAt.Format(time.RFC3339), w.Kind, w.Subject, w.Attempts, state, w.LastError)
+		event, letter := "-", "-"
+		if w.Event != nil {
+			event = w.Event.Subject
+		}
+		if w.Letter != nil {
+			letter = w.Letter.Template
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", w.ID, w.CreatedAt.Format(time.RFC3339), event, letter, w.Attempts, state, w.LastError)
 	}
 	if len(waiting) == page {
 		fmt.Fprintf(table, "... the oldest %d; there may be more\n", page)

@@ -1,10 +1,11 @@
-// Package function is the worker that delivers what is left in the outbox:
-// events and mails whose process died before they were out, or whose receiver
-// was away. GET / tells how many there are.
+// Package function is the worker that delivers what its own process did not:
+// the entries of the outbox, and the events of orders that wait for their
+// stock. GET / returns how many there are.
 package function
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -14,21 +15,56 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/shop"
 )
 
-// interval between two looks into the outbox.
-const interval = time.Second
+const (
+	// interval between two sweeps.
+	interval = time.Second
+	// roomInterval is the same for the stream of events, which fills slowly.
+	roomInterval = 15 * time.Second
+	// batch is how much one sweep takes; while there is more, the next begins at
+	// once.
+	batch = 256
+)
 
 // New wires the function and starts the relay.
 func New(ctx context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("outbox-relay")
-	outbox := s.Outbox()
-	s.Run(ctx, func(ctx context.Context) { outbox.Run(ctx, interval) })
+	outbox, announcing := s.Outbox(), s.Announcing()
+	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "outbox", outbox.Sweep) })
+	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "orders that wait for their stock", announcing.Sweep) })
+	events := s.NATS()
+	s.Run(ctx, func(ctx context.Context) {
+		sweep(ctx, roomInterval, "room in the stream of events", func(ctx context.Context, _ int) (int, error) { return 0, events.MakeRoom(ctx) })
+	})
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{$}", func(r *http.Request) (rest.Response, error) {
-			pending, err := outbox.Pending(r.Context())
+			entries, err := outbox.Pending(r.Context())
 			if err != nil {
 				return rest.Response{}, err
 			}
-			return rest.OK(map[string]int{"pending": pending})
+			orders, err := announcing.Pending(r.Context())
+			if err != nil {
+				return rest.Response{}, err
+			}
+			return rest.OK(map[string]int{"pending": entries + orders, "entries": entries, "orders": orders})
 		})
 	})
+}
+
+// sweep sweeps until ctx ends.
+func sweep(ctx context.Context, interval time.Duration, what string, once func(ctx context.Context, limit int) (int, error)) {
+	for {
+		n, err := once(ctx, batch)
+		if err != nil && ctx.Err() == nil {
+			slog.Warn("sweep failed, it is tried again", "of", what, "error", err)
+		}
+		wait := interval
+		if n == batch && err == nil {
+			wait = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
 }

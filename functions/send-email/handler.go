@@ -1,5 +1,5 @@
-// Package function sends mails: POST / is POST /api/email, and what the outbox
-// invokes through OpenFaaS's queue.
+// Package function sends mails: POST / is POST /api/email. POST /letters sends
+// letters of the outbox; the shop invokes it through OpenFaaS's queue.
 package function
 
 import (
@@ -8,6 +8,7 @@ import (
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
+	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/mail"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
@@ -16,9 +17,10 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("send-email")
-	sender, writers := s.Sender(), s.Admission()
+	sender, letters, writers := s.Sender(), s.Letters(), s.Admission()
 	return s.Function(func(f *rest.Function) {
 		f.Route("POST /{$}", send(sender, writers))
+		f.Route("POST /letters", sendLetters(letters, writers))
 	})
 }
 
@@ -44,7 +46,23 @@ func send(sender *mail.Sender, writers rest.Admission) rest.Handler {
 			header.Set(rest.ReplayedHeader, "true")
 		}
 		return rest.Response{Status: http.StatusOK, Header: header, Body: map[string]string{
-			"status": string(mail.Sent), "message": "the mail is with the mail server",
+			"status": string(mail.Sent), "message": "the mail server has taken the mail",
 		}}, nil
+	}
+}
+
+func sendLetters(letters *mail.Letters, writers rest.Admission) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, header, err := writers.Admit(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		var body struct {
+			Letters []kiosk.ID `json:"letters"`
+		}
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusNoContent, Header: header}, letters.Send(r.Context(), actor, body.Letters)
 	}
 }

@@ -2,6 +2,8 @@ package inventory
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -9,58 +11,119 @@ import (
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 )
 
-// Shelves is where stock is taken from and put back.
+// Shelves is where stock is kept.
 type Shelves interface {
-	// Take removes quantity pieces if that many are there, in one statement,
-	// and reports whether they were.
-	Take(ctx context.Context, id kiosk.ID, quantity int, at time.Time) (bool, error)
-	// Return puts pieces back. It reports false for a product that is gone.
-	Return(ctx context.Context, id kiosk.ID, quantity int, at time.Time) (bool, error)
+	// Stocks returns how many pieces there are of the products that exist.
+	Stocks(ctx context.Context, ids []kiosk.ID) (map[kiosk.ID]int, error)
+	// Move changes the stock of each product, in one statement with the
+	// condition that no stock gets below zero. It reports false where one of
+	// them was not changed, being gone or too short.
+	Move(ctx context.Context, moves []Move, at time.Time) (bool, error)
 	Record(ctx context.Context, movements ...Movement) error
 }
 
+// Move is a change of a product's stock.
+type Move struct {
+	ProductID kiosk.ID
+	Delta     int
+}
+
+// Demand is what an order asks for.
+type Demand struct {
+	Order kiosk.ID
+	Lines []Line
+}
+
 // Stock moves stock for orders. Its methods belong into the caller's
-// transaction: on an error, or a line that was short, nothing of it may stay.
+// transaction: on an error nothing of it may stay.
 type Stock struct {
 	Shelves Shelves
 	Now     func() time.Time
 }
 
-// Take removes every line for an order. It reports false as soon as one is
-// short: the caller then undoes the transaction.
-func (s *Stock) Take(ctx context.Context, order kiosk.ID, lines []Line) (bool, error) {
-	now := s.Now()
-	movements := make([]Movement, 0, len(lines))
-	for _, line := range Merge(lines) {
-		ok, err := s.Shelves.Take(ctx, line.ProductID, line.Quantity, now)
-		if err != nil || !ok {
-			return false, err
-		}
-		movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: line.ProductID, Delta: -line.Quantity, Cause: CauseTaken, Order: order, At: now})
+// errMoved undoes a transaction whose stock somebody else has moved since it
+// was read: a snapshot sees to it that there is none such.
+var errMoved = kiosk.Unavailable(errors.New("the stock was moved at the same time"))
+
+// Take takes the stock of orders, one after the other: of each every line, or,
+// where one is short, none. It reports for each order whether its stock was
+// taken. However many orders ask for a product, it is changed once.
+func (s *Stock) Take(ctx context.Context, demands []Demand) (taken []bool, err error) {
+	left, err := s.Shelves.Stocks(ctx, products(demands))
+	if err != nil {
+		return nil, err
 	}
-	return true, s.Shelves.Record(ctx, movements...)
+	taken = make([]bool, len(demands))
+	deltas := map[kiosk.ID]int{}
+	var movements []Movement
+	now := s.Now()
+	for i, d := range demands {
+		lines := Merge(d.Lines)
+		if slices.ContainsFunc(lines, func(l Line) bool { return left[l.ProductID] < l.Quantity }) {
+			continue
+		}
+		taken[i] = true
+		for _, l := range lines {
+			left[l.ProductID] -= l.Quantity
+			deltas[l.ProductID] -= l.Quantity
+			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: l.ProductID, Delta: -l.Quantity, Cause: CauseTaken, Order: d.Order, At: now})
+		}
+	}
+	return taken, s.move(ctx, deltas, movements, now)
 }
 
 // Return puts back every line of an order, but for products that are gone.
 func (s *Stock) Return(ctx context.Context, order kiosk.ID, lines []Line) error {
+	there, err := s.Shelves.Stocks(ctx, products([]Demand{{order, lines}}))
+	if err != nil {
+		return err
+	}
+	deltas := map[kiosk.ID]int{}
+	var movements []Movement
 	now := s.Now()
-	movements := make([]Movement, 0, len(lines))
-	for _, line := range Merge(lines) {
-		ok, err := s.Shelves.Return(ctx, line.ProductID, line.Quantity, now)
-		if err != nil {
-			return err
+	for _, l := range Merge(lines) {
+		if _, ok := there[l.ProductID]; ok {
+			deltas[l.ProductID] = l.Quantity
+			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: l.ProductID, Delta: l.Quantity, Cause: CauseReturned, Order: order, At: now})
 		}
-		if ok {
-			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: line.ProductID, Delta: line.Quantity, Cause: CauseReturned, Order: order, At: now})
-		}
+	}
+	return s.move(ctx, deltas, movements, now)
+}
+
+// move changes the products in the order of their identifiers, the same order
+// everywhere: two transactions then meet in the same product first, and
+// conflict there instead of half-way through.
+func (s *Stock) move(ctx context.Context, deltas map[kiosk.ID]int, movements []Movement, now time.Time) error {
+	if len(movements) == 0 {
+		return nil
+	}
+	moves := make([]Move, 0, len(deltas))
+	for _, id := range slices.Sorted(maps.Keys(deltas)) {
+		moves = append(moves, Move{id, deltas[id]})
+	}
+	moved, err := s.Shelves.Move(ctx, moves, now)
+	if err != nil {
+		return err
+	}
+	if !moved {
+		return errMoved
 	}
 	return s.Shelves.Record(ctx, movements...)
 }
 
+// products returns the products that are asked for, each once.
+func products(demands []Demand) []kiosk.ID {
+	set := map[kiosk.ID]bool{}
+	for _, d := range demands {
+		for _, l := range d.Lines {
+			set[l.ProductID] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
 // Merge makes one line of all that name the same product: each could be there
-// alone and all together be too many. The lines come sorted by product, the
-// same order everywhere, so that two orders meet in the same row first and
-// conflict there instead of half-way through.
+// alone and all together be too many. The lines are sorted by product.
 func Merge(lines []Line) []Line {
 	total := map[kiosk.ID]int{}
 	for _, line := range lines {

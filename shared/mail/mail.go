@@ -82,10 +82,11 @@ type Records interface {
 	Find(ctx context.Context, key string) (Record, error)
 }
 
-// Transport hands a message to a mail server. A refusal that will not change
-// wraps ErrRefused.
+// Transport hands messages to a mail server, over one connection.
 type Transport interface {
-	Send(ctx context.Context, m Message) error
+	// Send returns an error for each message that the server did not take, in
+	// their order. One that wraps ErrRefused will not change.
+	Send(ctx context.Context, messages ...Message) []error
 }
 
 // ErrRefused is a mail server's final no.
@@ -101,11 +102,8 @@ type Sender struct {
 const (
 	// lease is how long one attempt may take before another may start.
 	lease = 20 * time.Second
-	// keyLifetime is how long a client's idempotency key is remembered.
+	// keyLifetime is how long an idempotency key is remembered.
 	keyLifetime = 24 * time.Hour
-	// ownKeyLifetime is the same for the shop's own mails: far longer than the
-	// outbox tries to have one sent.
-	ownKeyLifetime = 30 * 24 * time.Hour
 )
 
 // Result says what Send did.
@@ -113,8 +111,16 @@ type Result struct {
 	Replayed bool // the mail had been sent before, under the same key
 }
 
-// Send sends a mail, for the shop's own use and its administrators'. With a
-// key it is sent once: the same key and mail again is answered alike; the same
+// Request is the body of a call that sends a mail.
+type Request struct {
+	To      string `json:"to_email"`
+	Subject string `json:"subject"`
+	HTML    string `json:"html_body"`
+	Text    string `json:"text_body,omitempty"`
+}
+
+// Send sends a mail, for other programs of the shop and its administrators.
+// With a key it is sent once: the same key and mail again is answered alike; the same
 // key with another mail is KindInvalid, and KindConflict while the first is
 // under way.
 func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key string) (Result, error) {
@@ -126,15 +132,11 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 	}
 	if key == "" {
 		m.ID = string(kiosk.NewID())
-		return Result{}, refusal(s.Transport.Send(ctx, m))
+		return Result{}, refusal(s.Transport.Send(ctx, m)[0])
 	}
 	key = RecordKey(actor.ID, key)
 	now := s.Now()
-	expires := now.Add(keyLifetime)
-	if actor.Role == kiosk.RoleService {
-		expires = now.Add(ownKeyLifetime)
-	}
-	record, claimed, err := s.Records.Claim(ctx, Record{Key: key, Fingerprint: m.fingerprint(), State: Sending, LeaseUntil: now.Add(lease), ExpiresAt: expires}, now)
+	record, claimed, err := s.Records.Claim(ctx, Record{Key: key, Fingerprint: m.fingerprint(), State: Sending, LeaseUntil: now.Add(lease), ExpiresAt: now.Add(keyLifetime)}, now)
 	if err != nil {
 		return Result{}, err
 	}
@@ -153,10 +155,9 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 	}
 	// From here on the outcome is noted even if the caller hangs up.
 	ctx = context.WithoutCancel(ctx)
-	sum := sha256.Sum256([]byte(key))
-	m.ID = hex.EncodeToString(sum[:16])
+	m.ID = digest(key)
 	sendCtx, cancel := context.WithTimeout(ctx, lease/2)
-	sendErr := s.Transport.Send(sendCtx, m)
+	sendErr := s.Transport.Send(sendCtx, m)[0]
 	cancel()
 	state, reason := Sent, ""
 	if sendErr != nil {

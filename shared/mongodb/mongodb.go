@@ -112,8 +112,6 @@ var indexes = map[string][]mongo.IndexModel{
 	products:  productIndexes,
 	movements: movementIndexes,
 	orders:    orderIndexes,
-	orderKeys: orderKeyIndexes,
-	inbox:     inboxIndexes,
 	outboxes:  outboxIndexes,
 	mails:     mailIndexes,
 }
@@ -222,6 +220,19 @@ func list[D any](ctx context.Context, c *mongo.Collection, filter, sort bson.D, 
 		return nil, 0, unavailable(err)
 	}
 	return docs, int(total), nil
+}
+
+// find reads all that filter selects: its callers bound that.
+func find[D any](ctx context.Context, c *mongo.Collection, filter bson.D, opts ...options.Lister[options.FindOptions]) ([]D, error) {
+	cursor, err := c.Find(ctx, filter, opts...)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	var docs []D
+	if err := cursor.All(ctx, &docs); err != nil {
+		return nil, unavailable(err)
+	}
+	return docs, nil
 }
 
 // convert turns stored documents into what the shop knows them as.

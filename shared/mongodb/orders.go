@@ -6,28 +6,33 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/order"
 )
 
-const (
-	orders    = "orders"
-	orderKeys = "order_keys"
-	inbox     = "inbox"
-)
+const orders = "orders"
 
 var orderIndexes = []mongo.IndexModel{
 	index(bson.D{{Key: "user_id", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
 	index(bson.D{{Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
 	index(bson.D{{Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
+	{Keys: bson.D{{Key: "key", Value: 1}}, Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("key"))},
+	// As small as the work that is left: an order loses announce_at with its stock.
+	{Keys: bson.D{{Key: "announce_at", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("announce_at"))},
 }
 
 // Orders is an order.Repository.
-type Orders struct{ collection *mongo.Collection }
+type Orders struct {
+	collection *mongo.Collection
+	// prepare makes sure that the indexes exist: without the unique one an
+	// idempotency key could be claimed twice.
+	prepare func(context.Context) error
+}
 
 // Orders keeps the orders.
-func (d *DB) Orders() Orders { return Orders{d.db.Collection(orders)} }
+func (d *DB) Orders() Orders { return Orders{d.db.Collection(orders), d.ensureIndexes} }
 
 type orderDocument struct {
 	ID        bson.ObjectID    `bson:"_id"`
@@ -42,6 +47,15 @@ type orderDocument struct {
 	Revision  int64            `bson:"revision"`
 	CreatedAt time.Time        `bson:"created_at"`
 	UpdatedAt time.Time        `bson:"updated_at"`
+
+	Key         string `bson:"key,omitempty"` // the idempotency key, and whose it is
+	Fingerprint string `bson:"fingerprint,omitempty"`
+	Traceparent string `bson:"traceparent,omitempty"`
+
+	// Only an order that waits for its stock has these two: when its event is to
+	// be published again, and how often it was.
+	AnnounceAt    time.Time `bson:"announce_at,omitempty"`
+	Announcements int       `bson:"announcements,omitempty"`
 }
 
 type lineDocument struct {
@@ -69,6 +83,7 @@ func fromOrder(o order.Order) orderDocument {
 			return changeDocument{c.At, c.Status, c.Stock, objectID(c.By)}
 		}),
 		Revision: o.Revision, CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt,
+		Key: o.Key, Fingerprint: o.Fingerprint, Traceparent: o.Traceparent,
 	}
 }
 
@@ -83,13 +98,52 @@ func (d orderDocument) order() order.Order {
 			return order.Change{At: c.At.UTC(), Status: c.Status, Stock: c.Stock, By: id(c.By)}
 		}),
 		Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+		Key: d.Key, Fingerprint: d.Fingerprint, Traceparent: d.Traceparent,
 	}
 }
 
-// Insert adds an order.
+// Insert adds an order that waits for its stock. Its idempotency key is claimed
+// by a unique index, in the same write: one that another order has claimed
+// within order.KeyLifetime is KindConflict.
 func (r Orders) Insert(ctx context.Context, o order.Order) error {
-	_, err := r.collection.InsertOne(ctx, fromOrder(o))
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
+	d := fromOrder(o)
+	d.AnnounceAt = o.CreatedAt.Add(order.Grace)
+	_, err := r.collection.InsertOne(ctx, d)
+	if !mongo.IsDuplicateKeyError(err) {
+		return unavailable(err)
+	}
+	// A key that has expired is free.
+	expired := bson.D{{Key: "key", Value: d.Key}, {Key: "created_at", Value: bson.D{{Key: "$lte", Value: o.CreatedAt.Add(-order.KeyLifetime)}}}}
+	freed, err := r.collection.UpdateOne(ctx, expired, bson.D{{Key: "$unset", Value: bson.D{{Key: "key", Value: ""}}}})
+	if err != nil {
+		return unavailable(err)
+	}
+	if freed.ModifiedCount == 1 {
+		_, err = r.collection.InsertOne(ctx, d)
+	}
+	if freed.ModifiedCount == 0 || mongo.IsDuplicateKeyError(err) {
+		return kiosk.Conflict("another order has this Idempotency-Key")
+	}
 	return unavailable(err)
+}
+
+// ByKey finds the order that was placed under an idempotency key since then.
+func (r Orders) ByKey(ctx context.Context, key string, since time.Time) (order.Order, error) {
+	var d orderDocument
+	filter := bson.D{{Key: "key", Value: key}, {Key: "created_at", Value: bson.D{{Key: "$gt", Value: since}}}}
+	if err := r.collection.FindOne(ctx, filter).Decode(&d); err != nil {
+		return order.Order{}, found(err, "order")
+	}
+	return d.order(), nil
+}
+
+// ByIDs finds the orders that exist of those asked for.
+func (r Orders) ByIDs(ctx context.Context, ids []kiosk.ID) ([]order.Order, error) {
+	docs, err := find[orderDocument](ctx, r.collection, bson.D{among(ids)})
+	return convert(docs, orderDocument.order), err
 }
 
 // ByID finds an order.
@@ -115,83 +169,58 @@ func (r Orders) List(ctx context.Context, q order.Query) ([]order.Order, int, er
 	return convert(docs, orderDocument.order), total, err
 }
 
-// Update writes an order that has not changed since it was read.
-func (r Orders) Update(ctx context.Context, o order.Order) error {
-	d := fromOrder(o)
-	d.Revision++
-	result, err := r.collection.ReplaceOne(ctx, bson.D{{Key: "_id", Value: d.ID}, {Key: "revision", Value: o.Revision}}, d)
+// Save writes what has become of orders since they were read, in the caller's
+// transaction: each has had one change. An order that was changed by somebody
+// else meanwhile: KindConflict.
+func (r Orders) Save(ctx context.Context, orders ...order.Order) error {
+	models := make([]mongo.WriteModel, len(orders))
+	for i, o := range orders {
+		last := o.History[len(o.History)-1]
+		models[i] = mongo.NewUpdateOneModel().
+			SetFilter(bson.D{{Key: "_id", Value: objectID(o.ID)}, {Key: "revision", Value: o.Revision}}).
+			SetUpdate(bson.D{
+				{Key: "$set", Value: bson.D{
+					{Key: "status", Value: o.Status}, {Key: "stock", Value: o.Stock}, {Key: "reason", Value: o.Reason}, {Key: "updated_at", Value: o.UpdatedAt},
+				}},
+				{Key: "$push", Value: bson.D{{Key: "history", Value: changeDocument{last.At, last.Status, last.Stock, objectID(last.By)}}}},
+				{Key: "$inc", Value: bson.D{{Key: "revision", Value: 1}}},
+				// Whatever became of it, its stock is not waited for any more.
+				{Key: "$unset", Value: bson.D{{Key: "announce_at", Value: ""}, {Key: "announcements", Value: ""}}},
+			})
+	}
+	result, err := r.collection.BulkWrite(ctx, models)
 	if err != nil {
 		return unavailable(err)
 	}
-	if result.MatchedCount == 0 {
+	if int(result.MatchedCount) != len(orders) {
 		return kiosk.Conflict("the order was changed at the same time: try again")
 	}
 	return nil
 }
 
-// The _id of a key is its owner and text, so uniqueness needs no further index.
-var orderKeyIndexes = []mongo.IndexModel{expire("expires_at", 0)}
-
-// OrderKeys is an order.Keys.
-type OrderKeys struct{ collection *mongo.Collection }
-
-// OrderKeys keeps the idempotency keys of orders.
-func (d *DB) OrderKeys() OrderKeys { return OrderKeys{d.db.Collection(orderKeys)} }
-
-type orderKeyDocument struct {
-	ID          string        `bson:"_id"`
-	Fingerprint string        `bson:"fingerprint"`
-	OrderID     bson.ObjectID `bson:"order_id"`
-	ExpiresAt   time.Time     `bson:"expires_at"`
+// Waiting counts the orders that wait for their stock, up to limit.
+func (r Orders) Waiting(ctx context.Context, limit int) (int, error) {
+	n, err := r.collection.CountDocuments(ctx, exists("announce_at"), options.Count().SetLimit(int64(limit)))
+	return int(n), unavailable(err)
 }
 
-func orderKeyID(userID kiosk.ID, key string) string { return string(userID) + ":" + key }
-
-// Claim takes a key, in the caller's transaction. One that has expired, but
-// was not removed yet, is free.
-func (r OrderKeys) Claim(ctx context.Context, k order.Key) error {
-	name := orderKeyID(k.UserID, k.Key)
-	expired := bson.D{{Key: "_id", Value: name}, {Key: "expires_at", Value: bson.D{{Key: "$lte", Value: time.Now()}}}}
-	if _, err := r.collection.DeleteOne(ctx, expired); err != nil {
-		return unavailable(err)
+// Unannounced returns at most limit orders that have waited for their stock
+// since before now, and puts the next look at them off by pause.
+func (r Orders) Unannounced(ctx context.Context, now time.Time, limit int, pause func(int) time.Duration) ([]order.Order, error) {
+	due := bson.D{{Key: "announce_at", Value: bson.D{{Key: "$lte", Value: now}}}}
+	docs, err := find[orderDocument](ctx, r.collection, due, options.Find().SetSort(bson.D{{Key: "announce_at", Value: 1}}).SetLimit(int64(limit)))
+	if err != nil || len(docs) == 0 {
+		return nil, err
 	}
-	_, err := r.collection.InsertOne(ctx, orderKeyDocument{name, k.Fingerprint, objectID(k.OrderID), k.ExpiresAt})
-	if mongo.IsDuplicateKeyError(err) {
-		return kiosk.Conflict("the idempotency key is taken")
+	models := make([]mongo.WriteModel, len(docs))
+	for i, d := range docs {
+		models[i] = mongo.NewUpdateOneModel().SetFilter(bson.D{{Key: "_id", Value: d.ID}, due[0]}).SetUpdate(bson.D{
+			{Key: "$set", Value: bson.D{{Key: "announce_at", Value: now.Add(pause(d.Announcements))}}},
+			{Key: "$inc", Value: bson.D{{Key: "announcements", Value: 1}}},
+		})
 	}
-	return unavailable(err)
-}
-
-// Find finds a key that is taken.
-func (r OrderKeys) Find(ctx context.Context, userID kiosk.ID, key string) (order.Key, error) {
-	var d orderKeyDocument
-	filter := bson.D{{Key: "_id", Value: orderKeyID(userID, key)}, {Key: "expires_at", Value: bson.D{{Key: "$gt", Value: time.Now()}}}}
-	if err := r.collection.FindOne(ctx, filter).Decode(&d); err != nil {
-		return order.Key{}, found(err, "idempotency key")
+	if _, err := r.collection.BulkWrite(ctx, models, options.BulkWrite().SetOrdered(false)); err != nil {
+		return nil, unavailable(err)
 	}
-	return order.Key{UserID: userID, Key: key, Fingerprint: d.Fingerprint, OrderID: id(d.OrderID), ExpiresAt: d.ExpiresAt.UTC()}, nil
-}
-
-// inboxLifetime is how long an event is remembered: longer than a stream keeps
-// it, so that no redelivery finds it forgotten.
-const inboxLifetime = 30 * 24 * time.Hour
-
-var inboxIndexes = []mongo.IndexModel{expire("at", inboxLifetime)}
-
-// Inbox is an order.Inbox.
-type Inbox struct{ collection *mongo.Collection }
-
-// Inbox remembers events.
-func (d *DB) Inbox() Inbox { return Inbox{d.db.Collection(inbox)} }
-
-// Accept notes an event. It looks before it inserts, since a duplicate key
-// ends the transaction that it happens in; two at once conflict on the insert,
-// and the loser looks again when its transaction is retried.
-func (r Inbox) Accept(ctx context.Context, event string) (bool, error) {
-	err := r.collection.FindOne(ctx, bson.D{{Key: "_id", Value: event}}).Err()
-	if err = found(err, "event"); !kiosk.KindNotFound.Is(err) {
-		return false, err
-	}
-	_, err = r.collection.InsertOne(ctx, bson.D{{Key: "_id", Value: event}, {Key: "at", Value: time.Now()}})
-	return err == nil, unavailable(err)
+	return convert(docs, orderDocument.order), nil
 }

@@ -14,127 +14,182 @@ import (
 
 const outboxes = "outbox"
 
-// keepConfirmed is how long an entry can be looked at after its confirmation.
-const keepConfirmed = 7 * 24 * time.Hour
+// keepGivenUp is how long an entry that was given up can be looked at.
+const keepGivenUp = 30 * 24 * time.Hour
 
-// Only what waits has a next_attempt, and only what was confirmed a done_at:
-// the first index stays as small as the work that is left.
+// An entry is removed when it is delivered, and loses its next_attempt when it
+// is given up: the first index stays as small as the work that is left.
 var outboxIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "next_attempt", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("next_attempt"))},
-	expire("done_at", keepConfirmed),
+	expire("given_up_at", keepGivenUp),
 }
 
 func exists(field string) bson.D {
 	return bson.D{{Key: field, Value: bson.D{{Key: "$exists", Value: true}}}}
 }
 
-// Outbox is an outbox.Store.
+// Outbox is an outbox.Store, and a mail.LetterStore.
 type Outbox struct{ collection *mongo.Collection }
 
-// Outbox keeps what is to be said.
+// Outbox keeps what is to be delivered.
 func (d *DB) Outbox() Outbox { return Outbox{d.db.Collection(outboxes)} }
 
 type entryDocument struct {
-	ID          bson.ObjectID `bson:"_id"`
-	Kind        outbox.Kind   `bson:"kind"`
-	Subject     string        `bson:"subject"`
-	Payload     string        `bson:"payload"`
-	Traceparent string        `bson:"traceparent,omitempty"`
-	Attempts    int           `bson:"attempts"`
-	NextAttempt time.Time     `bson:"next_attempt"`
-	CreatedAt   time.Time     `bson:"created_at"`
+	ID          bson.ObjectID   `bson:"_id"`
+	Event       *eventDocument  `bson:"event,omitempty"`
+	Letter      *letterDocument `bson:"letter,omitempty"`
+	Traceparent string          `bson:"traceparent,omitempty"`
+	Attempts    int             `bson:"attempts"`
+	NextAttempt time.Time       `bson:"next_attempt"`
+	CreatedAt   time.Time       `bson:"created_at"`
 }
 
-// Add stores an entry, in the caller's transaction.
-func (r Outbox) Add(ctx context.Context, e outbox.Entry) error {
-	_, err := r.collection.InsertOne(ctx, entryDocument{objectID(e.ID), e.Kind, e.Subject, string(e.Payload), e.Traceparent, e.Attempts, e.NextAttempt, e.CreatedAt})
-	return unavailable(err)
+type eventDocument struct {
+	Subject string `bson:"subject"`
+	Payload string `bson:"payload"`
 }
 
-// Claim takes an entry that is due. The pause depends on the attempts, which
-// only the entry tells, so it is a look and a conditional write.
-func (r Outbox) Claim(ctx context.Context, now time.Time, pause func(int) time.Duration) (outbox.Entry, error) {
-	due := bson.D{{Key: "next_attempt", Value: bson.D{{Key: "$lte", Value: now}}}}
-	for {
-		var d entryDocument
-		if err := r.collection.FindOne(ctx, due, options.FindOne().SetSort(bson.D{{Key: "next_attempt", Value: 1}})).Decode(&d); err != nil {
-			return outbox.Entry{}, found(err, "entry")
-		}
-		next := now.Add(pause(d.Attempts))
-		result, err := r.collection.UpdateOne(ctx,
-			bson.D{{Key: "_id", Value: d.ID}, {Key: "attempts", Value: d.Attempts}, due[0]},
-			bson.D{{Key: "$set", Value: bson.D{{Key: "next_attempt", Value: next}}}, {Key: "$inc", Value: bson.D{{Key: "attempts", Value: 1}}}})
-		if err != nil {
-			return outbox.Entry{}, unavailable(err)
-		}
-		if result.ModifiedCount == 1 {
-			return outbox.Entry{
-				ID: id(d.ID), Kind: d.Kind, Subject: d.Subject, Payload: []byte(d.Payload), Traceparent: d.Traceparent,
-				Attempts: d.Attempts + 1, NextAttempt: next, CreatedAt: d.CreatedAt.UTC(),
-			}, nil
-		}
-		// Another relay was faster: look for the next.
+type letterDocument struct {
+	Template string        `bson:"template"`
+	UserID   bson.ObjectID `bson:"user_id"`
+	OrderID  bson.ObjectID `bson:"order_id,omitempty"`
+}
+
+func fromEntry(e outbox.Entry) entryDocument {
+	d := entryDocument{ID: objectID(e.ID), Traceparent: e.Traceparent, Attempts: e.Attempts, NextAttempt: e.NextAttempt, CreatedAt: e.CreatedAt}
+	if e.Event != nil {
+		d.Event = &eventDocument{e.Event.Subject, string(e.Event.Payload)}
 	}
+	if e.Letter != nil {
+		d.Letter = &letterDocument{e.Letter.Template, objectID(e.Letter.UserID), objectID(e.Letter.OrderID)}
+	}
+	return d
 }
 
-// Done marks an entry as confirmed.
-func (r Outbox) Done(ctx context.Context, id kiosk.ID, at time.Time) error {
-	return r.end(ctx, id, bson.D{{Key: "done_at", Value: at}})
+func (d entryDocument) entry() outbox.Entry {
+	e := outbox.Entry{ID: id(d.ID), Traceparent: d.Traceparent, Attempts: d.Attempts, NextAttempt: d.NextAttempt.UTC(), CreatedAt: d.CreatedAt.UTC()}
+	if d.Event != nil {
+		e.Event = &outbox.Event{Subject: d.Event.Subject, Payload: []byte(d.Event.Payload)}
+	}
+	if d.Letter != nil {
+		e.Letter = &outbox.Letter{Template: d.Letter.Template, UserID: id(d.Letter.UserID)}
+		if !d.Letter.OrderID.IsZero() {
+			e.Letter.OrderID = id(d.Letter.OrderID)
+		}
+	}
+	return e
 }
 
-// GiveUp marks an entry that can never be delivered; it is kept for people.
+// Add stores entries, in the caller's transaction.
+func (r Outbox) Add(ctx context.Context, entries ...outbox.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	_, err := r.collection.InsertMany(ctx, convert(entries, fromEntry))
+	return unavailable(err)
+}
+
+// Due returns entries whose time has come, and puts their next attempt off.
+func (r Outbox) Due(ctx context.Context, now time.Time, limit int, pause func(int) time.Duration) ([]outbox.Entry, error) {
+	due := bson.D{{Key: "next_attempt", Value: bson.D{{Key: "$lte", Value: now}}}}
+	docs, err := find[entryDocument](ctx, r.collection, due, options.Find().SetSort(bson.D{{Key: "next_attempt", Value: 1}}).SetLimit(int64(limit)))
+	if err != nil || len(docs) == 0 {
+		return nil, err
+	}
+	models := make([]mongo.WriteModel, len(docs))
+	for i, d := range docs {
+		models[i] = mongo.NewUpdateOneModel().SetFilter(bson.D{{Key: "_id", Value: d.ID}, {Key: "attempts", Value: d.Attempts}, due[0]}).SetUpdate(bson.D{
+			{Key: "$set", Value: bson.D{{Key: "next_attempt", Value: now.Add(pause(d.Attempts))}}},
+			{Key: "$inc", Value: bson.D{{Key: "attempts", Value: 1}}},
+		})
+	}
+	if _, err := r.collection.BulkWrite(ctx, models, options.BulkWrite().SetOrdered(false)); err != nil {
+		return nil, unavailable(err)
+	}
+	return convert(docs, entryDocument.entry), nil
+}
+
+func among(ids []kiosk.ID) bson.E {
+	return bson.E{Key: "_id", Value: bson.D{{Key: "$in", Value: objectIDs(ids)}}}
+}
+
+// Published removes the events of entries.
+func (r Outbox) Published(ctx context.Context, ids ...kiosk.ID) error {
+	_, err := r.collection.UpdateMany(ctx, bson.D{among(ids)}, bson.D{{Key: "$unset", Value: bson.D{{Key: "event", Value: ""}}}})
+	return unavailable(err)
+}
+
+// Done removes entries.
+func (r Outbox) Done(ctx context.Context, ids ...kiosk.ID) error {
+	_, err := r.collection.DeleteMany(ctx, bson.D{among(ids)})
+	return unavailable(err)
+}
+
+// Claim takes those of the letters that nobody else is sending, for the caller
+// alone until its lease ends.
+func (r Outbox) Claim(ctx context.Context, ids []kiosk.ID, now, until time.Time) ([]outbox.Entry, error) {
+	lease := bson.NewObjectID()
+	free := bson.D{
+		among(ids),
+		{Key: "next_attempt", Value: bson.D{{Key: "$exists", Value: true}}}, // not given up
+		{Key: "letter", Value: bson.D{{Key: "$exists", Value: true}}},
+		{Key: "lease_until", Value: bson.D{{Key: "$not", Value: bson.D{{Key: "$gt", Value: now}}}}}, // or none
+	}
+	result, err := r.collection.UpdateMany(ctx, free, bson.D{{Key: "$set", Value: bson.D{{Key: "lease", Value: lease}, {Key: "lease_until", Value: until}}}})
+	if err != nil || result.MatchedCount == 0 {
+		return nil, unavailable(err)
+	}
+	docs, err := find[entryDocument](ctx, r.collection, bson.D{among(ids), {Key: "lease", Value: lease}}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
+	return convert(docs, entryDocument.entry), err
+}
+
+// Postpone ends the claims of letters, and puts their next attempt off until
+// at; reason is for people.
+func (r Outbox) Postpone(ctx context.Context, at time.Time, reason string, ids ...kiosk.ID) error {
+	_, err := r.collection.UpdateMany(ctx, bson.D{among(ids)}, bson.D{
+		{Key: "$unset", Value: bson.D{{Key: "lease", Value: ""}, {Key: "lease_until", Value: ""}}},
+		{Key: "$set", Value: bson.D{{Key: "next_attempt", Value: at}, {Key: "last_error", Value: reason}}},
+	})
+	return unavailable(err)
+}
+
+// GiveUp ends a letter that can never be sent; it is kept for people.
 func (r Outbox) GiveUp(ctx context.Context, id kiosk.ID, reason string, at time.Time) error {
-	return r.end(ctx, id, bson.D{{Key: "given_up_at", Value: at}, {Key: "last_error", Value: reason}})
-}
-
-func (r Outbox) end(ctx context.Context, id kiosk.ID, set bson.D) error {
-	_, err := r.collection.UpdateOne(ctx, bson.D{{Key: "_id", Value: objectID(id)}},
-		bson.D{{Key: "$set", Value: set}, {Key: "$unset", Value: bson.D{{Key: "next_attempt", Value: ""}}}})
+	_, err := r.collection.UpdateOne(ctx, bson.D{{Key: "_id", Value: objectID(id)}}, bson.D{
+		{Key: "$set", Value: bson.D{{Key: "given_up_at", Value: at}, {Key: "last_error", Value: reason}}},
+		{Key: "$unset", Value: bson.D{{Key: "next_attempt", Value: ""}, {Key: "lease", Value: ""}, {Key: "lease_until", Value: ""}}},
+	})
 	return unavailable(err)
 }
 
-// Failed notes why the last attempt was not confirmed.
-func (r Outbox) Failed(ctx context.Context, id kiosk.ID, reason string) error {
-	_, err := r.collection.UpdateOne(ctx, bson.D{{Key: "_id", Value: objectID(id)}}, bson.D{{Key: "$set", Value: bson.D{{Key: "last_error", Value: reason}}}})
-	return unavailable(err)
-}
-
-// Pending counts the entries that are not confirmed.
+// Pending returns the number of entries that are not delivered.
 func (r Outbox) Pending(ctx context.Context) (int, error) {
 	n, err := r.collection.CountDocuments(ctx, exists("next_attempt"))
 	return int(n), unavailable(err)
 }
 
-// Waiting is an entry that is not confirmed, as an operator sees it.
+// Waiting is an entry that is not delivered, as an operator sees it.
 type Waiting struct {
-	ID        kiosk.ID
-	Kind      outbox.Kind
-	Subject   string
-	Attempts  int
-	CreatedAt time.Time
+	outbox.Entry
 	GivenUp   bool // it will not be tried again
 	LastError string
 }
 
-// Waiting lists the oldest entries that are not confirmed, and those that were
+// Waiting lists the oldest entries that are not delivered, and those that were
 // given up, at most limit.
 func (r Outbox) Waiting(ctx context.Context, limit int) ([]Waiting, error) {
-	filter := bson.D{{Key: "done_at", Value: bson.D{{Key: "$exists", Value: false}}}}
-	cursor, err := r.collection.Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	var docs []struct {
+	type document struct {
 		entryDocument `bson:",inline"`
 		GivenUpAt     time.Time `bson:"given_up_at"`
 		LastError     string    `bson:"last_error"`
 	}
-	if err := cursor.All(ctx, &docs); err != nil {
-		return nil, unavailable(err)
+	docs, err := find[document](ctx, r.collection, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
+	if err != nil {
+		return nil, err
 	}
 	waiting := make([]Waiting, len(docs))
 	for i, d := range docs {
-		waiting[i] = Waiting{id(d.ID), d.Kind, d.Subject, d.Attempts, d.CreatedAt.UTC(), !d.GivenUpAt.IsZero(), d.LastError}
+		waiting[i] = Waiting{d.entry(), !d.GivenUpAt.IsZero(), d.LastError}
 	}
 	return waiting, nil
 }

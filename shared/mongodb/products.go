@@ -110,15 +110,8 @@ func (r Products) ByID(ctx context.Context, id kiosk.ID) (inventory.Product, err
 
 // ByIDs finds the products that exist of those asked for.
 func (r Products) ByIDs(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error) {
-	cursor, err := r.collection.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: objectIDs(ids)}}}})
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	var docs []productDocument
-	if err := cursor.All(ctx, &docs); err != nil {
-		return nil, unavailable(err)
-	}
-	return convert(docs, productDocument.product), nil
+	docs, err := find[productDocument](ctx, r.collection, bson.D{among(ids)})
+	return convert(docs, productDocument.product), err
 }
 
 // List gives a page of products and the number of all that match.
@@ -175,27 +168,37 @@ func (r Products) Delete(ctx context.Context, p inventory.Product) error {
 	return nil
 }
 
-// Take removes pieces from a product that has so many: the guard and the write
-// are one statement, so no two buyers get the last piece.
-func (r Products) Take(ctx context.Context, id kiosk.ID, quantity int, at time.Time) (bool, error) {
-	enough := bson.E{Key: "stock", Value: bson.D{{Key: "$gte", Value: quantity}}}
-	return r.move(ctx, bson.D{{Key: "_id", Value: objectID(id)}, enough}, -quantity, at)
+// Stocks returns how many pieces there are of the products that exist.
+func (r Products) Stocks(ctx context.Context, ids []kiosk.ID) (map[kiosk.ID]int, error) {
+	docs, err := find[productDocument](ctx, r.collection, bson.D{among(ids)}, options.Find().SetProjection(bson.D{{Key: "stock", Value: 1}}))
+	stocks := make(map[kiosk.ID]int, len(docs))
+	for _, d := range docs {
+		stocks[id(d.ID)] = d.Stock
+	}
+	return stocks, err
 }
 
-// Return puts pieces back on a product that still exists.
-func (r Products) Return(ctx context.Context, id kiosk.ID, quantity int, at time.Time) (bool, error) {
-	return r.move(ctx, bson.D{{Key: "_id", Value: objectID(id)}}, quantity, at)
-}
-
-func (r Products) move(ctx context.Context, filter bson.D, delta int, at time.Time) (bool, error) {
-	result, err := r.collection.UpdateOne(ctx, filter, bson.D{
-		{Key: "$inc", Value: bson.D{{Key: "stock", Value: delta}, {Key: "revision", Value: 1}}},
-		{Key: "$set", Value: bson.D{{Key: "updated_at", Value: at}}},
-	})
+// Move changes the stock of products that exist and have so many: the guard
+// and the write are one statement, so no two buyers get the last piece. It
+// reports false where one of them was not changed: the caller then undoes its
+// transaction.
+func (r Products) Move(ctx context.Context, moves []inventory.Move, at time.Time) (bool, error) {
+	models := make([]mongo.WriteModel, len(moves))
+	for i, m := range moves {
+		filter := bson.D{{Key: "_id", Value: objectID(m.ProductID)}}
+		if m.Delta < 0 {
+			filter = append(filter, bson.E{Key: "stock", Value: bson.D{{Key: "$gte", Value: -m.Delta}}})
+		}
+		models[i] = mongo.NewUpdateOneModel().SetFilter(filter).SetUpdate(bson.D{
+			{Key: "$inc", Value: bson.D{{Key: "stock", Value: m.Delta}, {Key: "revision", Value: 1}}},
+			{Key: "$set", Value: bson.D{{Key: "updated_at", Value: at}}},
+		})
+	}
+	result, err := r.collection.BulkWrite(ctx, models)
 	if err != nil {
 		return false, unavailable(err)
 	}
-	return result.ModifiedCount == 1, nil
+	return int(result.ModifiedCount) == len(moves), nil
 }
 
 type movementDocument struct {

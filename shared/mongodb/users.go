@@ -31,17 +31,18 @@ type Users struct{ collection *mongo.Collection }
 func (d *DB) Users() Users { return Users{d.db.Collection(users)} }
 
 type userDocument struct {
-	ID           bson.ObjectID     `bson:"_id"`
-	Logins       []string          `bson:"logins"` // keys of the name and the address
-	Username     string            `bson:"username"`
-	Email        string            `bson:"email"`
-	Name         string            `bson:"name"`
-	Role         kiosk.Role        `bson:"role"`
-	PasswordHash string            `bson:"password_hash"`
-	Sessions     []sessionDocument `bson:"sessions"`
-	Revision     int64             `bson:"revision"`
-	CreatedAt    time.Time         `bson:"created_at"`
-	UpdatedAt    time.Time         `bson:"updated_at"`
+	ID            bson.ObjectID     `bson:"_id"`
+	Logins        []string          `bson:"logins"` // keys of the name and the address
+	Username      string            `bson:"username"`
+	Email         string            `bson:"email"`
+	EmailVerified bool              `bson:"email_verified,omitempty"`
+	Name          string            `bson:"name"`
+	Role          kiosk.Role        `bson:"role"`
+	PasswordHash  string            `bson:"password_hash"`
+	Sessions      []sessionDocument `bson:"sessions"`
+	Revision      int64             `bson:"revision"`
+	CreatedAt     time.Time         `bson:"created_at"`
+	UpdatedAt     time.Time         `bson:"updated_at"`
 }
 
 // sessionDocument is one of a user's sessions, of which user.MaxSessions bounds
@@ -59,7 +60,7 @@ func fromUser(u user.User) userDocument {
 		logins = append(logins, name)
 	}
 	return userDocument{
-		ID: objectID(u.ID), Logins: logins, Username: u.Username, Email: u.Email, Name: u.Name, Role: u.Role, PasswordHash: u.PasswordHash,
+		ID: objectID(u.ID), Logins: logins, Username: u.Username, Email: u.Email, EmailVerified: u.EmailVerified, Name: u.Name, Role: u.Role, PasswordHash: u.PasswordHash,
 		Sessions: convert(u.Sessions, func(s user.Session) sessionDocument {
 			return sessionDocument{objectID(s.ID), s.Generation, s.CreatedAt, s.ExpiresAt}
 		}),
@@ -69,7 +70,7 @@ func fromUser(u user.User) userDocument {
 
 func (d userDocument) user() user.User {
 	return user.User{
-		ID: id(d.ID), Username: d.Username, Email: d.Email, Name: d.Name, Role: d.Role, PasswordHash: d.PasswordHash,
+		ID: id(d.ID), Username: d.Username, Email: d.Email, EmailVerified: d.EmailVerified, Name: d.Name, Role: d.Role, PasswordHash: d.PasswordHash,
 		Sessions: convert(d.Sessions, func(s sessionDocument) user.Session {
 			return user.Session{ID: id(s.ID), UserID: id(d.ID), Role: d.Role, Generation: s.Generation, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: s.ExpiresAt.UTC()}
 		}),
@@ -98,6 +99,12 @@ func loginTaken(err error, u user.User) error {
 // ByID finds an account.
 func (r Users) ByID(ctx context.Context, id kiosk.ID) (user.User, error) {
 	return r.one(ctx, bson.D{{Key: "_id", Value: objectID(id)}})
+}
+
+// ByIDs finds the accounts that exist of those asked for.
+func (r Users) ByIDs(ctx context.Context, ids []kiosk.ID) ([]user.User, error) {
+	docs, err := find[userDocument](ctx, r.collection, bson.D{among(ids)})
+	return convert(docs, userDocument.user), err
 }
 
 // ByLogin finds an account by the key of its name or address.

@@ -28,11 +28,19 @@ const (
 	maxNak      = 30 * time.Second
 )
 
-// Handler handles one event. It is called again for an event whose handling
-// failed or was not heard of, so it must not do anything twice. An error of
-// kind KindUnavailable is tried again for as long as it takes; any other
-// error a few times; one that poison tells at once becomes a dead letter.
-type Handler func(ctx context.Context, event string, payload []byte) error
+// Message is an event as it is consumed.
+type Message struct {
+	Event       string // its identifier, the same each time it is delivered
+	Payload     []byte
+	Traceparent string
+}
+
+// Handler handles a batch of events, and returns an error for each that it has
+// not handled, in their order. An event comes again if its handling failed or
+// was not heard of, so nothing may be done twice. An error of kind
+// KindUnavailable is tried again for as long as it takes, any other a few
+// times; an event whose error is poison becomes a dead letter at once.
+type Handler func(ctx context.Context, batch []Message) []error
 
 // Consumer is a durable consumer of one subject; it may run in many processes,
 // which share the events.
@@ -49,18 +57,18 @@ func (c *Conn) NewConsumer(durable, subject string, handle Handler, poison func(
 	return &Consumer{conn: c, durable: durable, subject: subject, handle: handle, poison: poison}
 }
 
-// Run handles events, as many at once as there are workers, until ctx ends;
-// those that are under way then are finished. No event waits in a buffer: each
-// worker asks for its next one when it has time for it.
-func (c *Consumer) Run(ctx context.Context, workers int) {
+// Run handles events, at most batch at once, until ctx ends; those that are
+// under way then are finished. A batch is what has arrived while the last one
+// was handled, so an event that comes alone does not wait for others.
+func (c *Consumer) Run(ctx context.Context, batch int) {
 	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
 		consumer, err := c.consumer(ctx)
 		if err == nil {
 			pause = 100 * time.Millisecond
-			c.work(ctx, consumer, workers)
+			c.work(ctx, consumer, batch)
 			continue
 		}
-		slog.Warn("the consumer is not there yet", "consumer", c.durable, "error", err)
+		slog.Warn("consumer not available, it is tried again", "consumer", c.durable, "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -85,86 +93,152 @@ func (c *Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	})
 }
 
-// work runs the workers until ctx ends or the consumer is lost.
-func (c *Consumer) work(ctx context.Context, consumer jetstream.Consumer, workers int) {
-	lost, lose := context.WithCancel(ctx)
-	defer lose()
-	var group sync.WaitGroup
-	for range workers {
-		group.Go(func() {
-			for lost.Err() == nil {
-				msg, err := consumer.Next(jetstream.FetchContext(lost))
-				switch {
-				case err == nil:
-					c.process(context.WithoutCancel(ctx), msg)
-				case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
-				default:
-					slog.Warn("the consumer is lost", "consumer", c.durable, "error", err)
-					c.conn.forget()
-					lose()
-				}
-			}
-		})
+// work handles batches until ctx ends or the consumer is lost. At most two
+// batches wait here while another is handled; they go back when ctx ends.
+func (c *Consumer) work(ctx context.Context, consumer jetstream.Consumer, batch int) {
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(batch))
+	if err != nil {
+		slog.Warn("consumer lost", "consumer", c.durable, "error", err)
+		c.conn.forget()
+		return
 	}
-	group.Wait()
-	// Whatever made the consumer go away should not be asked in a tight loop.
-	select {
-	case <-ctx.Done():
-	case <-time.After(250 * time.Millisecond):
+	arrived := make(chan jetstream.Msg, batch)
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		defer close(arrived)
+		for {
+			msg, err := messages.Next()
+			if err == nil {
+				arrived <- msg // taken or given back, whatever happens
+				continue
+			}
+			if !errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+				slog.Warn("consumer lost", "consumer", c.durable, "error", err)
+				c.conn.forget()
+			}
+			return
+		}
+	})
+	defer reader.Wait()
+	defer func() {
+		messages.Drain()
+		for msg := range arrived {
+			_ = msg.Nak() // else it comes again after ackWait
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case msg, ok := <-arrived:
+			if !ok {
+				// Whatever made the consumer go away should not be asked in a tight loop.
+				select {
+				case <-ctx.Done():
+				case <-time.After(250 * time.Millisecond):
+				}
+				return
+			}
+			c.process(context.WithoutCancel(ctx), append([]jetstream.Msg{msg}, waiting(arrived, batch-1)...))
+		}
 	}
 }
 
-// process handles one event and tells JetStream what came of it.
-func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) {
-	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
-	defer cancel()
-	// A replayed event has a new message ID, but is the event it was.
-	event := cmp.Or(msg.Headers().Get(headerEvent), msg.Headers().Get(jetstream.MsgIDHeader))
-	attempts := 1
-	if meta, err := msg.Metadata(); err == nil {
-		attempts = int(meta.NumDelivered)
-		if event == "" {
-			// Published by somebody who names no event: its place in the
-			// stream is as good a name.
-			event = fmt.Sprintf("%s-%d", meta.Stream, meta.Sequence.Stream)
+// waiting takes at most limit messages that have arrived.
+func waiting(arrived <-chan jetstream.Msg, limit int) (msgs []jetstream.Msg) {
+	for len(msgs) < limit {
+		select {
+		case msg, ok := <-arrived:
+			if !ok {
+				return msgs
+			}
+			msgs = append(msgs, msg)
+		default:
+			return msgs
 		}
 	}
-	log := slog.With("event", event, "subject", msg.Subject(), "attempt", attempts)
-	trace := msg.Headers().Get(headerTraceparent)
-	if trace != "" {
-		log = log.With("traceparent", trace)
+	return msgs
+}
+
+// delivery is a message with what is known of it.
+type delivery struct {
+	Message
+	msg      jetstream.Msg
+	attempts int
+}
+
+func received(msg jetstream.Msg) delivery {
+	// A replayed event has a new message ID, but is the event it was.
+	d := delivery{msg: msg, attempts: 1, Message: Message{
+		Event:       cmp.Or(msg.Headers().Get(headerEvent), msg.Headers().Get(jetstream.MsgIDHeader)),
+		Payload:     msg.Data(),
+		Traceparent: msg.Headers().Get(headerTraceparent),
+	}}
+	if meta, err := msg.Metadata(); err == nil {
+		d.attempts = int(meta.NumDelivered)
+		if d.Event == "" {
+			// Published by somebody who names no event: its place in the
+			// stream is as good a name.
+			d.Event = fmt.Sprintf("%s-%d", meta.Stream, meta.Sequence.Stream)
+		}
 	}
-	start := time.Now()
-	err := c.call(kiosk.WithTraceparent(ctx, trace), event, msg.Data())
+	return d
+}
+
+// process handles a batch and tells JetStream what came of each event.
+func (c *Consumer) process(ctx context.Context, msgs []jetstream.Msg) {
+	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
+	defer cancel()
+	batch, deliveries := make([]Message, len(msgs)), make([]delivery, len(msgs))
+	for i, msg := range msgs {
+		deliveries[i] = received(msg)
+		batch[i] = deliveries[i].Message
+	}
+	for i, err := range c.call(ctx, batch) {
+		c.answer(ctx, deliveries[i], err)
+	}
+}
+
+// answer acknowledges an event, buries it, or asks for it again.
+func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
+	log := slog.With("event", d.Event, "subject", d.msg.Subject(), "attempt", d.attempts, "traceparent", d.Traceparent)
 	switch {
 	case err == nil:
 		// The server's word on the ack is not waited for: if it gets lost, the
 		// event comes again and the handler knows it.
-		err = msg.Ack()
-		log.Info("handled", "duration_ms", time.Since(start).Milliseconds())
-	case c.poison(err), !kiosk.KindUnavailable.Is(err) && attempts >= maxAttempts:
-		log.Error("a dead letter", "error", err)
-		if err = c.bury(ctx, msg, event, attempts, err); err == nil {
-			err = msg.TermWithReason("dead letter")
+		err = d.msg.Ack()
+	case c.poison(err), !kiosk.KindUnavailable.Is(err) && d.attempts >= maxAttempts:
+		log.Error("event became a dead letter", "error", err)
+		if err = c.bury(ctx, d.msg, d.Event, d.attempts, err); err == nil {
+			err = d.msg.TermWithReason("dead letter")
 		}
 	default:
-		delay := min(250*time.Millisecond<<min(attempts, 10), maxNak)
+		delay := min(250*time.Millisecond<<min(d.attempts, 10), maxNak)
 		delay = delay/2 + rand.N(delay)
-		log.Warn("not handled, to be tried again", "error", err, "in", delay.String())
-		err = msg.NakWithDelay(delay)
+		log.Warn("event not handled, it is tried again", "error", err, "in", delay.String())
+		err = d.msg.NakWithDelay(delay)
 	}
 	if err != nil {
-		log.Warn("jetstream was not told, the event will come again", "error", err)
+		log.Warn("event not acknowledged, it will be delivered again", "error", err)
 	}
 }
 
-func (c *Consumer) call(ctx context.Context, event string, payload []byte) (err error) {
+// call handles a batch. Where the handler panics each event is handled by
+// itself, so that the others do not suffer.
+func (c *Consumer) call(ctx context.Context, batch []Message) (errs []error) {
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the handler panicked: %v", p)
+		p := recover()
+		if p == nil {
+			return
+		}
+		errs = make([]error, len(batch))
+		for i := range batch {
+			if errs[i] = fmt.Errorf("the handler panicked: %v", p); len(batch) > 1 {
+				errs[i] = c.call(ctx, batch[i:i+1])[0]
+			}
 		}
 	}()
-	return c.handle(ctx, event, payload)
+	return c.handle(ctx, batch)
 }
 
 // bury stores the event as a dead letter, once.

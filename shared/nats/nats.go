@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
@@ -28,8 +29,8 @@ const (
 	// keepEvents bounds a stream by age: a consumer that was away longer than
 	// this needs a person's help anyway.
 	keepEvents = 14 * 24 * time.Hour
-	// keepBytes bounds a stream by size.
-	keepBytes = 1 << 30
+	// deadBytes bounds the dead letters by size: the oldest give way.
+	deadBytes = 256 << 20
 	// dedupe is how long a second publish of the same event is recognised.
 	dedupe = 2 * time.Minute
 
@@ -49,18 +50,23 @@ const (
 // Conn is a connection that comes back by itself, for as long as the process
 // lives.
 type Conn struct {
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	replicas int
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	options Options
 
 	mu      sync.Mutex
 	ensured bool // the streams exist, with the settings of this process
 }
 
-// Open prepares a connection to url; it does not wait for it. The streams get
-// that many replicas when Deliver or a Consumer makes or changes them: 1 for a
-// single server, 3 for a cluster.
-func Open(url, name string, replicas int) (*Conn, error) {
+// Options are the settings of the streams, for who makes them.
+type Options struct {
+	Replicas   int   // 1, the default, for a single server, 3 for a cluster
+	EventBytes int64 // most bytes of events that are kept; 1 GiB by default
+}
+
+// Open prepares a connection to url; it does not wait for it. The streams are
+// made, or changed to these options, when events are published or consumed.
+func Open(url, name string, options Options) (*Conn, error) {
 	nc, err := nats.Connect(url,
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
@@ -70,10 +76,10 @@ func Open(url, name string, replicas int) (*Conn, error) {
 		nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil: we have closed it
-				slog.Warn("nats is away", "error", err)
+				slog.Warn("nats disconnected", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { slog.Info("nats is back") }),
+		nats.ReconnectHandler(func(*nats.Conn) { slog.Info("nats reconnected") }),
 	)
 	if err != nil {
 		return nil, errors.New("NATS_URL is not an address of NATS") // the cause may quote a password
@@ -83,7 +89,11 @@ func Open(url, name string, replicas int) (*Conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	return &Conn{nc: nc, js: js, replicas: max(replicas, 1)}, nil
+	if options.EventBytes <= 0 {
+		options.EventBytes = 1 << 30
+	}
+	options.Replicas = max(options.Replicas, 1)
+	return &Conn{nc: nc, js: js, options: options}, nil
 }
 
 // Close ends the connection; what was published has been acknowledged before.
@@ -122,19 +132,15 @@ func (c *Conn) ensureStreams(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	for name, subjects := range map[string]string{ordersStream: orderSubjects, deadStream: deadSubjects} {
-		_, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-			Name:       name,
-			Subjects:   []string{subjects},
-			Storage:    jetstream.FileStorage,
-			Replicas:   c.replicas,
-			MaxAge:     keepEvents,
-			MaxBytes:   keepBytes,
-			Discard:    jetstream.DiscardOld,
-			Duplicates: dedupe,
-		})
-		if err != nil {
-			return kiosk.Unavailable(fmt.Errorf("stream %s: %w", name, err))
+	for _, stream := range []jetstream.StreamConfig{
+		// A full stream refuses the new: whoever publishes keeps it and tries
+		// again. It would lose the oldest, which nobody may have handled yet.
+		{Name: ordersStream, Subjects: []string{orderSubjects}, MaxBytes: c.options.EventBytes, Discard: jetstream.DiscardNew},
+		{Name: deadStream, Subjects: []string{deadSubjects}, MaxBytes: deadBytes, Discard: jetstream.DiscardOld},
+	} {
+		stream.Storage, stream.Replicas, stream.MaxAge, stream.Duplicates = jetstream.FileStorage, c.options.Replicas, keepEvents, dedupe
+		if _, err := c.js.CreateOrUpdateStream(ctx, stream); err != nil {
+			return kiosk.Unavailable(fmt.Errorf("stream %s: %w", stream.Name, err))
 		}
 	}
 	c.ensured = true
@@ -149,20 +155,139 @@ func (c *Conn) forget() {
 	c.mu.Unlock()
 }
 
-// Deliver publishes an event and waits until the stream has stored it. It is
-// an outbox.Courier.
-func (c *Conn) Deliver(ctx context.Context, e outbox.Entry) (confirmed bool, err error) {
-	if err := c.ensureStreams(ctx); err != nil {
-		return false, err
+// Publish publishes the events of entries, all at once, and waits until the
+// stream has stored them. It returns an error for each that it has not, in
+// their order. It is part of an outbox.Publisher.
+func (c *Conn) Publish(ctx context.Context, entries []outbox.Entry) []error {
+	errs := make([]error, len(entries))
+	fail := func(err error) []error {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
 	}
-	msg := &nats.Msg{Subject: e.Subject, Data: e.Payload, Header: nats.Header{jetstream.MsgIDHeader: {string(e.ID)}}}
+	if err := c.ensureStreams(ctx); err != nil {
+		return fail(err)
+	}
+	acks := make([]jetstream.PubAckFuture, len(entries))
+	for i, e := range entries {
+		acks[i], errs[i] = c.js.PublishMsgAsync(message(e))
+	}
+	for i, ack := range acks {
+		if ack == nil {
+			errs[i] = kiosk.Unavailable(errs[i])
+			continue
+		}
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			if errors.Is(err, jetstream.ErrNoStreamResponse) {
+				c.forget()
+			}
+			errs[i] = kiosk.Unavailable(err)
+		case <-ctx.Done():
+			errs[i] = kiosk.Unavailable(ctx.Err())
+		}
+	}
+	return errs
+}
+
+// Send publishes an event and does not wait for anything: whoever calls it has
+// another way to find out that the event was not stored.
+func (c *Conn) Send(e outbox.Entry) error {
+	if !c.nc.IsConnected() {
+		return errNotConnected()
+	}
+	if err := c.nc.PublishMsg(message(e)); err != nil {
+		return kiosk.Unavailable(err)
+	}
+	return nil
+}
+
+const (
+	// alarmAt and roomAt are the parts of the stream of events at which it is
+	// logged that it fills, and at which room is made.
+	alarmAt = 0.7
+	roomAt  = 0.8
+)
+
+// MakeRoom removes the older half of what the stream of events holds, if it
+// is nearly full, but nothing that a consumer has still to acknowledge. Where
+// that is not enough, the stream refuses new events in the end.
+func (c *Conn) MakeRoom(ctx context.Context) error {
+	if err := c.ensureStreams(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, ordersStream)
+	if err != nil {
+		return kiosk.Unavailable(err)
+	}
+	state, limit := stream.CachedInfo().State, stream.CachedInfo().Config.MaxBytes
+	part := float64(state.Bytes) / float64(limit)
+	if part < alarmAt {
+		return nil
+	}
+	log := slog.With("stream", ordersStream, "bytes", state.Bytes, "max_bytes", limit, "events", state.Msgs)
+	if part < roomAt {
+		log.Warn("the stream of events fills")
+		return nil
+	}
+	// The first event that has to stay.
+	keep := state.FirstSeq + (state.LastSeq-state.FirstSeq)/2 + 1
+	slowest := ""
+	consumers := stream.ListConsumers(ctx)
+	for info := range consumers.Info() {
+		if info.NumPending+uint64(info.NumAckPending) > 0 && info.AckFloor.Stream+1 < keep {
+			keep, slowest = info.AckFloor.Stream+1, info.Name
+		}
+	}
+	if err := consumers.Err(); err != nil {
+		return kiosk.Unavailable(err)
+	}
+	if keep <= state.FirstSeq {
+		log.Error("the stream of events is nearly full, and a consumer has handled none of it", "consumer", slowest)
+		return nil
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
+		return kiosk.Unavailable(err)
+	}
+	log.Warn("room made in the stream of events", "removed_before", keep, "slowest_consumer", slowest)
+	return nil
+}
+
+// Announcer is an order.Announcer.
+type Announcer struct {
+	Conn      *Conn
+	Confirmed bool // wait until the stream has stored the events
+}
+
+// Announce publishes that orders were placed.
+func (a Announcer) Announce(ctx context.Context, orders ...order.Order) error {
+	entries := make([]outbox.Entry, len(orders))
+	for i, o := range orders {
+		var err error
+		if entries[i], err = o.Created(); err != nil {
+			return err
+		}
+	}
+	if a.Confirmed {
+		return errors.Join(a.Conn.Publish(ctx, entries)...)
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, a.Conn.Send(e))
+	}
+	return errors.Join(errs...)
+}
+
+func message(e outbox.Entry) *nats.Msg {
+	msg := &nats.Msg{Subject: e.Event.Subject, Data: e.Event.Payload, Header: nats.Header{jetstream.MsgIDHeader: {string(e.ID)}}}
 	if e.Traceparent != "" {
 		msg.Header.Set(headerTraceparent, e.Traceparent)
 	}
-	if err := c.publish(ctx, msg); err != nil {
-		return false, err
-	}
-	return true, nil
+	return msg
 }
 
 func (c *Conn) publish(ctx context.Context, msg *nats.Msg) error {

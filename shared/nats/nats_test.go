@@ -21,7 +21,7 @@ import (
 
 func open(t *testing.T, url string) *nats.Conn {
 	t.Helper()
-	conn, err := nats.Open(url, t.Name(), 1)
+	conn, err := nats.Open(url, t.Name(), nats.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,11 +35,29 @@ func subject() string { return "order.test_" + string(kiosk.NewID()) }
 
 func publish(t *testing.T, conn *nats.Conn, subject, payload string) outbox.Entry {
 	t.Helper()
-	e := outbox.Entry{ID: kiosk.NewID(), Kind: outbox.Event, Subject: subject, Payload: []byte(payload), Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-	if confirmed, err := conn.Deliver(t.Context(), e); err != nil || !confirmed {
-		t.Fatalf("Deliver = %t, %v", confirmed, err)
+	e := entry(subject, payload)
+	if err := conn.Publish(t.Context(), []outbox.Entry{e})[0]; err != nil {
+		t.Fatal(err)
 	}
 	return e
+}
+
+func entry(subject, payload string) outbox.Entry {
+	return outbox.Entry{
+		ID: kiosk.NewID(), Event: &outbox.Event{Subject: subject, Payload: []byte(payload)},
+		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+	}
+}
+
+// each makes a Handler of a function that handles one event.
+func each(handle func(ctx context.Context, m nats.Message) error) nats.Handler {
+	return func(ctx context.Context, batch []nats.Message) []error {
+		errs := make([]error, len(batch))
+		for i, m := range batch {
+			errs[i] = handle(ctx, m)
+		}
+		return errs
+	}
 }
 
 // seen collects what a handler was called with.
@@ -87,7 +105,7 @@ func run(t *testing.T, conn *nats.Conn, subject string, handle nats.Handler) (st
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	consumer := conn.NewConsumer("test-"+string(kiosk.NewID()), subject, handle, func(err error) bool { return errors.Is(err, errPoison) })
-	go func() { defer close(done); consumer.Run(ctx, 2) }()
+	go func() { defer close(done); consumer.Run(ctx, 8) }()
 	stop = func() { cancel(); <-done }
 	t.Cleanup(stop)
 	return stop
@@ -123,16 +141,16 @@ func TestPlainSubscribersGetTheSameEvent(t *testing.T) {
 func TestSecondPublishIsHarmless(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	var got seen
-	stop := run(t, conn, subject, func(_ context.Context, event string, _ []byte) error { got.add(event); return nil })
+	stop := run(t, conn, subject, each(func(_ context.Context, m nats.Message) error { got.add(m.Event); return nil }))
 	e := publish(t, conn, subject, "{}")
 	for range 5 {
-		if confirmed, err := conn.Deliver(t.Context(), e); err != nil || !confirmed {
-			t.Fatal(confirmed, err)
+		if err := conn.Publish(t.Context(), []outbox.Entry{e})[0]; err != nil {
+			t.Fatal(err)
 		}
 	}
 	last := publish(t, conn, subject, "{}")
 	testservers.Eventually(t, "the event after it", got.expect(last, 1))
-	stop() // the handlers run side by side: those that began earlier may end later
+	stop()
 	if n := got.count(string(e.ID)); n != 1 {
 		t.Errorf("the event came %d times", n)
 	}
@@ -141,18 +159,18 @@ func TestSecondPublishIsHarmless(t *testing.T) {
 func TestFailuresAreTriedAgain(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	var got seen
-	run(t, conn, subject, func(ctx context.Context, event string, _ []byte) error {
-		if kiosk.Traceparent(ctx) == "" {
+	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error {
+		if m.Traceparent == "" {
 			t.Error("the trace ends at the consumer")
 		}
-		switch got.add(event) {
+		switch got.add(m.Event) {
 		case 1:
 			return kiosk.Unavailable(errors.New("database away"))
 		case 2:
 			panic("a bug")
 		}
 		return nil
-	})
+	}))
 	e := publish(t, conn, subject, "{}")
 	testservers.Eventually(t, "the third attempt", got.expect(e, 3))
 }
@@ -170,13 +188,13 @@ func TestPoisonBecomesADeadLetter(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got seen
-	run(t, conn, subject, func(_ context.Context, event string, payload []byte) error {
-		got.add(event)
-		if string(payload) == "poison" {
+	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error {
+		got.add(m.Event)
+		if string(m.Payload) == "poison" {
 			return errors.Join(errPoison, errors.New("line one\nline two"))
 		}
 		return errors.New("a bug that stays")
-	})
+	}))
 	poison, bug := publish(t, conn, subject, "poison"), publish(t, conn, subject, "{}")
 	for _, want := range []struct {
 		outbox.Entry
@@ -200,7 +218,7 @@ func TestPoisonBecomesADeadLetter(t *testing.T) {
 				seq = msg.Sequence
 			}
 		})
-		if string(letter.Data) != string(want.Payload) || letter.Header.Get("Kiosk-Subject") != subject || letter.Header.Get("Kiosk-Attempts") != want.attempts ||
+		if string(letter.Data) != string(want.Event.Payload) || letter.Header.Get("Kiosk-Subject") != subject || letter.Header.Get("Kiosk-Attempts") != want.attempts ||
 			letter.Header.Get("Kiosk-Reason") == "" || strings.Contains(letter.Header.Get("Kiosk-Reason"), "\n") {
 			t.Errorf("%s %v", letter.Data, letter.Header)
 		}
@@ -210,13 +228,147 @@ func TestPoisonBecomesADeadLetter(t *testing.T) {
 	}
 }
 
+// TestBatches: what arrives while a batch is handled is the next batch.
+func TestBatches(t *testing.T) {
+	conn, subject := open(t, testservers.NATS(t)), subject()
+	entered, release := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex
+	var sizes []int
+	total := 0
+	run(t, conn, subject, func(_ context.Context, batch []nats.Message) []error {
+		mu.Lock()
+		first := len(sizes) == 0
+		sizes = append(sizes, len(batch))
+		total += len(batch)
+		mu.Unlock()
+		if first {
+			close(entered)
+			<-release
+		}
+		return make([]error, len(batch))
+	})
+	publish(t, conn, subject, "{}")
+	<-entered
+	var more []outbox.Entry
+	for range 32 {
+		more = append(more, entry(subject, "{}"))
+	}
+	if err := errors.Join(conn.Publish(t.Context(), more)...); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	testservers.Eventually(t, "all events", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if total != 33 {
+			return fmt.Errorf("%d events handled, want 33", total)
+		}
+		return nil
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	for _, n := range sizes {
+		if n > 8 {
+			t.Errorf("a batch of %d, want at most 8", n)
+		}
+	}
+	if len(sizes) > 12 {
+		t.Errorf("33 events were handled in %d batches: %v, want batches of up to 8", len(sizes), sizes)
+	}
+}
+
+// TestPoisonSparesItsNeighbours: one event of a batch that makes the handler
+// panic is handled by itself.
+func TestPoisonSparesItsNeighbours(t *testing.T) {
+	conn, subject := open(t, testservers.NATS(t)), subject()
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	var got seen
+	run(t, conn, subject, func(_ context.Context, batch []nats.Message) []error {
+		once.Do(func() { close(entered); <-release })
+		for _, m := range batch {
+			if string(m.Payload) == "poison" {
+				panic("a bug")
+			}
+		}
+		for _, m := range batch {
+			got.add(m.Event)
+		}
+		return make([]error, len(batch))
+	})
+	publish(t, conn, subject, "{}")
+	<-entered
+	var batch []outbox.Entry
+	for _, payload := range []string{"{}", "poison", "{}"} {
+		batch = append(batch, entry(subject, payload))
+	}
+	if err := errors.Join(conn.Publish(t.Context(), batch)...); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	testservers.Eventually(t, "the event before", got.expect(batch[0], 1))
+	testservers.Eventually(t, "the event after", got.expect(batch[2], 1))
+}
+
+// TestFullStream: a full stream refuses the new and keeps the old, and room is
+// made of what was handled.
+func TestFullStream(t *testing.T) {
+	server := testservers.StartNATS(t, "127.0.0.1:0", t.TempDir())
+	conn, err := nats.Open(server.ClientURL(), t.Name(), nats.Options{EventBytes: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	testservers.Eventually(t, "a connection to NATS", func() error { return conn.Ready(t.Context()) })
+	subject := subject()
+	var got seen
+	var block atomic.Bool
+	block.Store(true)
+	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error {
+		if block.Load() {
+			return kiosk.Unavailable(errors.New("not yet"))
+		}
+		got.add(m.Event)
+		return nil
+	}))
+	payload := strings.Repeat("x", 1000)
+	var stored []outbox.Entry
+	for range 200 {
+		e := entry(subject, payload)
+		if err := conn.Publish(t.Context(), []outbox.Entry{e})[0]; err != nil {
+			if !kiosk.KindUnavailable.Is(err) {
+				t.Fatalf("a full stream: %v", err)
+			}
+			break
+		}
+		stored = append(stored, e)
+	}
+	if len(stored) == 200 {
+		t.Fatal("the stream is never full")
+	}
+	// Nothing was handled, so nothing may go.
+	if err := conn.MakeRoom(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Publish(t.Context(), []outbox.Entry{entry(subject, payload)})[0]; err == nil {
+		t.Fatal("an event was stored in the place of one that nobody has handled")
+	}
+	block.Store(false)
+	for i, e := range stored {
+		testservers.Eventually(t, fmt.Sprintf("event %d of %d", i+1, len(stored)), got.expect(e, 1))
+	}
+	testservers.Eventually(t, "room for a new event", func() error {
+		return errors.Join(conn.MakeRoom(t.Context()), conn.Publish(t.Context(), []outbox.Entry{entry(subject, payload)})[0])
+	})
+}
+
 func TestRestartOfTheServer(t *testing.T) {
 	dir := t.TempDir()
 	server := testservers.StartNATS(t, "127.0.0.1:0", dir)
 	address := server.Addr().String()
 	conn, subject := open(t, server.ClientURL()), subject()
 	var got seen
-	run(t, conn, subject, func(_ context.Context, event string, _ []byte) error { got.add(event); return nil })
+	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error { got.add(m.Event); return nil }))
 	before := publish(t, conn, subject, "{}")
 	testservers.Eventually(t, "the event before", got.expect(before, 1))
 
@@ -228,8 +380,13 @@ func TestRestartOfTheServer(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := conn.Deliver(t.Context(), outbox.Entry{ID: kiosk.NewID(), Subject: subject}); !kiosk.KindUnavailable.Is(err) {
-		t.Errorf("with NATS away: %v", err)
+	for name, err := range map[string]error{
+		"Publish": conn.Publish(t.Context(), []outbox.Entry{entry(subject, "{}")})[0],
+		"Send":    conn.Send(entry(subject, "{}")),
+	} {
+		if !kiosk.KindUnavailable.Is(err) {
+			t.Errorf("%s with NATS away: %v", name, err)
+		}
 	}
 
 	testservers.StartNATS(t, address, dir)
@@ -242,11 +399,11 @@ func TestStopFinishesWhatIsUnderWay(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	entered, release := make(chan struct{}), make(chan struct{})
 	finished := false
-	stop := run(t, conn, subject, func(ctx context.Context, _ string, _ []byte) error {
+	stop := run(t, conn, subject, func(ctx context.Context, batch []nats.Message) []error {
 		close(entered)
 		<-release
 		finished = ctx.Err() == nil
-		return nil
+		return make([]error, len(batch))
 	})
 	publish(t, conn, subject, "{}")
 	<-entered
@@ -261,13 +418,13 @@ func TestDeadLetters(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	var got seen
 	var healed atomic.Bool
-	run(t, conn, subject, func(_ context.Context, event string, _ []byte) error {
-		got.add(event)
+	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error {
+		got.add(m.Event)
 		if healed.Load() {
 			return nil
 		}
 		return errPoison
-	})
+	}))
 	first, second := publish(t, conn, subject, "first"), publish(t, conn, subject, "second")
 	find := func(e outbox.Entry) (letter nats.DeadLetter, err error) {
 		letters, err := conn.DeadLetters(t.Context(), 0, 1000)

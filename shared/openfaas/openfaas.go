@@ -4,91 +4,96 @@ package openfaas
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/mail"
-	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
-// MailRecords tells what became of a mail.
-type MailRecords interface {
-	Find(ctx context.Context, key string) (mail.Record, error)
+// Post has letters sent by the function send-email. It is an outbox.Post.
+type Post struct {
+	gateway string // URL
+	token   func() (string, error)
+	client  http.Client
+
+	mu      sync.Mutex
+	current string // token
+	renew   time.Time
 }
 
-// Postman has mails sent by the function that sends them, invoked through
-// OpenFaaS's queue. The queue acknowledges an invocation even if the function
-// failed, and never retries; so a mail counts as delivered when that
-// function's own record says that it was sent. A second attempt waits for the
-// function's answer instead: while the queue is behind, it would only grow by
-// mails that stand in it already. It is an outbox.Courier.
-type Postman struct {
-	Gateway string // URL of the gateway
-	Token   func() (string, error)
-	Records MailRecords
-	Client  *http.Client // its Timeout bounds a call
+// NewPost returns a Post that calls through the gateway at a URL, in the name
+// of whom token makes tokens for, each of which is used for lifetime.
+func NewPost(gateway string, token func() (string, error), lifetime time.Duration) *Post {
+	p := &Post{gateway: gateway, client: http.Client{Timeout: callTimeout}}
+	p.token = func() (string, error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if now := time.Now(); now.After(p.renew) {
+			fresh, err := token()
+			if err != nil {
+				return "", err
+			}
+			p.current, p.renew = fresh, now.Add(lifetime/2)
+		}
+		return p.current, nil
+	}
+	return p
 }
 
-// NewPostman makes one with a client of its own.
-func NewPostman(gateway string, token func() (string, error), records MailRecords) *Postman {
-	return &Postman{Gateway: gateway, Token: token, Records: records, Client: &http.Client{Timeout: 5 * time.Second}}
+// callTimeout bounds a call. It is longer than what a batch of letters may
+// take of a mail server's time.
+const callTimeout = 15 * time.Second
+
+// Queue has letters sent through OpenFaaS's queue, which neither retries nor
+// reports what came of it.
+func (p *Post) Queue(ctx context.Context, letters []kiosk.ID) error {
+	return p.call(ctx, "async-function", letters, http.StatusAccepted)
 }
 
-// Deliver asks for the mail to be sent, unless it has been.
-func (p *Postman) Deliver(ctx context.Context, e outbox.Entry) (confirmed bool, err error) {
-	record, err := p.Records.Find(ctx, mail.RecordKey(kiosk.ServiceID, string(e.ID)))
-	switch {
-	case err == nil && record.State == mail.Sent:
-		return true, nil
-	case err == nil && record.State == mail.Refused:
-		return false, fmt.Errorf("%w: %s", outbox.ErrUndeliverable, record.Reason)
-	case err != nil && !kiosk.KindNotFound.Is(err):
-		return false, err
-	}
-	token, err := p.Token()
+// Send has letters sent, and waits for it.
+func (p *Post) Send(ctx context.Context, letters []kiosk.ID) error {
+	return p.call(ctx, "function", letters, http.StatusNoContent)
+}
+
+func (p *Post) call(ctx context.Context, path string, letters []kiosk.ID, want int) error {
+	token, err := p.token()
 	if err != nil {
-		return false, err
+		return err
 	}
-	path, first := "function", e.Attempts == 0
-	if first {
-		path = "async-function"
-	}
-	address, err := url.JoinPath(p.Gateway, path, e.Subject)
+	address, err := url.JoinPath(p.gateway, path, mail.Function, "letters")
 	if err != nil {
-		return false, err
+		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(e.Payload))
+	body, err := json.Marshal(map[string]any{"letters": letters})
 	if err != nil {
-		return false, err
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Idempotency-Key", string(e.ID))
-	if e.Traceparent != "" {
-		req.Header.Set("Traceparent", e.Traceparent)
+	if trace := kiosk.Traceparent(ctx); trace != "" {
+		req.Header.Set("Traceparent", trace)
 	}
-	resp, err := p.Client.Do(req)
+	resp, err := p.client.Do(req)
 	if err != nil {
-		return false, kiosk.Unavailable(err)
+		return kiosk.Unavailable(err)
 	}
 	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return false, kiosk.Unavailable(err)
+		return kiosk.Unavailable(err)
 	}
-	switch {
-	case first && resp.StatusCode == http.StatusAccepted:
-		return false, nil // accepted, not sent
-	case !first && resp.StatusCode == http.StatusOK:
-		return true, nil
-	case !first && resp.StatusCode == http.StatusConflict:
-		return false, nil // the first attempt is at it
-	case !first && resp.StatusCode == http.StatusUnprocessableEntity:
-		return false, fmt.Errorf("%w: the function answered %s", outbox.ErrUndeliverable, resp.Status)
+	if resp.StatusCode != want {
+		return kiosk.Unavailable(fmt.Errorf("the gateway answered %s", resp.Status))
 	}
-	return false, kiosk.Unavailable(fmt.Errorf("the gateway answered %s", resp.Status))
+	return nil
 }

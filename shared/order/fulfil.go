@@ -4,25 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 // Stockroom moves stock, in the caller's transaction.
 type Stockroom interface {
-	// Take takes every line, or reports false for one that was short: the
-	// caller then undoes the transaction.
-	Take(ctx context.Context, order kiosk.ID, lines []inventory.Line) (bool, error)
+	// Take takes every line of an order, or none, and reports for each order
+	// whether its stock was taken.
+	Take(ctx context.Context, demands []inventory.Demand) (taken []bool, err error)
 	Return(ctx context.Context, order kiosk.ID, lines []inventory.Line) error
-}
-
-// Inbox remembers which events have been handled.
-type Inbox interface {
-	// Accept notes the event, in the caller's transaction. It reports false
-	// for one that was noted before.
-	Accept(ctx context.Context, event string) (bool, error)
 }
 
 // ProductCache is told of products whose stock has moved.
@@ -34,9 +29,7 @@ type ProductCache interface {
 type Fulfilment struct {
 	Orders       Repository
 	Stockroom    Stockroom
-	Inbox        Inbox
-	Events       Events
-	Notices      Notices
+	Outbox       Outbox
 	Cache        Cache
 	ProductCache ProductCache
 	Transact     kiosk.Transact
@@ -46,68 +39,96 @@ type Fulfilment struct {
 // ErrPoison marks an event that will never succeed, however often it is tried.
 var ErrPoison = errors.New("the event can never be handled")
 
-// errShort undoes a transaction in which some lines were taken already.
-var errShort = errors.New("stock is short")
+// Fulfil handles events order.created: it takes the stock of every line of an
+// order, or notes that it is short. All of them are one transaction; where that
+// fails for a reason of one event's, each is handled by itself, so that the
+// others do not suffer. It returns an error for each event that was not
+// handled, in their order. An event that comes again does nothing.
+func (f *Fulfilment) Fulfil(ctx context.Context, events []Event) []error {
+	errs := make([]error, len(events))
+	err := f.settle(ctx, events)
+	alone := len(events) > 1 && err != nil && !kiosk.KindUnavailable.Is(err)
+	for i := range events {
+		if errs[i] = err; alone {
+			errs[i] = f.settle(ctx, events[i:i+1])
+		}
+	}
+	return errs
+}
 
-// Fulfil handles the event order.created: it takes the stock of every line, or
-// notes that it is short. Told twice, it does nothing the second time.
-func (f *Fulfilment) Fulfil(ctx context.Context, event string, e Event) error {
-	// Told twice, it was perhaps the caches that were not told the first time.
-	defer f.dropCached(ctx, e)
-
-	err := f.once(ctx, event, e, func(ctx context.Context, o *Order) error {
-		taken, err := f.Stockroom.Take(ctx, o.ID, o.lines())
+// settle decides the orders of events in one transaction. Two guards see to it
+// that stock is taken once: only an order that waits for its stock is settled,
+// at the revision that was read; and the ledger's unique index refuses a second
+// movement of one cause for one order and product.
+func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
+	ids := make([]kiosk.ID, 0, len(events))
+	traces := make(map[kiosk.ID]string, len(events))
+	for _, e := range events {
+		if _, twice := traces[e.OrderID]; !twice {
+			ids = append(ids, e.OrderID)
+		}
+		traces[e.OrderID] = e.Traceparent
+	}
+	var orders []Order
+	err := f.Transact(ctx, func(ctx context.Context) error {
+		found, err := f.Orders.ByIDs(ctx, ids)
 		if err != nil {
 			return err
 		}
-		if !taken {
-			return errShort
+		if len(found) < len(ids) {
+			return fmt.Errorf("%w: there is no such order", ErrPoison)
 		}
-		o.take(f.Now())
-		return errors.Join(f.Events.Publish(ctx, SubjectStockTaken, o.event()), f.Notices.Confirmation(ctx, *o))
-	})
-	if !errors.Is(err, errShort) {
-		return err
-	}
-	return f.once(ctx, event, e, func(ctx context.Context, o *Order) error {
-		o.short(f.Now())
-		return errors.Join(f.Events.Publish(ctx, SubjectCancelled, o.event()), f.Notices.Apology(ctx, *o))
-	})
-}
-
-// once runs settle on the event's order, in a transaction that also remembers
-// the event: only the first time, and only on an order that waits for stock.
-func (f *Fulfilment) once(ctx context.Context, event string, e Event, settle func(context.Context, *Order) error) error {
-	return f.Transact(ctx, func(ctx context.Context) error {
-		fresh, err := f.Inbox.Accept(ctx, event)
-		if err != nil || !fresh {
-			return err
+		// Already settled, or cancelled meanwhile.
+		orders = slices.DeleteFunc(found, func(o Order) bool { return o.Stock != StockPending })
+		if len(orders) == 0 {
+			return nil
 		}
-		o, err := f.Orders.ByID(ctx, e.OrderID)
-		if kiosk.KindNotFound.Is(err) {
-			return fmt.Errorf("%w: there is no order %s", ErrPoison, e.OrderID)
+		// Who came first is served first.
+		slices.SortFunc(orders, func(a, b Order) int { return slices.Index(ids, a.ID) - slices.Index(ids, b.ID) })
+		demands := make([]inventory.Demand, len(orders))
+		for i := range orders {
+			demands[i] = inventory.Demand{Order: orders[i].ID, Lines: orders[i].lines()}
 		}
+		taken, err := f.Stockroom.Take(ctx, demands)
 		if err != nil {
 			return err
 		}
-		if o.Stock != StockPending {
-			return nil // cancelled meanwhile
+		entries := make([]outbox.Entry, len(orders))
+		for i := range orders {
+			o := &orders[i]
+			if taken[i] {
+				o.take(f.Now())
+				entries[i], err = o.announcement(SubjectStockTaken, Confirmation)
+			} else {
+				o.short(f.Now())
+				entries[i], err = o.announcement(SubjectCancelled, Apology)
+			}
+			if err != nil {
+				return err
+			}
+			entries[i].Traceparent = traces[o.ID]
 		}
-		if err := settle(ctx, &o); err != nil {
+		if err := f.Orders.Save(ctx, orders...); err != nil {
 			return err
 		}
-		return f.Orders.Update(ctx, o)
+		return f.Outbox.Add(ctx, entries...)
 	})
+	// Whatever came of it: an event that comes again may have been committed by
+	// a worker that died before it dropped the copies.
+	f.dropCopies(context.WithoutCancel(ctx), ids, events)
+	return err
 }
 
-func (f *Fulfilment) dropCached(ctx context.Context, e Event) {
-	ctx = context.WithoutCancel(ctx)
-	f.Cache.Drop(ctx, e.OrderID)
-	ids := make([]kiosk.ID, len(e.Items))
-	for i, item := range e.Items {
-		ids[i] = item.ProductID
+func (f *Fulfilment) dropCopies(ctx context.Context, orders []kiosk.ID, events []Event) {
+	f.Cache.Drop(ctx, orders...)
+	var products []kiosk.ID
+	for _, e := range events {
+		for _, item := range e.Items {
+			products = append(products, item.ProductID)
+		}
 	}
-	f.ProductCache.Drop(ctx, ids...)
+	slices.Sort(products)
+	f.ProductCache.Drop(ctx, slices.Compact(products)...)
 }
 
 func (o *Order) lines() []inventory.Line {

@@ -1,14 +1,16 @@
 // Package order is the life of an order: placed, its stock taken or found
-// short, handed over, cancelled. place.go, fulfil.go and status.go are its
-// three turns, in that sequence.
+// short, handed over, cancelled. Read place.go, fulfil.go and status.go, in
+// that sequence.
 package order
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 // Status is how far an order has come in its customer's eyes.
@@ -64,6 +66,10 @@ type Order struct {
 	Revision  int64
 	CreatedAt time.Time
 	UpdatedAt time.Time
+
+	Key         string // the idempotency key it was placed under, and whose; may be empty
+	Fingerprint string // of what was asked under that key
+	Traceparent string // W3C trace context of the request that placed it
 }
 
 // take notes that every line's stock was taken.
@@ -110,14 +116,21 @@ func (o *Order) move(status Status, stock Stock, by kiosk.ID, now time.Time) {
 
 // Repository keeps the orders.
 type Repository interface {
+	// Insert adds an order that waits for its stock. An idempotency key that
+	// another order has claimed within KeyLifetime: KindConflict.
 	Insert(ctx context.Context, o Order) error
-	// ByID gives KindNotFound where there is none.
+	// ByID returns KindNotFound where there is none.
 	ByID(ctx context.Context, id kiosk.ID) (Order, error)
-	// List gives a page, newest first, and the number of all that match.
+	// ByIDs returns those that exist.
+	ByIDs(ctx context.Context, ids []kiosk.ID) ([]Order, error)
+	// ByKey finds the order that was placed under an idempotency key since then;
+	// KindNotFound where there is none.
+	ByKey(ctx context.Context, key string, since time.Time) (Order, error)
+	// List returns a page, newest first, and the number of all that match.
 	List(ctx context.Context, q Query) (orders []Order, total int, err error)
-	// Update writes the order if its revision is still o.Revision, and counts
-	// it up; else KindConflict.
-	Update(ctx context.Context, o Order) error
+	// Save writes the one change that each order has had, if its revision is
+	// still the one that was read; else KindConflict.
+	Save(ctx context.Context, orders ...Order) error
 }
 
 // Subjects of the events about orders, on NATS.
@@ -132,7 +145,10 @@ const (
 type Event struct {
 	OrderID kiosk.ID    `json:"order_id"`
 	Items   []EventItem `json:"items"`
+
+	Traceparent string `json:"-"` // travels in the message's header
 }
+
 
 // EventItem is one line of an order in an event.
 type EventItem struct {
@@ -148,19 +164,39 @@ func (o Order) event() Event {
 	return e
 }
 
-// Events announces what happened to whoever listens, once the transaction
-// commits that its context belongs to.
-type Events interface {
-	Publish(ctx context.Context, subject string, payload any) error
+// announcement is what has to be said of an order that was changed: an event,
+// and a letter to its customer.
+func (o Order) announcement(subject, template string) (outbox.Entry, error) {
+	event, err := o.outboxEvent(subject)
+	return outbox.Entry{Event: event, Letter: &outbox.Letter{Template: template, UserID: o.UserID, OrderID: o.ID}}, err
 }
 
-// Notices tells the customer, once the transaction commits that its context
-// belongs to.
-type Notices interface {
-	Confirmation(ctx context.Context, o Order) error // stock is taken
-	Apology(ctx context.Context, o Order) error      // stock is short
-	Completion(ctx context.Context, o Order) error
-	Cancellation(ctx context.Context, o Order) error
+// Created returns the event of an order that was placed. It has the order's own
+// identifier, so that the stream knows a repetition.
+func (o Order) Created() (outbox.Entry, error) {
+	event, err := o.outboxEvent(SubjectCreated)
+	return outbox.Entry{ID: o.ID, Event: event, Traceparent: o.Traceparent}, err
+}
+
+func (o Order) outboxEvent(subject string) (*outbox.Event, error) {
+	payload, err := json.Marshal(o.event())
+	if err != nil {
+		return nil, fmt.Errorf("event %s: %w", subject, err)
+	}
+	return &outbox.Event{Subject: subject, Payload: payload}, nil
+}
+
+// Templates of the letters about an order, in package mail.
+const (
+	Confirmation = "confirmation" // its stock is taken
+	Apology      = "apology"      // its stock was short
+	Completion   = "completion"
+	Cancellation = "cancellation"
+)
+
+// Outbox stores what has to be said, in the caller's transaction.
+type Outbox interface {
+	Add(ctx context.Context, entries ...outbox.Entry) error
 }
 
 // Cache holds copies of orders for readers. It must be told of each change

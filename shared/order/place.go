@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -27,7 +29,7 @@ const KeyLifetime = 24 * time.Hour
 type Draft struct {
 	UserID kiosk.ID      // whose order it is; empty: the actor's own
 	Lines  []DraftLine   // 1 to MaxLines
-	Total  kiosk.Decimal // what the customer believes he pays; empty: he doesn't say
+	Total  kiosk.Decimal // what the customer expects to pay; empty: not said
 	Key    string        // idempotency key; empty: none
 }
 
@@ -37,28 +39,10 @@ type DraftLine struct {
 	Quantity  int
 }
 
-// Key is the claim of an idempotency key by an order.
-type Key struct {
-	UserID      kiosk.ID // who placed the order
-	Key         string
-	Fingerprint string // of what was asked
-	OrderID     kiosk.ID
-	ExpiresAt   time.Time
-}
-
-// Keys keeps the idempotency keys.
-type Keys interface {
-	// Claim takes the key for good, in the caller's transaction; a key that is
-	// taken: KindConflict.
-	Claim(ctx context.Context, k Key) error
-	// Find gives KindNotFound for a key that nobody took, or that has expired.
-	Find(ctx context.Context, userID kiosk.ID, key string) (Key, error)
-}
-
-// Locks tells whether a request with the same key is under way somewhere.
+// Locks excludes requests with the same idempotency key from running at once.
 type Locks interface {
-	// Lock gives KindConflict while another holds name. Where locks cannot be
-	// had it lets everybody pass: Keys decides in any case.
+	// Lock returns KindConflict while another holds name. Where locks cannot be
+	// had it lets everybody pass: Repository.Insert decides in any case.
 	Lock(ctx context.Context, name string) (unlock func(), err error)
 }
 
@@ -72,22 +56,27 @@ type Customers interface {
 	Exists(ctx context.Context, id kiosk.ID) (bool, error)
 }
 
+// Announcer publishes that orders were placed.
+type Announcer interface {
+	Announce(ctx context.Context, orders ...Order) error
+}
+
 // Placing takes orders.
 type Placing struct {
 	Orders    Repository
-	Keys      Keys
+	Backlog   *Backlog
 	Locks     Locks
 	Products  Products
 	Customers Customers
-	Events    Events
-	Transact  kiosk.Transact
+	Announcer Announcer // does not wait for a confirmation: see Announcing
 	Currency  string
 	Now       func() time.Time
 }
 
 // Place takes an order: it notes names and prices as they are now, and stores
-// the order together with the event that will move its stock. replayed is
-// true for the answer to a request that was answered before.
+// the order, which from then on waits for its stock. replayed is true for the
+// answer to a request that was answered before. While too many orders wait:
+// KindUnavailable.
 func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Order, replayed bool, err error) {
 	if d.UserID == "" && actor.Role != kiosk.RoleService {
 		d.UserID = actor.ID
@@ -96,41 +85,47 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 	if err != nil {
 		return Order{}, false, err
 	}
+	key := ""
 	if d.Key != "" {
-		unlock, err := p.Locks.Lock(ctx, fmt.Sprintf("order:%s:%s", actor.ID, d.Key))
+		key = string(actor.ID) + ":" + d.Key
+		unlock, err := p.Locks.Lock(ctx, "order:"+key)
 		if err != nil {
 			return Order{}, false, err
 		}
 		defer unlock()
-		if o, err = p.replay(ctx, actor, d); !kiosk.KindNotFound.Is(err) {
-			return o, true, err
-		}
 	}
-	o, err = p.draw(ctx, actor, d, lines)
-	if err != nil {
+	o, err = p.price(ctx, actor, d, lines)
+	if err == nil {
+		o.Key, o.Traceparent = key, kiosk.Traceparent(ctx)
+		if key != "" {
+			o.Fingerprint = d.fingerprint()
+		}
+		err = p.Backlog.Check(ctx)
+	}
+	if err == nil {
+		err = p.Orders.Insert(ctx, o)
+	}
+	if err == nil {
+		if err := p.Announcer.Announce(ctx, o); err != nil {
+			slog.Warn("order not announced, a relay does it later", "order_id", o.ID, "error", err)
+		}
+		return o, false, nil
+	}
+	if key == "" || kiosk.KindUnavailable.Is(err) && !errors.Is(err, errBacklog) {
 		return Order{}, false, err
 	}
-	err = p.Transact(ctx, func(ctx context.Context) error {
-		if d.Key != "" {
-			k := Key{UserID: actor.ID, Key: d.Key, Fingerprint: d.fingerprint(), OrderID: o.ID, ExpiresAt: o.CreatedAt.Add(KeyLifetime)}
-			if err := p.Keys.Claim(ctx, k); err != nil {
-				return err
-			}
-		}
-		if err := p.Orders.Insert(ctx, o); err != nil {
-			return err
-		}
-		return p.Events.Publish(ctx, SubjectCreated, o.event())
-	})
-	if d.Key != "" && kiosk.KindConflict.Is(err) {
-		// A twin without our lock, Redis being away, was faster by a moment.
-		o, err = p.replay(ctx, actor, d)
-		return o, true, err
-	}
-	if err != nil {
+	// A request that was answered before is answered alike, whatever has become
+	// of its products since.
+	first, findErr := p.Orders.ByKey(ctx, key, p.Now().Add(-KeyLifetime))
+	switch {
+	case kiosk.KindNotFound.Is(findErr):
 		return Order{}, false, err
+	case findErr != nil:
+		return Order{}, false, findErr
+	case first.Fingerprint != d.fingerprint():
+		return Order{}, false, kiosk.Invalid("Idempotency-Key", "was used for another request")
 	}
-	return o, false, nil
+	return first, true, nil
 }
 
 // check says what is wrong with a draft as such, and merges its lines.
@@ -139,7 +134,7 @@ func (p *Placing) check(actor kiosk.Actor, d Draft) ([]inventory.Line, error) {
 	v.Require(len(d.Lines) > 0, "items", "must not be empty")
 	v.Require(len(d.Lines) <= MaxLines, "items", fmt.Sprintf("must be at most %d lines", MaxLines))
 	v.Require(d.UserID != "", "user_id", "is required for an order by a service")
-	v.Require(d.UserID == "" || d.UserID.Valid(), "user_id", "is no identifier")
+	v.Require(d.UserID == "" || d.UserID.Valid(), "user_id", "is not an identifier")
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
@@ -148,7 +143,7 @@ func (p *Placing) check(actor kiosk.Actor, d Draft) ([]inventory.Line, error) {
 	}
 	lines := make([]inventory.Line, len(d.Lines))
 	for i, line := range d.Lines {
-		v.Require(line.ProductID.Valid(), fmt.Sprintf("items[%d].product_id", i), "is no product")
+		v.Require(line.ProductID.Valid(), fmt.Sprintf("items[%d].product_id", i), "is not an identifier")
 		v.Require(line.Quantity >= 1 && line.Quantity <= MaxQuantity, fmt.Sprintf("items[%d].quantity", i), fmt.Sprintf("must be from 1 to %d", MaxQuantity))
 		lines[i] = inventory.Line(line)
 	}
@@ -162,15 +157,15 @@ func (p *Placing) check(actor kiosk.Actor, d Draft) ([]inventory.Line, error) {
 	return lines, v.Err()
 }
 
-// draw makes the order from the products as they are now.
-func (p *Placing) draw(ctx context.Context, actor kiosk.Actor, d Draft, lines []inventory.Line) (Order, error) {
+// price makes the order from the products as they are now.
+func (p *Placing) price(ctx context.Context, actor kiosk.Actor, d Draft, lines []inventory.Line) (Order, error) {
 	var v kiosk.Violations
 	if d.UserID != actor.ID {
 		exists, err := p.Customers.Exists(ctx, d.UserID)
 		if err != nil {
 			return Order{}, err
 		}
-		v.Require(exists, "user_id", "is no customer")
+		v.Require(exists, "user_id", "is not a customer")
 	}
 	ids := make([]kiosk.ID, len(lines))
 	for i, line := range lines {
@@ -205,18 +200,6 @@ func (p *Placing) draw(ctx context.Context, actor kiosk.Actor, d Draft, lines []
 	}
 	o.move(Pending, StockPending, actor.ID, now)
 	return o, nil
-}
-
-// replay gives the order that the draft's key was used for, if it was.
-func (p *Placing) replay(ctx context.Context, actor kiosk.Actor, d Draft) (Order, error) {
-	k, err := p.Keys.Find(ctx, actor.ID, d.Key)
-	if err != nil {
-		return Order{}, err
-	}
-	if k.Fingerprint != d.fingerprint() {
-		return Order{}, kiosk.Invalid("Idempotency-Key", "was used for another request")
-	}
-	return p.Orders.ByID(ctx, k.OrderID)
 }
 
 // fingerprint is the same for the same request.

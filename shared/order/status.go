@@ -2,18 +2,17 @@ package order
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 // Desk is where orders are looked up, completed and cancelled.
 type Desk struct {
 	Orders       Repository
 	Stockroom    Stockroom
-	Events       Events
-	Notices      Notices
+	Outbox       Outbox
 	Cache        Cache
 	ProductCache ProductCache
 	Transact     kiosk.Transact
@@ -83,12 +82,23 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 		if !actor.Administers() && (to != Cancelled || o.Status == Completed) {
 			return kiosk.Forbidden("only an administrator may do that; you may cancel an order that is not completed")
 		}
+		var entry outbox.Entry
+		entries := []outbox.Entry{}
+		if o.Stock == StockPending {
+			// Whoever placed it may have died before its event was published, and
+			// nobody will look for it among those that wait any more.
+			created, err := o.Created()
+			if err != nil {
+				return err
+			}
+			entries = append(entries, created)
+		}
 		switch to {
 		case Completed:
 			if err := o.complete(actor.ID, reason, d.Now()); err != nil {
 				return err
 			}
-			err = errors.Join(d.Events.Publish(ctx, SubjectCompleted, o.event()), d.Notices.Completion(ctx, o))
+			entry, err = o.announcement(SubjectCompleted, Completion)
 		case Cancelled:
 			restock, cerr := o.cancel(actor.ID, reason, d.Now())
 			if cerr != nil {
@@ -102,7 +112,7 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 					returned = append(returned, line.ProductID)
 				}
 			}
-			err = errors.Join(d.Events.Publish(ctx, SubjectCancelled, o.event()), d.Notices.Cancellation(ctx, o))
+			entry, err = o.announcement(SubjectCancelled, Cancellation)
 		default:
 			return o.forbids(to)
 		}
@@ -110,7 +120,10 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 			return err
 		}
 		changed = o
-		return d.Orders.Update(ctx, o)
+		if err := d.Orders.Save(ctx, o); err != nil {
+			return err
+		}
+		return d.Outbox.Add(ctx, append(entries, entry)...)
 	})
 	// Whatever came of it: a refusal may rest on what another has just changed.
 	d.Cache.Drop(context.WithoutCancel(ctx), id)

@@ -1,89 +1,104 @@
-// Package outbox makes sure that what was decided in a transaction is also
-// said: events and mails are stored with the decision, and delivered once it
-// has been committed — at once by whoever stored them and, if that process
-// dies or the other side is away, by a relay that keeps trying until it is
-// confirmed that the word arrived.
+// Package outbox delivers what a decision has to say. An entry (an event, a
+// letter, or both) is stored in the transaction of the decision that causes it,
+// and delivered once that has been committed: at once by the process that
+// stored it and, if that process dies or the other side does not answer, by a
+// relay that tries again until it is confirmed.
 package outbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 )
 
-// Kind is the way in which an entry is delivered.
-type Kind string
-
-const (
-	Event Kind = "event" // published on the NATS subject Entry.Subject
-	Mail  Kind = "mail"  // an asynchronous invocation of the function Entry.Subject
-)
-
-// Entry is one thing to say. It may be said more than once: its ID is what the
-// other side knows a repetition by.
+// Entry is what one decision has to say. It may be delivered more than once:
+// its ID is how the receivers recognise a repetition.
 type Entry struct {
-	ID          kiosk.ID
-	Kind        Kind
-	Subject     string
-	Payload     []byte // JSON
-	Traceparent string // W3C trace context of the request that led to it
-	Attempts    int
+	ID          kiosk.ID // also the event's
+	Event       *Event   // nil: none, or published already
+	Letter      *Letter  // nil: none
+	Traceparent string   // W3C trace context of the request that led to it
+	Attempts    int      // by relays
 	NextAttempt time.Time
 	CreatedAt   time.Time
 }
 
-// Store keeps the entries.
+// Event is published on a NATS subject.
+type Event struct {
+	Subject string
+	Payload []byte // JSON
+}
+
+// Letter is an e-mail to be written and sent by the function send-email. It
+// names what the letter is about and holds no text: the letter says what is so
+// when it is sent.
+type Letter struct {
+	Template string   // of package mail
+	UserID   kiosk.ID // its recipient
+	OrderID  kiosk.ID // what it is about; empty: the account
+}
+
+// Store keeps the entries until they are delivered.
 type Store interface {
-	// Add stores an entry, in the caller's transaction.
-	Add(ctx context.Context, e Entry) error
-	// Claim takes one entry that is due, for the caller alone until its
-	// NextAttempt, which pause tells from the attempts so far. It gives
-	// KindNotFound where none is due.
-	Claim(ctx context.Context, now time.Time, pause func(attempts int) time.Duration) (Entry, error)
-	// Done marks an entry as confirmed.
-	Done(ctx context.Context, id kiosk.ID, at time.Time) error
-	// GiveUp marks an entry as one that can never be delivered.
-	GiveUp(ctx context.Context, id kiosk.ID, reason string, at time.Time) error
-	// Failed notes why the last attempt was not confirmed.
-	Failed(ctx context.Context, id kiosk.ID, reason string) error
-	// Pending counts the entries that are not confirmed.
+	// Add stores entries, in the caller's transaction.
+	Add(ctx context.Context, entries ...Entry) error
+	// Due returns at most limit entries whose NextAttempt has come, and puts
+	// that off by pause. Two callers at once may get the same entry.
+	Due(ctx context.Context, now time.Time, limit int, pause func(attempts int) time.Duration) ([]Entry, error)
+	// Published removes the events of entries.
+	Published(ctx context.Context, ids ...kiosk.ID) error
+	// Done removes entries.
+	Done(ctx context.Context, ids ...kiosk.ID) error
+	// Pending returns the number of entries that are not delivered.
 	Pending(ctx context.Context) (int, error)
 }
 
-// Courier delivers entries of one kind.
-type Courier interface {
-	// Deliver says the entry, and whether its arrival is confirmed. It wraps
-	// ErrUndeliverable where trying again is of no use.
-	Deliver(ctx context.Context, e Entry) (confirmed bool, err error)
+// Publisher publishes events.
+type Publisher interface {
+	// Publish publishes the events of entries, and returns an error for each of
+	// them that the stream has not confirmed, in their order.
+	Publish(ctx context.Context, entries []Entry) []error
 }
 
-// ErrUndeliverable ends an entry for good.
-var ErrUndeliverable = errors.New("the entry can never be delivered")
+// Post has letters sent by the function send-email, which confirms each letter
+// to the Store itself.
+type Post interface {
+	// Queue has them sent soon, if nothing comes in between: OpenFaaS's queue
+	// neither retries nor reports what came of an invocation.
+	Queue(ctx context.Context, letters []kiosk.ID) error
+	// Send has them sent now, and waits for it.
+	Send(ctx context.Context, letters []kiosk.ID) error
+}
 
 const (
-	// grace is what the process that stored an entry has to deliver it before
-	// a relay takes over.
-	grace = 5 * time.Second
-	// deliverTimeout bounds one delivery.
-	deliverTimeout = 5 * time.Second
-	// noteTimeout bounds writing down what came of it.
-	noteTimeout = 3 * time.Second
-	// maxPause is the longest time between two attempts, jitter aside: how much
-	// later than the other side everything that waits is out again.
+	// Grace is how long the process that stored an entry has to deliver it
+	// before a relay does.
+	Grace = 5 * time.Second
+	// deliverTimeout bounds one attempt at a batch.
+	deliverTimeout = 10 * time.Second
+	// maxPause is the longest time between two attempts, jitter aside.
 	maxPause = 30 * time.Second
+	// maxBatch is how many entries are delivered together. A batch of letters
+	// must fit into a body of OpenFaaS's queue, 256,000 bytes, and be sent within
+	// send-email's exec_timeout.
+	maxBatch = 64
+	// maxDeliveries is how many batches a process delivers at once; what comes
+	// beyond is left to the relay.
+	maxDeliveries = 16
 )
 
-// pause grows with the attempts, from about the grace to maxPause; the jitter
-// keeps entries that failed together from coming back together.
-func pause(attempts int) time.Duration {
-	d := min(grace<<min(attempts, 10), maxPause)
+// Pause is the time until the next attempt: it doubles from Grace to half a
+// minute. The jitter keeps entries that failed together from coming back
+// together.
+func Pause(attempts int) time.Duration {
+	d := min(Grace<<min(attempts, 10), maxPause)
 	return d/2 + rand.N(d)
 }
 
@@ -91,20 +106,17 @@ func pause(attempts int) time.Duration {
 type Outbox struct {
 	store    Store
 	transact kiosk.Transact
-	couriers map[Kind]Courier
+	events   Publisher
+	post     Post
 	now      func() time.Time
 
 	slots  chan struct{} // bounds the deliveries under way
 	active sync.WaitGroup
 }
 
-// maxDeliveries is how many deliveries a process has under way at once; what
-// comes beyond is left to the relay.
-const maxDeliveries = 64
-
 // New makes an outbox over the database's own transactions.
-func New(store Store, transact kiosk.Transact, couriers map[Kind]Courier, now func() time.Time) *Outbox {
-	return &Outbox{store: store, transact: transact, couriers: couriers, now: now, slots: make(chan struct{}, maxDeliveries)}
+func New(store Store, transact kiosk.Transact, events Publisher, post Post, now func() time.Time) *Outbox {
+	return &Outbox{store: store, transact: transact, events: events, post: post, now: now, slots: make(chan struct{}, maxDeliveries)}
 }
 
 type batchKey struct{}
@@ -120,130 +132,132 @@ func (o *Outbox) Transact(ctx context.Context, fn func(context.Context) error) e
 	if err != nil {
 		return err
 	}
-	for _, e := range *added {
+	for batch := range slices.Chunk(*added, maxBatch) {
 		select {
 		case o.slots <- struct{}{}:
-			o.active.Go(func() {
-				defer func() { <-o.slots }()
-				o.deliver(context.WithoutCancel(ctx), e)
-			})
-		default:
-			return nil
+		default: // busy: a relay finds it after its grace
+			continue
 		}
-	}
-	return nil
-}
-
-// Close waits for the deliveries under way, which their timeout bounds.
-func (o *Outbox) Close() { o.active.Wait() }
-
-// Publish stores an event for the NATS subject.
-func (o *Outbox) Publish(ctx context.Context, subject string, payload any) error {
-	return o.add(ctx, Event, subject, payload)
-}
-
-// Invoke stores a call of a function.
-func (o *Outbox) Invoke(ctx context.Context, function string, payload any) error {
-	return o.add(ctx, Mail, function, payload)
-}
-
-func (o *Outbox) add(ctx context.Context, kind Kind, subject string, payload any) error {
-	added, ok := ctx.Value(batchKey{}).(*[]Entry)
-	if !ok {
-		return errors.New("outbox: an entry is stored outside of Outbox.Transact")
-	}
-	body, err := json.Marshal(payload)
-	if err != nil {
-		return fmt.Errorf("outbox: %w", err)
-	}
-	now := o.now()
-	e := Entry{
-		ID: kiosk.NewID(), Kind: kind, Subject: subject, Payload: body,
-		Traceparent: kiosk.Traceparent(ctx), NextAttempt: now.Add(grace), CreatedAt: now,
-	}
-	if err := o.store.Add(ctx, e); err != nil {
-		return err
-	}
-	*added = append(*added, e)
-	return nil
-}
-
-// deliver tries once. Whatever it notes of a failure is for people: the entry
-// comes back by its NextAttempt even if this process dies now.
-func (o *Outbox) deliver(ctx context.Context, e Entry) {
-	log := slog.With("entry", e.ID, "kind", e.Kind, "subject", e.Subject, "attempts", e.Attempts)
-	courier, ok := o.couriers[e.Kind]
-	if !ok {
-		log.Error("the outbox holds an entry of a kind that nobody delivers")
-		return
-	}
-	attempt, cancel := context.WithTimeout(ctx, deliverTimeout)
-	confirmed, err := courier.Deliver(attempt, e)
-	cancel()
-	ctx, cancel = context.WithTimeout(ctx, noteTimeout) // the attempt may have used up all of its own
-	defer cancel()
-	switch {
-	case errors.Is(err, ErrUndeliverable):
-		log.Error("given up", "error", err)
-		err = o.store.GiveUp(ctx, e.ID, err.Error(), o.now())
-	case err != nil:
-		log.Warn("not delivered, to be tried again", "error", err)
-		err = o.store.Failed(ctx, e.ID, err.Error())
-	case confirmed:
-		err = o.store.Done(ctx, e.ID, o.now())
-	}
-	if err != nil {
-		log.Warn("the outbox could not be written", "error", err)
-	}
-}
-
-// Pending counts the entries that are not confirmed.
-func (o *Outbox) Pending(ctx context.Context) (int, error) { return o.store.Pending(ctx) }
-
-// Sweep delivers what is due, at most limit entries, and tells how many there
-// were. Several processes may sweep at once.
-func (o *Outbox) Sweep(ctx context.Context, limit int) (int, error) {
-	var workers sync.WaitGroup
-	defer workers.Wait()
-	for n := range limit {
-		e, err := o.store.Claim(ctx, o.now(), pause)
-		if kiosk.KindNotFound.Is(err) {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-		select {
-		case o.slots <- struct{}{}:
-		case <-ctx.Done():
-			return n, ctx.Err()
-		}
-		workers.Go(func() {
+		o.active.Go(func() {
 			defer func() { <-o.slots }()
-			o.deliver(context.WithoutCancel(ctx), e)
+			o.deliver(context.WithoutCancel(ctx), batch, false)
 		})
 	}
-	return limit, nil
+	return nil
 }
 
-// Run sweeps until ctx ends: every interval, and at once again while there is
-// more than one sweep takes. The deliveries under way when ctx ends are given
-// their time.
-func (o *Outbox) Run(ctx context.Context, interval time.Duration) {
-	const batch = 256
-	for {
-		n, err := o.Sweep(ctx, batch)
-		if err != nil && ctx.Err() == nil {
-			slog.Warn("the outbox could not be read", "error", err)
+// Close waits for the deliveries under way.
+func (o *Outbox) Close() { o.active.Wait() }
+
+// Add stores entries, in the transaction of Transact that ctx belongs to. Those
+// without an ID are given one.
+func (o *Outbox) Add(ctx context.Context, entries ...Entry) error {
+	added, ok := ctx.Value(batchKey{}).(*[]Entry)
+	if !ok {
+		return errors.New("outbox: Add is called outside of Outbox.Transact")
+	}
+	now := o.now()
+	for i := range entries {
+		e := &entries[i]
+		if e.ID == "" {
+			e.ID = kiosk.NewID()
 		}
-		wait := interval
-		if n == batch {
-			wait = 0
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
+		e.CreatedAt, e.NextAttempt = now, now.Add(Grace)
+		if e.Traceparent == "" {
+			e.Traceparent = kiosk.Traceparent(ctx)
 		}
 	}
+	if err := o.store.Add(ctx, entries...); err != nil {
+		return err
+	}
+	*added = append(*added, entries...)
+	return nil
+}
+
+// deliver tries once: the events, and then the letters of those whose event is
+// published, so that a letter that was sent stands for an entry that is done.
+// What fails comes back by its NextAttempt, even if this process dies now.
+func (o *Outbox) deliver(ctx context.Context, batch []Entry, again bool) {
+	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
+	defer cancel()
+	var done, published, letters []kiosk.ID
+	failed := o.publish(ctx, batch)
+	for i, e := range batch {
+		switch {
+		case failed[i] != nil:
+			slog.Warn("event not published, it is tried again", "entry", e.ID, "subject", e.Event.Subject, "attempts", e.Attempts, "error", failed[i])
+		case e.Letter == nil:
+			done = append(done, e.ID)
+		default:
+			letters = append(letters, e.ID)
+			if e.Event != nil {
+				published = append(published, e.ID)
+			}
+		}
+	}
+	var err error
+	if len(done) > 0 {
+		err = o.store.Done(ctx, done...)
+	}
+	if again && len(published) > 0 {
+		// The stream recognises a repetition for two minutes only.
+		err = errors.Join(err, o.store.Published(ctx, published...))
+	}
+	if err != nil {
+		slog.Warn("outbox not written, its entries are tried again", "error", err)
+	}
+	if len(letters) == 0 {
+		return
+	}
+	if again {
+		err = o.post.Send(ctx, letters)
+	} else {
+		err = o.post.Queue(ctx, letters)
+	}
+	if err != nil {
+		slog.Warn("letters not sent, they are tried again", "letters", len(letters), "first", letters[0], "error", err)
+	}
+}
+
+// publish publishes the events of those that have one.
+func (o *Outbox) publish(ctx context.Context, batch []Entry) []error {
+	failed := make([]error, len(batch))
+	var events []Entry
+	var at []int
+	for i, e := range batch {
+		if e.Event != nil {
+			events, at = append(events, e), append(at, i)
+		}
+	}
+	if len(events) == 0 {
+		return failed
+	}
+	for i, err := range o.events.Publish(ctx, events) {
+		failed[at[i]] = err
+	}
+	return failed
+}
+
+// Pending returns the number of entries that are not delivered.
+func (o *Outbox) Pending(ctx context.Context) (int, error) { return o.store.Pending(ctx) }
+
+// Sweep delivers what is due, at most limit entries, and returns how many there
+// were. Several processes may sweep at once.
+func (o *Outbox) Sweep(ctx context.Context, limit int) (int, error) {
+	due, err := o.store.Due(ctx, o.now(), limit, Pause)
+	if err != nil {
+		return 0, fmt.Errorf("outbox: %w", err)
+	}
+	for batch := range slices.Chunk(due, maxBatch) {
+		select {
+		case o.slots <- struct{}{}:
+		case <-ctx.Done():
+			return len(due), nil
+		}
+		o.active.Go(func() {
+			defer func() { <-o.slots }()
+			o.deliver(context.WithoutCancel(ctx), batch, true)
+		})
+	}
+	return len(due), nil
 }

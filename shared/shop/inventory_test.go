@@ -139,7 +139,7 @@ func TestShopkeeperAndCustomersAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, o := range orders {
 		wg.Go(func() {
-			if err := fulfilment.Fulfil(t.Context(), string(o.ID), order.Event{OrderID: o.ID}); err != nil {
+			if err := fulfilment.Fulfil(t.Context(), []order.Event{{OrderID: o.ID}})[0]; err != nil {
 				t.Error(err)
 			}
 		})

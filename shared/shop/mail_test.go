@@ -19,6 +19,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 	"github.com/kiosk-shop/kiosk/shared/testservers"
+	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
 func TestSend(t *testing.T) {
@@ -93,7 +94,7 @@ func TestSendFailures(t *testing.T) {
 }
 
 // TestOutbox loses what can be lost: calls that OpenFaaS's queue accepted and
-// nobody executed, a mail server that is away. Each mail arrives once.
+// nobody executed, a mail server that is away. Each letter arrives once.
 func TestOutbox(t *testing.T) {
 	s := open(t)
 	s.gateway.lose = 3
@@ -107,7 +108,7 @@ func TestOutbox(t *testing.T) {
 	relay := s.Outbox()
 	relay.Close() // what the process itself tries, is tried by now
 	if pending, err := relay.Pending(t.Context()); err != nil || pending != 1 {
-		t.Errorf("%d entries wait, %v, want the one mail", pending, err)
+		t.Errorf("%d entries wait, %v, want the one letter", pending, err)
 	}
 	s.gateway.mu.Lock()
 	s.gateway.fail = nil
@@ -120,6 +121,98 @@ func TestOutbox(t *testing.T) {
 	s.gateway.mu.Unlock()
 	s.register(t, "eve@example.com")
 	s.expectMails(t, "eve@example.com")
+	waiting, err := s.db.Outbox().Waiting(t.Context(), 10)
+	if err != nil || len(waiting) != 1 || !waiting[0].GivenUp || !strings.Contains(waiting[0].LastError, "550") {
+		t.Errorf("%+v, %v, want the one letter that was refused", waiting, err)
+	}
+}
+
+// TestALetterIsSentOnce: however many times and in however many places at once
+// its sending is asked for.
+func TestALetterIsSentOnce(t *testing.T) {
+	s := open(t)
+	s.gateway.lose = 1
+	s.register(t, "ada@example.com")
+	s.Outbox().Close()
+	waiting, err := s.db.Outbox().Waiting(t.Context(), 10)
+	if err != nil || len(waiting) != 1 {
+		t.Fatalf("%+v, %v, want one letter", waiting, err)
+	}
+	ids := []kiosk.ID{waiting[0].ID, waiting[0].ID}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 4 {
+				if err := s.gateway.letters.Send(t.Context(), kiosk.Service(), ids); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s.expectMails(t, "ada@example.com", welcomed)
+	for name, actor := range map[string]kiosk.Actor{"an administrator": admin, "a customer": {ID: kiosk.NewID(), Role: kiosk.RoleUser}} {
+		expectKind(t, s.gateway.letters.Send(t.Context(), actor, ids), kiosk.KindForbidden, name)
+	}
+	expectKind(t, s.gateway.letters.Send(t.Context(), kiosk.Service(), nil), kiosk.KindInvalid, "no letters")
+	expectKind(t, s.gateway.letters.Send(t.Context(), kiosk.Service(), make([]kiosk.ID, mail.MaxLetters+1)), kiosk.KindInvalid, "too many letters")
+}
+
+// TestLettersToARecipientAreBounded: what is too much comes later, and is not
+// lost.
+func TestLettersToARecipientAreBounded(t *testing.T) {
+	t.Setenv("RATE_LIMIT_LETTERS_UNVERIFIED", "3/1h")
+	s := open(t)
+	_, ada := s.register(t, "ada@example.com")
+	_, bob := s.register(t, "bob@example.com")
+	pen := s.product(t, 100)
+	for range 10 {
+		s.fulfil(t, s.place(t, ada, order.DraftLine{ProductID: pen.ID, Quantity: 1}))
+	}
+	s.fulfil(t, s.place(t, bob, order.DraftLine{ProductID: pen.ID, Quantity: 1}))
+	s.Outbox().Close()
+	got := map[string]int{}
+	s.gateway.mu.Lock()
+	for _, m := range s.gateway.sent {
+		got[m.To]++
+	}
+	s.gateway.mu.Unlock()
+	if got["ada@example.com"] != 3 || got["bob@example.com"] != 2 {
+		t.Errorf("%v letters were sent within the hour, want 3 and 2", got)
+	}
+	pending, err := s.Outbox().Pending(t.Context())
+	if err != nil || pending != 8 {
+		t.Errorf("%d letters wait, %v, want 8", pending, err)
+	}
+	// A relay does not try them all the time.
+	if due, err := s.db.Outbox().Due(t.Context(), now().Add(time.Minute), 100, outbox.Pause); err != nil || len(due) != 0 {
+		t.Errorf("%d letters are due in a minute, %v, want none", len(due), err)
+	}
+}
+
+// TestLettersHoldNothingOfStrangers: who registers with somebody else's address
+// has nothing to say to its owner.
+func TestLettersHoldNothingOfStrangers(t *testing.T) {
+	s := open(t)
+	const spam = "see evil.example/win"
+	u, err := s.Registration().Register(t.Context(), user.NewAccount{Email: "victim@example.com", Password: password, Name: spam})
+	if err != nil {
+		t.Fatal(err)
+	}
+	actor := kiosk.Actor{ID: u.ID, Role: u.Role}
+	pen := s.product(t, 10)
+	o := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1}))
+	if _, err := s.Desk().SetStatus(t.Context(), actor, o.ID, order.Cancelled, spam); err != nil {
+		t.Fatal(err)
+	}
+	s.expectMails(t, "victim@example.com", welcomed, confirmed, cancelled)
+	s.gateway.mu.Lock()
+	defer s.gateway.mu.Unlock()
+	for _, m := range s.gateway.sent {
+		if text := m.Subject + m.HTML + m.Text; strings.Contains(text, "evil") {
+			t.Errorf("the letter %q holds what a stranger wrote:\n%s", m.Subject, m.Text)
+		}
+	}
 }
 
 func TestEventsAreContract(t *testing.T) {
@@ -149,6 +242,14 @@ func TestEventsAreContract(t *testing.T) {
 		}
 	}
 	expect(order.SubjectCreated)
+	u, err := s.db.Users().ByID(t.Context(), ada.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.EmailVerified = true
+	if err := s.db.Users().Update(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
 	s.fulfil(t, o)
 	expect(order.SubjectStockTaken)
 	if _, err := s.Desk().SetStatus(t.Context(), admin, o.ID, order.Completed, ""); err != nil {
@@ -183,11 +284,11 @@ func TestOwnTemplates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("welcome.txt", `{{define "subject"}}Hi {{.Name}}{{end}}Welcome.`)
+	write("welcome.txt", `{{define "subject"}}Hi from {{.Shop}}{{end}}Welcome.`)
 	t.Setenv("MAIL_TEMPLATES", folder)
 	s := open(t)
 	s.register(t, "ada@example.com")
-	s.expectMails(t, "ada@example.com", "Hi Ada")
+	s.expectMails(t, "ada@example.com", "Hi from Kiosk")
 
 	for name, text := range map[string]string{"syntax": `{{define "subject"}}{{`, "no subject": `Welcome`, "no such field": `{{define "subject"}}{{.Nmae}}{{end}}`} {
 		write("welcome.txt", text)
@@ -206,20 +307,25 @@ func TestRelays(t *testing.T) {
 	s := open(t)
 	store := s.db.Outbox()
 	const entries = 20
-	dead := outbox.New(store, s.db.Transact, nil, now) // it has no couriers: nothing leaves it
+	dead := outbox.New(store, s.db.Transact, s.NATS(), nowhere{}, now)
 	var want []string
 	for i := range entries {
-		to := fmt.Sprintf("c%d@example.com", i)
-		want = append(want, to)
+		s.gateway.lose = 1 << 30
+		u, _ := s.register(t, fmt.Sprintf("c%d@example.com", i))
+		want = append(want, u.Email)
 		err := dead.Transact(t.Context(), func(ctx context.Context) error {
-			return dead.Invoke(ctx, mail.Function, mail.Request{To: to, Subject: "Hello", HTML: "<p>Hello</p>"})
+			return dead.Add(ctx, outbox.Entry{Letter: &outbox.Letter{Template: user.Welcome, UserID: u.ID}})
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	dead.Close()
-	if err := dead.Publish(t.Context(), "order.test", 1); err == nil {
+	s.Outbox().Close()
+	s.gateway.mu.Lock()
+	s.gateway.lose = 0
+	s.gateway.mu.Unlock()
+	if err := dead.Add(t.Context(), outbox.Entry{}); err == nil {
 		t.Error("an entry was stored outside of a transaction")
 	}
 
@@ -228,8 +334,13 @@ func TestRelays(t *testing.T) {
 	var clock atomic.Int64 // minutes ahead
 	ahead := func() time.Time { return now().Add(time.Duration(clock.Add(1)) * time.Minute) }
 	for range 2 {
-		relay := outbox.New(store, s.db.Transact, s.couriers(), ahead)
-		relays.Go(func() { relay.Run(ctx, time.Millisecond); relay.Close() })
+		relay := outbox.New(store, s.db.Transact, s.NATS(), s.post(), ahead)
+		relays.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = relay.Sweep(ctx, 100) // it is tried until the outbox is empty
+			}
+			relay.Close()
+		})
 	}
 	testservers.Eventually(t, "an empty outbox", func() error {
 		if n, err := store.Pending(t.Context()); err != nil || n > 0 {
@@ -240,10 +351,70 @@ func TestRelays(t *testing.T) {
 	stop()
 	relays.Wait()
 	for _, to := range want {
-		s.expectMails(t, to, "Hello")
+		s.expectMails(t, to, welcomed, welcomed)
 	}
-	waiting, err := store.Waiting(t.Context(), 10)
-	if err != nil || len(waiting) > 0 {
-		t.Errorf("%+v, %v", waiting, err)
+}
+
+// nowhere loses every letter.
+type nowhere struct{}
+
+func (nowhere) Queue(context.Context, []kiosk.ID) error { return nil }
+func (nowhere) Send(context.Context, []kiosk.ID) error  { return nil }
+
+// TestAnnouncing: an order whose event is lost is announced again, in time, and
+// then no more.
+func TestAnnouncing(t *testing.T) {
+	s := open(t)
+	_, ada := s.register(t, "ada@example.com")
+	pen := s.product(t, 5)
+	placing := s.Placing()
+	placing.Announcer = silent{}
+	o, _, err := placing.Place(t.Context(), ada, order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}})
+	if err != nil {
+		t.Fatal(err)
 	}
+	clock, published := now(), 0
+	announcing := s.Announcing()
+	announcing.Now = func() time.Time { return clock }
+	announcing.Announcer = counting{announcing.Announcer, &published}
+	if n, err := announcing.Sweep(t.Context(), 10); err != nil || n != 0 {
+		t.Errorf("%d orders are announced at once, %v, want none", n, err)
+	}
+	var pauses []time.Duration
+	last := clock
+	for range 3600 { // an hour
+		clock = clock.Add(time.Second)
+		if n, err := announcing.Sweep(t.Context(), 10); err != nil {
+			t.Fatal(err)
+		} else if n > 0 {
+			pauses = append(pauses, clock.Sub(last))
+			last = clock
+		}
+	}
+	if len(pauses) < 8 || len(pauses) > 25 || pauses[0] > order.Grace+time.Second {
+		t.Errorf("within an hour an order that waits is announced after %v", pauses)
+	}
+	if published != len(pauses) {
+		t.Errorf("%d events were published, want %d", published, len(pauses))
+	}
+	s.fulfil(t, o)
+	clock = clock.Add(time.Hour)
+	if n, err := announcing.Sweep(t.Context(), 10); err != nil || n != 0 {
+		t.Errorf("%d orders are announced after their stock was taken, %v", n, err)
+	}
+}
+
+// silent announces nothing, as a process that dies after its commit.
+type silent struct{}
+
+func (silent) Announce(context.Context, ...order.Order) error { return nil }
+
+type counting struct {
+	order.Announcer
+	published *int
+}
+
+func (c counting) Announce(ctx context.Context, orders ...order.Order) error {
+	*c.published += len(orders)
+	return c.Announcer.Announce(ctx, orders...)
 }

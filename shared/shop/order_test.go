@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
@@ -166,21 +167,147 @@ func TestFulfil(t *testing.T) {
 	}
 	s.expectMails(t, "ada@example.com", welcomed, confirmed, apologized)
 
-	// Told again, by the same event or by another, nothing moves.
-	for _, o := range []order.Order{taken, short} {
-		for _, event := range []string{"event-" + string(o.ID), "another"} {
-			if err := s.Fulfilment().Fulfil(t.Context(), event, order.Event{OrderID: o.ID}); err != nil {
-				t.Error(err)
-			}
+	// An event that comes again, alone or in a batch, moves nothing.
+	for range 2 {
+		events := []order.Event{{OrderID: taken.ID}, {OrderID: short.ID}, {OrderID: taken.ID}}
+		if err := errors.Join(s.Fulfilment().Fulfil(t.Context(), events)...); err != nil {
+			t.Error(err)
 		}
 	}
 	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 3 || b != 0 {
 		t.Errorf("left: %d and %d, want what was left before", a, b)
 	}
 	s.expectMails(t, "ada@example.com", welcomed, confirmed, apologized)
+}
 
-	if err := s.Fulfilment().Fulfil(t.Context(), "no such", order.Event{OrderID: kiosk.NewID()}); !errors.Is(err, order.ErrPoison) {
-		t.Errorf("an event about no order: %v", err)
+// TestFulfilABatch: who came first is served first, all lines of an order or
+// none, and one transaction is enough for all.
+func TestFulfilABatch(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen, ink := s.product(t, 5), s.product(t, 2)
+	var events []order.Event
+	place := func(lines ...order.DraftLine) kiosk.ID {
+		t.Helper()
+		o := s.place(t, actor, lines...)
+		events = append(events, order.Event{OrderID: o.ID})
+		return o.ID
+	}
+	want := map[kiosk.ID]order.Stock{
+		place(order.DraftLine{ProductID: pen.ID, Quantity: 2}):                                                  order.StockTaken,
+		place(order.DraftLine{ProductID: pen.ID, Quantity: 2}, order.DraftLine{ProductID: ink.ID, Quantity: 3}): order.StockShort, // of ink
+		place(order.DraftLine{ProductID: pen.ID, Quantity: 2}, order.DraftLine{ProductID: ink.ID, Quantity: 2}): order.StockTaken,
+		place(order.DraftLine{ProductID: pen.ID, Quantity: 2}):                                                  order.StockShort,
+		place(order.DraftLine{ProductID: pen.ID, Quantity: 1}):                                                  order.StockTaken,
+		place(order.DraftLine{ProductID: ink.ID, Quantity: 1}, order.DraftLine{ProductID: ink.ID, Quantity: 1}): order.StockShort,
+	}
+	gone := place(order.DraftLine{ProductID: pen.ID, Quantity: 1})
+	if _, err := s.Desk().SetStatus(t.Context(), actor, gone, order.Cancelled, ""); err != nil {
+		t.Fatal(err)
+	}
+	want[gone] = order.StockNone
+	fulfilment, transactions := s.Fulfilment(), 0
+	fulfilment.Transact = countTransactions(fulfilment.Transact, &transactions)
+	if err := errors.Join(fulfilment.Fulfil(t.Context(), events)...); err != nil {
+		t.Fatal(err)
+	}
+	if transactions != 1 {
+		t.Errorf("%d transactions, want one for all orders", transactions)
+	}
+	for id, stock := range want {
+		o, err := s.Desk().Get(t.Context(), actor, id)
+		if err != nil || o.Stock != stock {
+			t.Errorf("stock %s, %v, want %s", o.Stock, err, stock)
+		}
+	}
+	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 0 || b != 0 {
+		t.Errorf("left: %d and %d, want none", a, b)
+	}
+	if wrong, _, err := s.db.CheckLedger(t.Context(), "", 10); err != nil || len(wrong) > 0 {
+		t.Errorf("the ledger differs: %+v, %v", wrong, err)
+	}
+	s.expectMails(t, "ada@example.com", welcomed, confirmed, confirmed, confirmed, apologized, apologized, apologized, cancelled)
+}
+
+func countTransactions(transact kiosk.Transact, n *int) kiosk.Transact {
+	return func(ctx context.Context, fn func(context.Context) error) error {
+		*n++
+		return transact(ctx, fn)
+	}
+}
+
+// TestPoisonInABatch: an event about no order fails alone.
+func TestPoisonInABatch(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen := s.product(t, 5)
+	a, b := s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1}), s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1})
+	errs := s.Fulfilment().Fulfil(t.Context(), []order.Event{{OrderID: a.ID}, {OrderID: kiosk.NewID()}, {OrderID: b.ID}})
+	if errs[0] != nil || !errors.Is(errs[1], order.ErrPoison) || errs[2] != nil || s.stock(t, pen.ID) != 3 {
+		t.Errorf("%v, %d left, want the second alone to fail, and 3", errs, s.stock(t, pen.ID))
+	}
+}
+
+// TestBacklog: while too many orders wait the shop says so, early, and only to
+// those that it has not answered before.
+func TestBacklog(t *testing.T) {
+	t.Setenv("MAX_WAITING_ORDERS", "3")
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen := s.product(t, 100)
+	placing, clock := s.Placing(), now()
+	placing.Backlog.Now = func() time.Time { clock = clock.Add(time.Second); return clock }
+	draft := order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}, Key: "first"}
+	var placed []order.Event
+	for range 3 {
+		o, _, err := placing.Place(t.Context(), actor, draft)
+		if err != nil {
+			t.Fatal(err)
+		}
+		placed = append(placed, order.Event{OrderID: o.ID})
+		draft.Key = ""
+	}
+	_, _, err := placing.Place(t.Context(), actor, draft)
+	var full *kiosk.Error
+	if !errors.As(err, &full) || full.Kind != kiosk.KindUnavailable || full.RetryAfter <= 0 {
+		t.Errorf("a fourth order: %v, want it refused for now", err)
+	}
+	draft.Key = "first"
+	if _, replayed, err := placing.Place(t.Context(), actor, draft); err != nil || !replayed {
+		t.Errorf("a key that was answered before: %t, %v, want it replayed", replayed, err)
+	}
+	if err := errors.Join(s.Fulfilment().Fulfil(t.Context(), placed)...); err != nil {
+		t.Fatal(err)
+	}
+	draft.Key = ""
+	if _, _, err := placing.Place(t.Context(), actor, draft); err != nil {
+		t.Errorf("after the others were settled: %v", err)
+	}
+}
+
+// TestAKeyThatExpiredIsFree: the unique index does not hold it for ever.
+func TestAKeyThatExpiredIsFree(t *testing.T) {
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	pen := s.product(t, 100)
+	placing, clock := s.Placing(), now()
+	placing.Now = func() time.Time { return clock }
+	draft := order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}, Key: "key"}
+	first, _, err := placing.Place(t.Context(), actor, draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock = clock.Add(order.KeyLifetime - time.Second)
+	if o, replayed, err := placing.Place(t.Context(), actor, draft); err != nil || !replayed || o.ID != first.ID {
+		t.Errorf("before its end: %t, %v", replayed, err)
+	}
+	clock = clock.Add(2 * time.Second)
+	second, replayed, err := placing.Place(t.Context(), actor, draft)
+	if err != nil || replayed || second.ID == first.ID {
+		t.Errorf("after its end: %t, %v, want a new order", replayed, err)
+	}
+	if o, replayed, err := placing.Place(t.Context(), actor, draft); err != nil || !replayed || o.ID != second.ID {
+		t.Errorf("again: %t, %v, want the second order", replayed, err)
 	}
 }
 
@@ -200,8 +327,7 @@ func TestLastPiece(t *testing.T) {
 	for i := range 2 * buyers {
 		wg.Go(func() {
 			o := orders[i%buyers]
-			event := "event-" + string(o.ID)
-			for kiosk.KindUnavailable.Is(fulfilment.Fulfil(t.Context(), event, order.Event{OrderID: o.ID})) {
+			for kiosk.KindUnavailable.Is(fulfilment.Fulfil(t.Context(), []order.Event{{OrderID: o.ID}})[0]) {
 			}
 		})
 	}

@@ -48,6 +48,7 @@ type Shop struct {
 	redis  *redis.Client
 	nats   *nats.Conn
 	outbox *outbox.Outbox
+	smtp   *smtp.Server
 	tokens *user.Tokens
 	hasher *user.Hasher
 	limits *redis.Limiter
@@ -159,7 +160,7 @@ func (s *Shop) Gatekeeper() user.Gatekeeper {
 
 // Registration opens accounts.
 func (s *Shop) Registration() *user.Registration {
-	return &user.Registration{Users: s.db.Users(), Notices: s.notices(), Hasher: s.hasher, Transact: s.Outbox().Transact, Now: now}
+	return &user.Registration{Users: s.db.Users(), Outbox: s.Outbox(), Hasher: s.hasher, Transact: s.Outbox().Transact, Now: now}
 }
 
 // Administrator makes sure, as a part of being ready, that the first
@@ -209,16 +210,24 @@ func (s *Shop) Catalogue() *inventory.Catalogue {
 
 // Placing takes orders.
 func (s *Shop) Placing() *order.Placing {
+	orders := s.db.Orders()
 	return &order.Placing{
-		Orders: s.db.Orders(), Keys: s.db.OrderKeys(), Locks: s.redis, Products: s.db.Products(), Customers: s.db.Users(),
-		Events: s.Outbox(), Transact: s.Outbox().Transact, Currency: s.Currency(), Now: now,
+		Orders: orders, Backlog: &order.Backlog{Orders: orders, Limit: s.config.Int("MAX_WAITING_ORDERS", 10_000), Now: now},
+		Locks: s.redis, Products: s.db.Products(), Customers: s.db.Users(),
+		Announcer: nats.Announcer{Conn: s.NATS()}, Currency: s.Currency(), Now: now,
 	}
+}
+
+// Announcing publishes again what a process that died has not, or the stream
+// has refused.
+func (s *Shop) Announcing() *order.Announcing {
+	return &order.Announcing{Orders: s.db.Orders(), Announcer: nats.Announcer{Conn: s.NATS(), Confirmed: true}, Now: now}
 }
 
 // Desk is where orders are looked up, completed and cancelled.
 func (s *Shop) Desk() *order.Desk {
 	return &order.Desk{
-		Orders: s.db.Orders(), Stockroom: s.stockroom(), Events: s.Outbox(), Notices: s.notices(),
+		Orders: s.db.Orders(), Stockroom: s.stockroom(), Outbox: s.Outbox(),
 		Cache: s.orderCache(), ProductCache: s.productCache(), Transact: s.Outbox().Transact, Now: now,
 	}
 }
@@ -226,40 +235,67 @@ func (s *Shop) Desk() *order.Desk {
 // Fulfilment takes the stock of orders.
 func (s *Shop) Fulfilment() *order.Fulfilment {
 	return &order.Fulfilment{
-		Orders: s.db.Orders(), Stockroom: s.stockroom(), Inbox: s.db.Inbox(), Events: s.Outbox(), Notices: s.notices(),
+		Orders: s.db.Orders(), Stockroom: s.stockroom(), Outbox: s.Outbox(),
 		Cache: s.orderCache(), ProductCache: s.productCache(), Transact: s.Outbox().Transact, Now: now,
 	}
 }
 
 // Sender hands mails to the mail server.
 func (s *Shop) Sender() *mail.Sender {
-	transport, err := smtp.New(smtp.Options{
+	return &mail.Sender{Transport: s.mailServer(), Records: s.db.Mails(), Now: now}
+}
+
+// Letters writes and sends the shop's own letters.
+func (s *Shop) Letters() *mail.Letters {
+	templates, err := mail.LoadTemplates(s.config.String("MAIL_TEMPLATES", ""))
+	s.opened(err)
+	return &mail.Letters{
+		Shop: s.config.String("SHOP_NAME", "Kiosk"), Templates: templates,
+		Store: s.db.Outbox(), Customers: s.db.Users(), Orders: s.db.Orders(), Transport: s.mailServer(),
+		Verified: s.letterLimit("RATE_LIMIT_LETTERS", "120/1h"), Strangers: s.letterLimit("RATE_LIMIT_LETTERS_UNVERIFIED", "60/1h"), Now: now,
+	}
+}
+
+func (s *Shop) letterLimit(name, def string) mail.Limit {
+	limit := s.limit(name, def)
+	return func(ctx context.Context, recipient string) error {
+		_, err := limit(ctx, recipient)
+		return err
+	}
+}
+
+// mailServer keeps its connections for all that one process sends.
+func (s *Shop) mailServer() *smtp.Server {
+	if s.smtp != nil {
+		return s.smtp
+	}
+	server, err := smtp.New(smtp.Options{
 		Host:     s.config.Required("SMTP_HOST"),
 		Port:     s.config.Int("SMTP_PORT", 587),
 		Username: s.config.String("SMTP_USERNAME", ""),
 		Password: s.config.String("SMTP_PASSWORD", ""),
 		From:     s.config.String("MAIL_FROM", "Kiosk <shop@kiosk.local>"),
 	})
-	s.opened(err)
-	return &mail.Sender{Transport: transport, Records: s.db.Mails(), Now: now}
+	if s.opened(err) {
+		s.smtp = server
+		s.close = append(s.close, server.Close)
+	}
+	return server
 }
 
 // Outbox delivers what was decided.
 func (s *Shop) Outbox() *outbox.Outbox {
 	if s.outbox == nil {
-		s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, s.couriers(), now)
+		s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, s.NATS(), s.post(), now)
 		s.close = append(s.close, func() error { s.outbox.Close(); return nil })
 	}
 	return s.outbox
 }
 
-// couriers take events to NATS, and mails to the function that sends them.
-func (s *Shop) couriers() map[outbox.Kind]outbox.Courier {
-	serviceToken := func() (string, error) { return s.tokens.Access(kiosk.Service(), user.ServiceLifetime) }
-	return map[outbox.Kind]outbox.Courier{
-		outbox.Event: s.NATS(),
-		outbox.Mail:  openfaas.NewPostman(s.config.String("GATEWAY_URL", defaultGateway), serviceToken, s.db.Mails()),
-	}
+// post has letters sent, in the name of the shop's own service account.
+func (s *Shop) post() *openfaas.Post {
+	token := func() (string, error) { return s.tokens.Access(kiosk.Service(), user.ServiceLifetime) }
+	return openfaas.NewPost(s.config.String("GATEWAY_URL", defaultGateway), token, user.ServiceLifetime)
 }
 
 // NATS is the connection for events. A function does not need it to be ready:
@@ -268,7 +304,9 @@ func (s *Shop) NATS() *nats.Conn {
 	if s.nats != nil {
 		return s.nats
 	}
-	conn, err := nats.Open(s.config.String("NATS_URL", defaultNATS), s.function, s.config.Int("NATS_REPLICAS", 1))
+	conn, err := nats.Open(s.config.String("NATS_URL", defaultNATS), s.function, nats.Options{
+		Replicas: s.config.Int("NATS_REPLICAS", 1), EventBytes: int64(s.config.Int("NATS_EVENT_BYTES", 1<<30)),
+	})
 	if s.opened(err) {
 		s.nats = conn
 		s.close = append(s.close, conn.Close)
@@ -309,12 +347,6 @@ func (s *Shop) Currency() string { return s.config.String("CURRENCY", "USD") }
 
 func (s *Shop) stockroom() *inventory.Stock {
 	return &inventory.Stock{Shelves: s.db.Products(), Now: now}
-}
-
-func (s *Shop) notices() *mail.Notices {
-	templates, err := mail.LoadTemplates(s.config.String("MAIL_TEMPLATES", ""))
-	s.opened(err)
-	return &mail.Notices{Shop: s.config.String("SHOP_NAME", "Kiosk"), Templates: templates, Customers: s.db.Users(), Outbox: s.Outbox()}
 }
 
 func (s *Shop) sessionCopies() *redis.Cache[user.Session] {

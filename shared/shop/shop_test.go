@@ -49,6 +49,8 @@ func open(t testing.TB) *testShop {
 	}
 	s := &testShop{Open("test"), g}
 	g.sender = &mail.Sender{Transport: g, Records: s.db.Mails(), Now: now}
+	g.letters = s.Letters()
+	g.letters.Transport = g
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -59,7 +61,7 @@ func open(t testing.TB) *testShop {
 		t.Fatal(err)
 	}
 	testservers.Eventually(t, "the database and NATS", func() error {
-		return errors.Join(s.Ready(t.Context()), s.nats.Ready(t.Context()))
+		return errors.Join(s.Ready(t.Context()), s.nats.MakeRoom(t.Context()))
 	})
 	return s
 }
@@ -67,54 +69,62 @@ func open(t testing.TB) *testShop {
 // gateway is OpenFaaS's and send-email's part: an accepted call is executed at
 // once, unless it is told to lose calls.
 type gateway struct {
-	mu     sync.Mutex
-	sender *mail.Sender
-	lose   int // calls to accept and forget
-	fail   error
-	sent   []mail.Message
+	mu      sync.Mutex
+	sender  *mail.Sender
+	letters *mail.Letters
+	lose    int // calls to accept and forget
+	calls   int
+	fail    error
+	sent    []mail.Message
 }
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	async := r.URL.Path == "/async-function/send-email"
-	if r.Method != http.MethodPost || !async && r.URL.Path != "/function/send-email" || !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+	async := r.URL.Path == "/async-function/send-email/letters"
+	if r.Method != http.MethodPost || !async && r.URL.Path != "/function/send-email/letters" || !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
 		http.Error(w, "unexpected", http.StatusBadRequest)
 		return
 	}
 	g.mu.Lock()
+	g.calls++
 	lost := g.lose > 0
 	if lost {
 		g.lose--
 	}
 	g.mu.Unlock()
-	var m mail.Request
-	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+	var body struct {
+		Letters []kiosk.ID `json:"letters"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		http.Error(w, "unexpected", http.StatusBadRequest)
 		return
 	}
 	status := http.StatusAccepted // whatever comes of it, as OpenFaaS does
-	if !lost {
-		_, err := g.sender.Send(r.Context(), kiosk.Service(), mail.Message{To: m.To, Subject: m.Subject, HTML: m.HTML, Text: m.Text}, r.Header.Get("Idempotency-Key"))
+	switch {
+	case !lost:
+		err := g.letters.Send(r.Context(), kiosk.Service(), body.Letters)
 		if !async {
-			status = map[kiosk.Kind]int{kiosk.KindConflict: 409, kiosk.KindInvalid: 422, kiosk.KindUnavailable: 503}[kiosk.KindOf(err)]
+			status = map[kiosk.Kind]int{kiosk.KindInvalid: 422, kiosk.KindUnavailable: 503, kiosk.KindInternal: 500}[kiosk.KindOf(err)]
 			if err == nil {
-				status = http.StatusOK
+				status = http.StatusNoContent
 			}
 		}
-	} else if !async {
+	case !async:
 		status = http.StatusBadGateway
 	}
 	w.WriteHeader(status)
 }
 
 // Send is the mail server.
-func (g *gateway) Send(_ context.Context, m mail.Message) error {
+func (g *gateway) Send(_ context.Context, messages ...mail.Message) []error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.fail != nil {
-		return g.fail
+	errs := make([]error, len(messages))
+	for i, m := range messages {
+		if errs[i] = g.fail; g.fail == nil {
+			g.sent = append(g.sent, m)
+		}
 	}
-	g.sent = append(g.sent, m)
-	return nil
+	return errs
 }
 
 // Subjects of the built-in letters.
@@ -172,7 +182,7 @@ func (s *testShop) fulfil(t *testing.T, o order.Order) order.Order {
 	for _, line := range o.Lines {
 		event.Items = append(event.Items, order.EventItem{ProductID: line.ProductID, Quantity: line.Quantity})
 	}
-	if err := s.Fulfilment().Fulfil(t.Context(), "event-"+string(o.ID), event); err != nil {
+	if err := s.Fulfilment().Fulfil(t.Context(), []order.Event{event})[0]; err != nil {
 		t.Fatal(err)
 	}
 	o, err := s.Desk().Get(t.Context(), admin, o.ID)
@@ -188,10 +198,11 @@ func (s *testShop) settle(t *testing.T) {
 	t.Helper()
 	s.Outbox().Close() // what this process tries by itself, it has tried
 	clock := now()
-	relay := outbox.New(s.db.Outbox(), s.db.Transact, s.couriers(), func() time.Time { return clock })
+	relay := outbox.New(s.db.Outbox(), s.db.Transact, s.NATS(), s.post(), func() time.Time { return clock })
 	testservers.Eventually(t, "an empty outbox", func() error {
 		clock = clock.Add(5 * time.Minute)
 		_, err := relay.Sweep(t.Context(), 1000)
+		relay.Close()
 		pending, err2 := relay.Pending(t.Context())
 		if pending > 0 {
 			err2 = fmt.Errorf("%d entries wait", pending)

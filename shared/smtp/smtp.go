@@ -10,13 +10,15 @@ import (
 	"time"
 
 	gomail "github.com/wneessen/go-mail"
+	"github.com/wneessen/go-mail/smtp"
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
 
 	"github.com/kiosk-shop/kiosk/shared/mail"
 )
 
-// timeout bounds the whole conversation with the server.
+// timeout bounds a connection's beginning, and the conversation about each
+// message.
 const timeout = 10 * time.Second
 
 // Options are the settings of a mail server.
@@ -32,11 +34,17 @@ type Options struct {
 }
 
 // Server is a mail.Transport. It uses TLS whenever the server offers it, and
-// insists on it where a password has to travel.
+// insists on it where a password has to travel. Connections are kept for the
+// messages to come.
 type Server struct {
 	options Options
 	domain  string // of the Message-ID
+	client  *gomail.Client
+	idle    chan *smtp.Client
 }
+
+// maxIdle is how many connections are kept open.
+const maxIdle = 4
 
 // New checks the settings; it does not connect.
 func New(o Options) (*Server, error) {
@@ -44,31 +52,96 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("MAIL_FROM is not an address: %w", err)
 	}
-	s := &Server{options: o, domain: from.Address[strings.LastIndex(from.Address, "@")+1:]}
-	_, err = s.client()
-	return s, err
-}
-
-func (s *Server) client() (*gomail.Client, error) {
 	policy := gomail.TLSOpportunistic
-	if s.options.Username != "" && !s.options.InsecureAuth {
+	if o.Username != "" && !o.InsecureAuth {
 		policy = gomail.TLSMandatory
 	}
-	opts := []gomail.Option{gomail.WithPort(s.options.Port), gomail.WithTimeout(timeout), gomail.WithTLSPolicy(policy)}
-	if s.options.Port == 465 {
+	opts := []gomail.Option{gomail.WithPort(o.Port), gomail.WithTimeout(timeout), gomail.WithTLSPolicy(policy)}
+	if o.Port == 465 {
 		opts = []gomail.Option{gomail.WithPort(465), gomail.WithTimeout(timeout), gomail.WithSSL()}
 	}
-	if s.options.Username != "" {
-		opts = append(opts, gomail.WithSMTPAuth(gomail.SMTPAuthAutoDiscover), gomail.WithUsername(s.options.Username), gomail.WithPassword(s.options.Password))
+	if o.Username != "" {
+		opts = append(opts, gomail.WithSMTPAuth(gomail.SMTPAuthAutoDiscover), gomail.WithUsername(o.Username), gomail.WithPassword(o.Password))
 	}
-	return gomail.NewClient(s.options.Host, opts...)
+	client, err := gomail.NewClient(o.Host, append(opts, gomail.WithoutNoop())...) // connect asks once, not for each message
+	if err != nil {
+		return nil, err
+	}
+	return &Server{options: o, domain: from.Address[strings.LastIndex(from.Address, "@")+1:], client: client, idle: make(chan *smtp.Client, maxIdle)}, nil
 }
 
-// Send hands one message over. An error that wraps mail.ErrRefused is final.
-func (s *Server) Send(ctx context.Context, m mail.Message) error {
+// Close ends the connections that are kept.
+func (s *Server) Close() error {
+	for {
+		select {
+		case conn := <-s.idle:
+			_ = s.client.CloseWithSMTPClient(conn) // it says goodbye to a server that may be gone
+		default:
+			return nil
+		}
+	}
+}
+
+// connect returns a connection that was kept and still answers, or a new one.
+func (s *Server) connect(ctx context.Context) (*smtp.Client, error) {
+	for {
+		select {
+		case conn := <-s.idle:
+			if conn.UpdateDeadline(timeout) == nil && conn.Noop() == nil {
+				return conn, nil
+			}
+			_ = conn.Close()
+		default:
+			return s.client.DialToSMTPClientWithContext(ctx)
+		}
+	}
+}
+
+// keep takes back a connection on which nothing has failed.
+func (s *Server) keep(conn *smtp.Client) {
+	select {
+	case s.idle <- conn:
+	default:
+		_ = s.client.CloseWithSMTPClient(conn)
+	}
+}
+
+// Send hands messages over, one after the other on one connection, and returns
+// an error for each that was not taken. One that wraps mail.ErrRefused is final.
+func (s *Server) Send(ctx context.Context, messages ...mail.Message) []error {
+	errs := make([]error, len(messages))
+	var conn *smtp.Client
+	for i, m := range messages {
+		msg, err := s.compose(m)
+		if err != nil {
+			errs[i] = fmt.Errorf("%w: %w", mail.ErrRefused, err)
+			continue
+		}
+		if err = ctx.Err(); err == nil && conn == nil {
+			conn, err = s.connect(ctx)
+		}
+		if err != nil { // for this message and all that follow
+			for ; i < len(messages); i++ {
+				errs[i] = err
+			}
+			return errs
+		}
+		if err := s.deliver(ctx, conn, msg); err != nil {
+			// What the server makes of the next message on this connection, nobody knows.
+			_ = conn.Close()
+			conn, errs[i] = nil, err
+		}
+	}
+	if conn != nil {
+		s.keep(conn)
+	}
+	return errs
+}
+
+func (s *Server) compose(m mail.Message) (*gomail.Msg, error) {
 	msg := gomail.NewMsg()
 	if err := errors.Join(msg.From(s.options.From), msg.To(m.To)); err != nil {
-		return fmt.Errorf("%w: %w", mail.ErrRefused, err)
+		return nil, err
 	}
 	msg.Subject(m.Subject)
 	msg.SetDate()
@@ -79,14 +152,15 @@ func (s *Server) Send(ctx context.Context, m mail.Message) error {
 	}
 	msg.SetBodyString(gomail.TypeTextPlain, text)
 	msg.AddAlternativeString(gomail.TypeTextHTML, m.HTML)
+	return msg, nil
+}
 
-	client, err := s.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	err = client.DialAndSendWithContext(ctx, msg)
+// deliver hands over one message. It ends when ctx does: the library has a
+// timeout of its own only, so the connection is closed below it.
+func (s *Server) deliver(ctx context.Context, conn *smtp.Client, msg *gomail.Msg) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Text.Close() })
+	defer stop()
+	err := s.client.SendWithSMTPClient(conn, msg)
 	if msg.IsDelivered() {
 		return nil // whatever went wrong after the server had taken it
 	}

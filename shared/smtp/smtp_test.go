@@ -1,6 +1,7 @@
 package smtp_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -8,6 +9,7 @@ import (
 	"mime/quotedprintable"
 	"net"
 	netmail "net/mail"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,12 +27,23 @@ type backend struct {
 	got    []string
 	to     []string
 	refuse error
+
+	connections int
+
+	server  *gosmtp.Server
+	address string
 }
 
-func (b *backend) NewSession(*gosmtp.Conn) (gosmtp.Session, error) { return b, nil }
-func (b *backend) Reset()                                          {}
-func (b *backend) Logout() error                                   { return nil }
-func (b *backend) Mail(string, *gosmtp.MailOptions) error          { return nil }
+func (b *backend) NewSession(*gosmtp.Conn) (gosmtp.Session, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.connections++
+	return b, nil
+}
+
+func (b *backend) Reset()                                 {}
+func (b *backend) Logout() error                          { return nil }
+func (b *backend) Mail(string, *gosmtp.MailOptions) error { return nil }
 func (b *backend) Rcpt(to string, _ *gosmtp.RcptOptions) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -49,26 +62,41 @@ func (b *backend) Data(r io.Reader) error {
 func start(t *testing.T) (*backend, *smtp.Server) {
 	t.Helper()
 	b := &backend{}
-	server := gosmtp.NewServer(b)
-	server.Domain = "localhost"
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	b.listen(t, "127.0.0.1:0")
+	_, port, err := net.SplitHostPort(b.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() { defer close(done); server.Serve(l) }()
-	t.Cleanup(func() { server.Close(); <-done })
-	s, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, From: "Kiosk <shop@example.com>"})
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: n, From: "Kiosk <shop@example.com>"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b, s
 }
 
+// listen starts a server for the backend.
+func (b *backend) listen(t *testing.T, address string) {
+	t.Helper()
+	server := gosmtp.NewServer(b)
+	server.Domain = "localhost"
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); server.Serve(l) }()
+	t.Cleanup(func() { server.Close(); <-done })
+	b.server, b.address = server, l.Addr().String()
+}
+
 func TestSend(t *testing.T) {
 	b, s := start(t)
 	m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Grüße", HTML: `<html><head><style>x{}</style></head><body><p>Hello <b>Ada</b>,</p><ul><li>one</li><li>two &amp; three</li></ul><a href="https://example.com/">shop</a></body></html>`}
-	if err := s.Send(t.Context(), m); err != nil {
+	if err := s.Send(t.Context(), m)[0]; err != nil {
 		t.Fatal(err)
 	}
 	if len(b.got) != 1 || len(b.to) != 1 || b.to[0] != "ada@example.com" {
@@ -110,6 +138,45 @@ func TestSend(t *testing.T) {
 	}
 }
 
+// TestOneConnection: messages share a connection, at once and one after the
+// other; one that was refused does not keep the next from being sent, and a
+// server that was started again is found again.
+func TestOneConnection(t *testing.T) {
+	b, s := start(t)
+	m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Hi", HTML: "<p>Hi</p>", Text: "Hi"}
+	for range 3 {
+		for _, err := range s.Send(t.Context(), m, m, m) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(b.got) != 9 || b.connections != 1 {
+		t.Errorf("%d messages over %d connections, want 9 over one", len(b.got), b.connections)
+	}
+	bad := m
+	bad.To = "not an address"
+	errs := s.Send(t.Context(), m, bad, m)
+	if errs[0] != nil || !errors.Is(errs[1], mail.ErrRefused) || errs[2] != nil || len(b.got) != 11 {
+		t.Errorf("%v, and %d messages, want the second refused", errs, len(b.got)-9)
+	}
+	b.server.Close()
+	b.listen(t, b.address)
+	if err := s.Send(t.Context(), m)[0]; err != nil {
+		t.Errorf("after the server was started again: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range s.Send(ctx, m, m) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("after its caller has given up: %v", err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	b, s := start(t)
 	m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Hi", HTML: "<p>Hi</p>", Text: "Hi"}
@@ -117,7 +184,7 @@ func TestRefusals(t *testing.T) {
 		b.mu.Lock()
 		b.refuse = &gosmtp.SMTPError{Code: code, EnhancedCode: gosmtp.EnhancedCodeNotSet, Message: "no"}
 		b.mu.Unlock()
-		if err := s.Send(t.Context(), m); err == nil || errors.Is(err, mail.ErrRefused) != final {
+		if err := s.Send(t.Context(), m)[0]; err == nil || errors.Is(err, mail.ErrRefused) != final {
 			t.Errorf("%d: %v, want it final: %t", code, err, final)
 		}
 	}
@@ -125,7 +192,7 @@ func TestRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := gone.Send(t.Context(), m); err == nil || errors.Is(err, mail.ErrRefused) {
+	if err := gone.Send(t.Context(), m)[0]; err == nil || errors.Is(err, mail.ErrRefused) {
 		t.Errorf("nobody there: %v", err)
 	}
 	if _, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: 25, From: "nobody"}); err == nil {
@@ -136,7 +203,7 @@ func TestRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := secret.Send(t.Context(), m); err == nil {
+	if err := secret.Send(t.Context(), m)[0]; err == nil {
 		t.Error("a server without TLS was given a password")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 // Repository keeps the accounts.
@@ -23,22 +24,24 @@ type Repository interface {
 	HasAdministrator(ctx context.Context) (bool, error)
 }
 
-// Notices tells a customer about their account, once the transaction commits
-// that its context belongs to.
-type Notices interface {
-	Welcome(ctx context.Context, u User) error
+// Welcome is the letter to a new customer, in package mail.
+const Welcome = "welcome"
+
+// Outbox stores what has to be said, in the caller's transaction.
+type Outbox interface {
+	Add(ctx context.Context, entries ...outbox.Entry) error
 }
 
 // Registration opens accounts.
 type Registration struct {
 	Users    Repository
-	Notices  Notices
+	Outbox   Outbox
 	Hasher   *Hasher
 	Transact kiosk.Transact
 	Now      func() time.Time
 }
 
-// NewAccount is what a newcomer tells.
+// NewAccount is what a new customer states.
 type NewAccount struct {
 	Username string // empty: the e-mail address
 	Email    string
@@ -86,7 +89,7 @@ func (r *Registration) open(ctx context.Context, a NewAccount, role kiosk.Role) 
 		if role == kiosk.RoleAdmin {
 			return nil
 		}
-		return r.Notices.Welcome(ctx, u)
+		return r.Outbox.Add(ctx, outbox.Entry{Letter: &outbox.Letter{Template: Welcome, UserID: u.ID}})
 	})
 	if err != nil {
 		return User{}, err

@@ -13,16 +13,17 @@ import (
 
 // User is an account.
 type User struct {
-	ID           kiosk.ID
-	Username     string
-	Email        string
-	Name         string
-	Role         kiosk.Role
-	PasswordHash string
-	Sessions     []Session // the oldest first, MaxSessions at most
-	Revision     int64     // counts the changes, so that two of them at once don't overwrite each other
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
+	ID            kiosk.ID
+	Username      string
+	Email         string
+	EmailVerified bool // its owner has followed a letter to it
+	Name          string
+	Role          kiosk.Role
+	PasswordHash  string
+	Sessions      []Session // the oldest first, MaxSessions at most
+	Revision      int64     // counts the changes, so that two of them at once don't overwrite each other
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
 }
 
 // Profile is what an account's owner sees of it.

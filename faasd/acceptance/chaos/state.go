@@ -22,8 +22,7 @@ type state struct {
 	products  []productDoc
 	movements []movementDoc
 	orders    []orderDoc
-	keys      []keyDoc
-	inbox     []inboxDoc
+	keys      []keyDoc // of the orders
 	outbox    []entryDoc
 	mails     []recordDoc
 
@@ -62,6 +61,7 @@ type orderDoc struct {
 	Total   int
 	Lines   []lineDoc
 	History []stepDoc
+	Key     string // user:key
 }
 
 type lineDoc struct {
@@ -76,26 +76,25 @@ type stepDoc struct {
 	Stock  string
 }
 
-type inboxDoc struct {
-	Event string `bson:"_id"`
-}
-
 type keyDoc struct {
-	ID    string        `bson:"_id"` // user:key
-	Order bson.ObjectID `bson:"order_id"`
+	ID    string // user:key
+	Order bson.ObjectID
 }
 
 type entryDoc struct {
 	ID        bson.ObjectID `bson:"_id"`
-	Kind      string
-	Subject   string
-	Payload   string
+	Letter    *letterDoc
 	Attempts  int
 	Next      time.Time `bson:"next_attempt"`
-	Done      time.Time `bson:"done_at"`
 	GivenUp   time.Time `bson:"given_up_at"`
 	LastError string    `bson:"last_error"`
 	Created   time.Time `bson:"created_at"`
+}
+
+type letterDoc struct {
+	Template string
+	User     bson.ObjectID `bson:"user_id"`
+	Order    bson.ObjectID `bson:"order_id"`
 }
 
 type recordDoc struct {
@@ -127,7 +126,7 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 	var s state
 	for name, into := range map[string]any{
 		"users": &s.users, "products": &s.products, "stock_movements": &s.movements, "orders": &s.orders,
-		"order_keys": &s.keys, "inbox": &s.inbox, "outbox": &s.outbox, "mails": &s.mails,
+		"outbox": &s.outbox, "mails": &s.mails,
 	} {
 		cursor, err := db.Collection(name).Find(ctx, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
 		if err == nil {
@@ -135,6 +134,11 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 		}
 		if err != nil {
 			return nil, fmt.Errorf("collection %s: %w", name, err)
+		}
+	}
+	for _, o := range s.orders {
+		if o.Key != "" {
+			s.keys = append(s.keys, keyDoc{o.Key, o.ID})
 		}
 	}
 	var err error

@@ -1,0 +1,106 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+const (
+	// Grace is how long an order may wait for its stock before its event is
+	// published again: whoever placed it may have died before it was.
+	Grace = 5 * time.Second
+	// maxRest is the longest time between two publications, jitter aside.
+	maxRest = 5 * time.Minute
+)
+
+// rest is the time until the next publication: it doubles from Grace to
+// maxRest.
+func rest(announcements int) time.Duration {
+	d := min(Grace<<min(announcements, 10), maxRest)
+	return d/2 + rand.N(d)
+}
+
+// WaitingOrders are those whose stock is neither taken nor found short.
+type WaitingOrders interface {
+	// Waiting counts them, up to limit.
+	Waiting(ctx context.Context, limit int) (int, error)
+	// Unannounced returns at most limit of them whose event is due to be
+	// published again, and puts that off by pause. Two callers at once may get
+	// the same order.
+	Unannounced(ctx context.Context, now time.Time, limit int, pause func(announcements int) time.Duration) ([]Order, error)
+}
+
+// Announcing publishes order.created again for orders that wait longer than
+// they should. A worker that has seen the event before does nothing.
+type Announcing struct {
+	Orders    WaitingOrders
+	Announcer Announcer
+	Now       func() time.Time
+}
+
+// Sweep publishes what is due, at most limit orders, and returns how many there
+// were.
+func (a *Announcing) Sweep(ctx context.Context, limit int) (int, error) {
+	orders, err := a.Orders.Unannounced(ctx, a.Now(), limit, rest)
+	if err != nil || len(orders) == 0 {
+		return 0, err
+	}
+	slog.Warn("orders wait for their stock, their events are published again", "orders", len(orders), "oldest", orders[0].ID, "waiting_since", orders[0].CreatedAt)
+	return len(orders), a.Announcer.Announce(ctx, orders...)
+}
+
+// maxCount bounds what it costs to count.
+const maxCount = 100_000
+
+// Pending returns how many orders wait for their stock, up to 100,000.
+func (a *Announcing) Pending(ctx context.Context) (int, error) {
+	return a.Orders.Waiting(ctx, maxCount)
+}
+
+// Backlog bounds the orders that wait for their stock: while there are more
+// than can be settled soon, the shop says so instead of accepting what it
+// settles late.
+type Backlog struct {
+	Orders WaitingOrders
+	Limit  int // 10,000 by default
+	Now    func() time.Time
+
+	mu      sync.Mutex
+	counted time.Time // when full was true or not
+	full    bool
+}
+
+var errBacklog = errors.New("too many orders wait for their stock")
+
+// countEvery is how old the count may be. At thousands of orders a second the
+// limit is exceeded by as many at most.
+const countEvery = time.Second
+
+// Check returns KindUnavailable while Limit orders wait.
+func (b *Backlog) Check(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := b.Now(); now.Sub(b.counted) >= countEvery {
+		n, err := b.Orders.Waiting(ctx, b.Limit)
+		if err != nil {
+			return err
+		}
+		b.counted, b.full = now, n >= b.Limit
+		if b.full {
+			slog.Warn("orders are refused: too many wait for their stock", "limit", b.Limit)
+		}
+	}
+	if b.full {
+		return &kiosk.Error{
+			Kind: kiosk.KindUnavailable, Message: "too many orders are waiting to be processed: try again later",
+			RetryAfter: 5 * time.Second, Err: errBacklog,
+		}
+	}
+	return nil
+}
