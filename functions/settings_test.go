@@ -31,7 +31,7 @@ func TestMalformedSettings(t *testing.T) {
 	for name := range functions {
 		all = append(all, name)
 	}
-	events := []string{"register", "create-order", "orders", "inventory-updater", "outbox-relay"}
+	events := []string{"register", "products", "create-order", "orders", "inventory-updater", "outbox-relay"}
 	for _, test := range []struct {
 		setting, value string
 		readers        []string

@@ -5,6 +5,7 @@
 // Its settings are secrets or environment variables:
 //
 //	GATEWAY_URL         http://gateway:8080
+//	NATS_URL            none; where changes of products are heard: see below
 //	BIND_ADDRESS        all interfaces
 //	PORT                8000, the front door
 //	GRPC_PORT           50051, the facade
@@ -18,6 +19,16 @@
 //	GRPC_TLS_CLIENT_CA  none; who signs the certificates that clients must then have
 //	GRPC_TRUST_NETWORK  false; whether callers without a token are the service account
 //	JWT_SECRET          needed with the last two: it makes the service account's token
+//
+// # The catalogue
+//
+// What anybody may read of the catalogue, the edge answers from its own memory:
+// 16 MiB of answers, each for 30 s at most. It hears on NATS of every product
+// that changes, and drops what it has of it at once; a list may be given for
+// another 400 ms. Several times a second it makes sure that NATS still tells it
+// everything: where that is away, or there is no NATS_URL, every request is a
+// function's, as if there were no memory. So nobody sees a price that changed
+// more than a second ago.
 //
 // # The client's address
 //
@@ -58,11 +69,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/catalogue"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/facade"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/front"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 	"github.com/kiosk-shop/kiosk/shared/config"
+	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
@@ -95,6 +108,7 @@ type settings struct {
 	host           string // BIND_ADDRESS; all interfaces
 	port, grpcPort int
 	gatewayURL     string
+	natsURL        string // empty: no answers from memory
 	origin         *origin.Key
 	listener       listener.Config
 	door           front.Config
@@ -108,6 +122,7 @@ func load() (settings, error) {
 		port:       env.Int("PORT", 8000),
 		grpcPort:   env.Int("GRPC_PORT", 50051),
 		gatewayURL: env.String("GATEWAY_URL", "http://gateway:8080"),
+		natsURL:    env.String("NATS_URL", ""),
 		door:       front.Config{ShopName: env.String("SHOP_NAME", "Kiosk")},
 		facade:     facade.Config{TrustNetwork: env.Bool("GRPC_TRUST_NETWORK", false)},
 	}
@@ -151,11 +166,22 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	functions, err := gateway.New(s.gatewayURL, s.origin)
+	client, err := gateway.New(s.gatewayURL, s.origin)
 	if err != nil {
 		return err
 	}
-	defer functions.Close()
+	defer client.Close()
+	functions := catalogue.New(client)
+	if s.natsURL != "" {
+		changes, err := nats.Open(s.natsURL, "edge", nats.Options{})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = changes.Close() }() // it never fails
+		watching, stop := context.WithCancel(ctx)
+		defer stop()
+		go changes.WatchProducts(watching, functions.Copies())
+	}
 	door, err := front.New(functions, s.door)
 	if err != nil {
 		return err

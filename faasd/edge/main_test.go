@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -22,9 +23,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kiosk-shop/kiosk/shared/nats"
+	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 // TestMain lets the tests start the real command: this binary, told to be it.
@@ -274,6 +279,106 @@ func peakMemory(t *testing.T, pid int) int {
 		t.Fatal(err)
 	}
 	return kilobytes << 10
+}
+
+// TestCatalogueFromMemory counts what reaches the functions while NATS tells of
+// changes, while it is away, and when it is back.
+func TestCatalogueFromMemory(t *testing.T) {
+	const product = "/api/inventory/0123456789abcdef01234567"
+	var calls, price atomic.Int64
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			price.Add(1)
+		} else if r.URL.Path != "/healthz" {
+			calls.Add(1)
+		}
+		w.Header().Set("ETag", `"1"`)
+		fmt.Fprint(w, price.Load())
+	}))
+	defer web.Close()
+	dir := t.TempDir()
+	server := testservers.StartNATS(t, "127.0.0.1:0", dir)
+	p := start(t, nil, "GATEWAY_URL="+web.URL, "NATS_URL="+server.ClientURL())
+	base := "http://" + p.until(t, "listening")["http"].(string)
+	go func() { // the log must not fill its pipe
+		for p.lines.Scan() {
+		}
+	}()
+	get := func(path string) (price int64, called bool) {
+		t.Helper()
+		before := calls.Load()
+		response, err := http.Get(base + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if _, err := fmt.Fscan(response.Body, &price); err != nil || response.StatusCode != 200 {
+			t.Fatalf("%s: %v", response.Status, err)
+		}
+		return price, calls.Load() > before
+	}
+	eventually := func(what string, check func() bool) {
+		t.Helper()
+		testservers.Eventually(t, what, func() error {
+			if !check() {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	fromMemory := func() bool { get(product); _, called := get(product); return !called }
+
+	eventually("answers from memory", fromMemory)
+	hits := 0
+	for range 200 {
+		if _, called := get(product); !called {
+			hits++
+		}
+	}
+	if hits < 150 { // all, but where the machine is too busy to hear NATS
+		t.Errorf("%d of 200 answers came from memory", hits)
+	}
+	for _, path := range []string{product, "/api/inventory"} {
+		get(path)
+		request, err := http.NewRequest(http.MethodPut, base+product, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if seen, _ := get(path); seen != price.Load() {
+			t.Errorf("%s after a change through the edge: %d, want %d", path, seen, price.Load())
+		}
+	}
+	teller, err := nats.Open(server.ClientURL(), "test", nats.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer teller.Close()
+	price.Add(1)
+	eventually("the new price, once announced", func() bool {
+		teller.ProductsChanged("0123456789abcdef01234567")
+		seen, _ := get(product)
+		return seen == price.Load()
+	})
+	address := strings.TrimPrefix(server.ClientURL(), "nats://")
+	server.Shutdown()
+	server.WaitForShutdown()
+	eventually("no answers from memory", func() bool { return !fromMemory() })
+	for range 20 {
+		if _, called := get(product); !called {
+			t.Fatal("with NATS away an answer came from memory")
+		}
+	}
+	price.Add(1)
+	if seen, _ := get(product); seen != price.Load() {
+		t.Errorf("with NATS away: %d, want %d", seen, price.Load())
+	}
+	testservers.StartNATS(t, address, dir)
+	eventually("answers from memory again", fromMemory)
 }
 
 // TestStandardInput closes it without --exit-with-parent, as a service manager

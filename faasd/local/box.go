@@ -195,7 +195,7 @@ func (b *box) startEdge() error {
 	c := b.config
 	return b.run(&b.edge, "edge", append(os.Environ(),
 		"PORT="+strconv.Itoa(c.front), "GRPC_PORT="+strconv.Itoa(c.grpc), "BIND_ADDRESS=127.0.0.1",
-		"GATEWAY_URL=http://"+local(c.gateway), "secret_mount_path="+c.dir("secrets", "edge")))
+		"GATEWAY_URL=http://"+local(c.gateway), "NATS_URL="+c.natsURL, "secret_mount_path="+c.dir("secrets", "edge")))
 }
 
 func (b *box) startWorker() error {

@@ -4,6 +4,7 @@ package function
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/nearcache"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
 )
@@ -19,17 +21,22 @@ import (
 // home is where clients find the catalogue.
 const home = "/api/inventory"
 
+// maxCopies bounds the answers that are kept in memory, in bytes.
+const maxCopies = 16 << 20
+
 // New wires the function.
-func New(context.Context) (handler.FunctionHandler, error) {
+func New(ctx context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("products")
 	show := view{currency: s.Currency()}
 	catalogue, keeper := s.Catalogue(), s.Admission()
+	copies := nearcache.New(maxCopies, answer.size, time.Now)
+	s.WatchProducts(ctx, copies)
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{$}", list(catalogue, show))
-		f.Route("GET /{id}", get(catalogue, show))
+		f.Route("GET /{id}", get(catalogue, copies, show))
 		f.Route("POST /{$}", create(catalogue, keeper, show))
-		f.Route("PUT /{id}", replace(catalogue, keeper, show))
-		f.Route("DELETE /{id}", remove(catalogue, keeper))
+		f.Route("PUT /{id}", replace(catalogue, keeper, copies, show))
+		f.Route("DELETE /{id}", remove(catalogue, keeper, copies))
 	})
 }
 
@@ -94,18 +101,41 @@ func list(catalogue *inventory.Catalogue, show view) rest.Handler {
 	}
 }
 
-func get(catalogue *inventory.Catalogue, show view) rest.Handler {
+// answer is a product as it is answered.
+type answer struct {
+	etag string
+	body json.RawMessage
+}
+
+func (a answer) size() int { return len(a.etag) + len(a.body) }
+
+func get(catalogue *inventory.Catalogue, copies *nearcache.Cache[answer], show view) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
-		p, err := catalogue.Get(r.Context(), id)
+		load := func(ctx context.Context) (a answer, keep bool, err error) {
+			p, err := catalogue.Get(ctx, id)
+			if err != nil {
+				return a, false, err
+			}
+			body, err := json.Marshal(show.product(p))
+			return answer{p.ETag(), body}, true, err
+		}
+		var found answer
+		// Whoever has heard of a change, as the edge may have before this process,
+		// asks past what is remembered here (RFC 9111, section 5.2.1.4).
+		if r.Header.Get("Cache-Control") == "no-cache" {
+			found, _, err = load(r.Context())
+		} else {
+			found, err = copies.Load(r.Context(), nearcache.Product(string(id)), load)
+		}
 		if err != nil {
 			return rest.Response{}, err
 		}
-		response := rest.Response{Status: http.StatusOK, Header: http.Header{"Etag": {p.ETag()}}, Body: show.product(p)}
-		if header := r.Header.Get("If-None-Match"); header != "" && rest.Matches(header, p.ETag(), true) {
+		response := rest.Response{Status: http.StatusOK, Header: http.Header{"Etag": {found.etag}}, Body: found.body}
+		if header := r.Header.Get("If-None-Match"); header != "" && rest.Matches(header, found.etag, true) {
 			response.Status, response.Body = http.StatusNotModified, nil
 		}
 		return response, nil
@@ -141,7 +171,7 @@ func match(r *http.Request) inventory.Match {
 	return func(p inventory.Product) bool { return rest.Matches(header, p.ETag(), false) }
 }
 
-func replace(catalogue *inventory.Catalogue, keeper rest.Admission, show view) rest.Handler {
+func replace(catalogue *inventory.Catalogue, keeper rest.Admission, copies *nearcache.Cache[answer], show view) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		actor, header, err := keeper.Admit(r)
 		if err != nil {
@@ -155,6 +185,7 @@ func replace(catalogue *inventory.Catalogue, keeper rest.Admission, show view) r
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
+		defer copies.Drop(id) // the word of it comes back a moment after the answer
 		p, err := catalogue.Replace(r.Context(), actor, id, match(r), inventory.Details(body))
 		if err != nil {
 			return rest.Response{}, err
@@ -164,7 +195,7 @@ func replace(catalogue *inventory.Catalogue, keeper rest.Admission, show view) r
 	}
 }
 
-func remove(catalogue *inventory.Catalogue, keeper rest.Admission) rest.Handler {
+func remove(catalogue *inventory.Catalogue, keeper rest.Admission, copies *nearcache.Cache[answer]) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		actor, header, err := keeper.Admit(r)
 		if err != nil {
@@ -174,6 +205,7 @@ func remove(catalogue *inventory.Catalogue, keeper rest.Admission) rest.Handler 
 		if err != nil {
 			return rest.Response{}, err
 		}
+		defer copies.Drop(id)
 		if err := catalogue.Delete(r.Context(), actor, id, match(r)); err != nil {
 			return rest.Response{}, err
 		}

@@ -56,6 +56,9 @@ type Conn struct {
 
 	mu      sync.Mutex
 	ensured bool // the streams exist, with the settings of this process
+
+	saying    sync.Mutex
+	announced []announced // what was said lately, the oldest first
 }
 
 // Options are the settings of the streams, for who makes them.
@@ -67,6 +70,11 @@ type Options struct {
 // Open prepares a connection to url; it does not wait for it. The streams are
 // made, or changed to these options, when events are published or consumed.
 func Open(url, name string, options Options) (*Conn, error) {
+	if options.EventBytes <= 0 {
+		options.EventBytes = 1 << 30
+	}
+	options.Replicas = max(options.Replicas, 1)
+	c := &Conn{options: options}
 	nc, err := nats.Connect(url,
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
@@ -79,7 +87,7 @@ func Open(url, name string, options Options) (*Conn, error) {
 				slog.Warn("nats disconnected", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { slog.Info("nats reconnected") }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { slog.Info("nats reconnected"); c.repeat(nc) }),
 	)
 	if err != nil {
 		return nil, errors.New("NATS_URL is not an address of NATS") // the cause may quote a password
@@ -89,11 +97,8 @@ func Open(url, name string, options Options) (*Conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	if options.EventBytes <= 0 {
-		options.EventBytes = 1 << 30
-	}
-	options.Replicas = max(options.Replicas, 1)
-	return &Conn{nc: nc, js: js, options: options}, nil
+	c.nc, c.js = nc, js
+	return c, nil
 }
 
 // Close ends the connection; what was published has been acknowledged before.

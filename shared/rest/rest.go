@@ -29,7 +29,8 @@ const PathHeader = "X-Function-Path"
 // Handler answers one request.
 type Handler func(r *http.Request) (Response, error)
 
-// Response is a successful answer: Body goes out as JSON, nil as nothing.
+// Response is a successful answer: Body goes out as JSON, a json.RawMessage as
+// it is, nil as nothing.
 type Response struct {
 	Status int
 	Header http.Header
@@ -188,11 +189,14 @@ func (rec *recorder) json(r *http.Request, response Response) {
 	if response.Body == nil || r.Method == http.MethodHead {
 		return
 	}
-	text, err := json.Marshal(response.Body)
-	if err != nil {
-		*rec = recorder{}
-		rec.problem(r, fmt.Errorf("encoding the answer: %w", err))
-		return
+	text, encoded := response.Body.(json.RawMessage)
+	if !encoded {
+		var err error
+		if text, err = json.Marshal(response.Body); err != nil {
+			*rec = recorder{}
+			rec.problem(r, fmt.Errorf("encoding the answer: %w", err))
+			return
+		}
 	}
 	rec.Header().Set("Content-Type", "application/json")
 	rec.body.Write(text)

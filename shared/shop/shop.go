@@ -44,14 +44,15 @@ type Shop struct {
 	config   config.Source
 	errs     []error
 
-	db     *mongodb.DB
-	redis  *redis.Client
-	nats   *nats.Conn
-	outbox *outbox.Outbox
-	smtp   *smtp.Server
-	tokens *user.Tokens
-	hasher *user.Hasher
-	limits *redis.Limiter
+	db         *mongodb.DB
+	redis      *redis.Client
+	nats       *nats.Conn
+	natsOpened bool
+	outbox     *outbox.Outbox
+	smtp       *smtp.Server
+	tokens     *user.Tokens
+	hasher     *user.Hasher
+	limits     *redis.Limiter
 
 	// Ready asks in this order, Close goes the other way round.
 	ready []func(context.Context) error
@@ -203,6 +204,12 @@ func (s *Shop) Profiles() *user.Profiles {
 	}
 }
 
+// WatchProducts tells w which products change, for as long as the process runs.
+func (s *Shop) WatchProducts(ctx context.Context, w nats.Watcher) {
+	conn := s.NATS()
+	s.Run(ctx, func(ctx context.Context) { conn.WatchProducts(ctx, w) })
+}
+
 // Catalogue is the products.
 func (s *Shop) Catalogue() *inventory.Catalogue {
 	return &inventory.Catalogue{Products: s.db.Products(), Cache: s.productCache(), Transact: s.db.Transact, Now: now}
@@ -301,9 +308,10 @@ func (s *Shop) post() *openfaas.Post {
 // NATS is the connection for events. A function does not need it to be ready:
 // what it cannot publish now, the outbox keeps.
 func (s *Shop) NATS() *nats.Conn {
-	if s.nats != nil {
+	if s.natsOpened {
 		return s.nats
 	}
+	s.natsOpened = true
 	conn, err := nats.Open(s.config.String("NATS_URL", defaultNATS), s.function, nats.Options{
 		Replicas: s.config.Int("NATS_REPLICAS", 1), EventBytes: int64(s.config.Int("NATS_EVENT_BYTES", 1<<30)),
 	})
@@ -353,8 +361,21 @@ func (s *Shop) sessionCopies() *redis.Cache[user.Session] {
 	return redis.NewCache[user.Session](s.redis, "session", user.CopyLifetime)
 }
 
-func (s *Shop) productCache() *redis.Cache[inventory.Product] {
-	return redis.NewCache[inventory.Product](s.redis, "product", copyLifetime)
+func (s *Shop) productCache() productCache {
+	return productCache{redis.NewCache[inventory.Product](s.redis, "product", copyLifetime), s.NATS()}
+}
+
+// productCache is the copies of products in Redis. Of a change it also tells the
+// processes that keep copies of their own, once Redis has dropped its copy: that
+// is where they look next.
+type productCache struct {
+	*redis.Cache[inventory.Product]
+	changes *nats.Conn
+}
+
+func (c productCache) Drop(ctx context.Context, ids ...kiosk.ID) {
+	c.Cache.Drop(ctx, ids...)
+	c.changes.ProductsChanged(ids...)
 }
 
 func (s *Shop) orderCache() *redis.Cache[order.Order] {

@@ -44,12 +44,12 @@ func (d *Door) allowOrigin(w http.ResponseWriter, r *http.Request) {
 }
 
 // preflight answers a browser's question before a cross-origin request.
-func (d *Door) preflight(w http.ResponseWriter, r *http.Request, found map[string]target) bool {
+func (d *Door) preflight(w http.ResponseWriter, r *http.Request, found *place) bool {
 	h := w.Header()
 	if r.Method != http.MethodOptions || h.Get("Access-Control-Allow-Origin") == "" || r.Header.Get("Access-Control-Request-Method") == "" {
 		return false
 	}
-	h.Set("Access-Control-Allow-Methods", methods(found))
+	h.Set("Access-Control-Allow-Methods", found.allow)
 	h.Set("Access-Control-Allow-Headers", strings.Join([]string{
 		"Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent", "Tracestate", "X-Call-Id",
 	}, ", "))

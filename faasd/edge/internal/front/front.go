@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,12 +20,16 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
+	"github.com/kiosk-shop/kiosk/shared/rest"
 )
 
-// Functions is what the door needs of package gateway.
+// Functions is what the door needs of package catalogue.
 type Functions interface {
 	Call(context.Context, gateway.Request) *gateway.Answer
 	Ready(context.Context) error
+	// Kept is the answer to an anonymous GET, if it is in memory: not to be
+	// changed.
+	Kept(function, query string) (*gateway.Answer, bool)
 }
 
 // Config is what differs from shop to shop.
@@ -70,44 +75,48 @@ var (
 	}
 )
 
+// Headers of every answer. They are shared, and so never changed.
+var (
+	nosniff    = []string{"nosniff"}
+	deny       = []string{"DENY"}
+	noReferrer = []string{"no-referrer"}
+	sameOrigin = []string{"same-origin"}
+	nothing    = []string{"default-src 'none'; frame-ancestors 'none'"}
+	noCache    = []string{"no-cache"}
+	noStore    = []string{"no-store"}
+)
+
 // ServeHTTP answers, logs, and survives a panic.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	client := gateway.ClientAddress(r.RemoteAddr, r.Header.Values("X-Forwarded-For"), d.config.Proxies.Contains)
-	origin := gateway.Origin(r.Header.Get, client)
-
+	e := &exchange{
+		ResponseWriter: w, request: r, start: time.Now(), path: r.URL.EscapedPath(),
+		client: gateway.ClientAddress(r.RemoteAddr, r.Header["X-Forwarded-For"], d.config.Proxies.Contains),
+		callID: gateway.CallID(r.Header.Get("X-Call-Id")),
+	}
 	h := w.Header()
-	h.Set("X-Call-Id", origin.Get("X-Call-Id"))
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-
-	counted := &recorder{ResponseWriter: w}
-	// Neither query nor headers: both may hold what a log must not.
-	log := slog.With("call_id", origin.Get("X-Call-Id"), "traceparent", origin.Get("Traceparent"),
-		"client", client, "method", r.Method, "path", r.URL.EscapedPath()[:min(len(r.URL.EscapedPath()), 200)])
+	h["X-Call-Id"] = []string{e.callID}
+	h["X-Content-Type-Options"] = nosniff
+	h["X-Frame-Options"] = deny
+	h["Referrer-Policy"] = noReferrer
+	h["Cross-Origin-Opener-Policy"] = sameOrigin
+	h["Content-Security-Policy"] = nothing
 	defer func() {
 		if p := recover(); p != nil {
-			log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			if counted.status == 0 {
-				d.send(counted, r, gateway.NewProblem(http.StatusInternalServerError, ""))
+			slog.Error("panic", "call_id", e.callID, "method", r.Method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if e.status == 0 {
+				d.send(e, r, gateway.NewProblem(http.StatusInternalServerError, ""))
 			}
 		}
-		level := slog.LevelInfo
-		if counted.status == http.StatusOK && (r.URL.Path == "/healthz" || r.URL.Path == "/readyz") {
-			level = slog.LevelDebug // asked every few seconds
-		}
-		log.Log(r.Context(), level, "answered", "status", counted.status, "bytes", counted.bytes, "duration_ms", time.Since(start).Milliseconds())
+		e.log()
 	}()
-	d.serve(counted, r, origin)
+	d.serve(e, r)
 }
 
-func (d *Door) serve(w http.ResponseWriter, r *http.Request, origin http.Header) {
-	path := r.URL.EscapedPath()
-	if found := find(path); found != nil {
-		d.serveAPI(w, r, found, origin)
+func (d *Door) serve(e *exchange, r *http.Request) {
+	var w http.ResponseWriter = e
+	path := e.path
+	if found, id := known.find(path); found != nil {
+		d.serveAPI(e, r, found, id)
 		return
 	}
 	serve := d.servePage
@@ -138,79 +147,95 @@ func (d *Door) refuseMethod(w http.ResponseWriter, r *http.Request, allow string
 }
 
 // serveAPI hands a request to its function, and the answer back.
-func (d *Door) serveAPI(w http.ResponseWriter, r *http.Request, found map[string]target, origin http.Header) {
-	d.allowOrigin(w, r)
-	if d.preflight(w, r, found) {
+func (d *Door) serveAPI(e *exchange, r *http.Request, found *place, id string) {
+	d.allowOrigin(e, r)
+	if d.preflight(e, r, found) {
 		return
 	}
-	t, ok := found[r.Method]
+	route, ok := found.methods[r.Method]
 	if !ok {
-		d.refuseMethod(w, r, methods(found))
+		d.refuseMethod(e, r, found.allow)
 		return
+	}
+	called := route.called(id)
+	// The method is the route's: a HEAD asks a function with GET and leaves the
+	// body out below.
+	if route.method == http.MethodGet && r.ContentLength == 0 && len(r.Header["Authorization"]) == 0 {
+		if answer, ok := d.functions.Kept(called, r.URL.RawQuery); ok {
+			d.sendOutside(e, r, answer, route)
+			return
+		}
 	}
 	// The whole body first: a slow client must not hold a function's replica.
-	body, refusal := d.readBody(w, r, t.maxBody, origin.Get("X-Forwarded-For"))
+	body, refusal := d.readBody(e, r, route.maxBody, e.client)
 	if refusal != nil {
-		d.send(w, r, refusal)
+		d.send(e, r, refusal)
 		return
 	}
 	defer body.Release()
-	for _, name := range requestHeaders {
-		if values := r.Header.Values(name); len(values) > 0 {
-			origin[name] = values
-		}
-	}
-	// The method is the route's: a HEAD asks a function with GET and leaves the
-	// body out below.
 	answer := d.functions.Call(r.Context(), gateway.Request{
-		Method: t.method, Function: t.functionPath(), Query: r.URL.RawQuery, Header: origin, Body: body.Content,
+		Method: route.method, Function: called, Query: r.URL.RawQuery, Header: e.inside(), Body: body.Content,
 	})
 	defer answer.Release()
-	d.send(w, r, outside(answer, t))
+	d.sendOutside(e, r, answer, route)
 }
 
-// outside is an answer as the outside sees it: only known headers. Location and
-// Link need no change, for functions name the front door's own paths.
-func outside(a *gateway.Answer, t target) *gateway.Answer {
-	header := make(http.Header)
+// sendOutside sends a function's answer as the outside sees it: only known
+// headers. Location and Link need no change, for functions name the front door's
+// own paths.
+func (d *Door) sendOutside(w http.ResponseWriter, r *http.Request, a *gateway.Answer, route route) {
+	h := w.Header()
 	for _, name := range answerHeaders {
-		if values := a.Header.Values(name); len(values) > 0 {
-			header[name] = values
+		values := a.Header[name]
+		switch {
+		case len(values) == 0:
+		case name == "Vary": // the door's own stays
+			h[name] = slices.Concat(h[name], values)
+		default:
+			h[name] = values
 		}
 	}
-	if a.Status == http.StatusNoContent {
-		header.Del("Content-Type") // OpenFaaS's gateway gives even nothing a type
+	status := a.Status
+	if status == http.StatusOK && route.method == http.MethodGet && len(a.Header["Etag"]) > 0 &&
+		rest.Matches(r.Header.Get("If-None-Match"), a.Header["Etag"][0], true) {
+		status = http.StatusNotModified
 	}
-	if header.Get("Cache-Control") == "" {
+	if status == http.StatusNoContent || status == http.StatusNotModified {
+		delete(h, "Content-Type") // OpenFaaS's gateway gives even nothing a type
+	}
+	if len(a.Header["Cache-Control"]) == 0 {
 		// What anyone may read may be kept, but asked about again; the rest is
 		// between the shop and one person.
-		policy := "no-store"
-		if t.method == http.MethodGet && strings.HasPrefix(t.path, "/api/inventory") && a.Status < 400 {
-			policy = "no-cache"
+		policy := noStore
+		if route.method == http.MethodGet && strings.HasPrefix(route.path, "/api/inventory") && status < 400 {
+			policy = noCache
 		}
-		header.Set("Cache-Control", policy)
+		h["Cache-Control"] = policy
 	}
-	return &gateway.Answer{Status: a.Status, Header: header, Body: a.Body}
+	write(w, r, status, a.Body)
 }
 
-// send writes an answer.
+// send sends an answer of the door's own.
 func (d *Door) send(w http.ResponseWriter, r *http.Request, a *gateway.Answer) {
 	h := w.Header()
 	for name, values := range a.Header {
-		if name == "Vary" { // the door's own stays
-			values = append(h[name], values...)
-		}
 		h[name] = values
 	}
-	if a.Status >= 400 && h.Get("Cache-Control") == "" {
-		h.Set("Cache-Control", "no-store")
+	if a.Status >= 400 && len(h["Cache-Control"]) == 0 {
+		h["Cache-Control"] = noStore
 	}
-	if a.Status != http.StatusNoContent && a.Status != http.StatusNotModified {
-		h.Set("Content-Length", strconv.Itoa(len(a.Body)))
+	write(w, r, a.Status, a.Body)
+}
+
+func write(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	if status == http.StatusNoContent || status == http.StatusNotModified {
+		w.WriteHeader(status)
+		return
 	}
-	w.WriteHeader(a.Status)
-	if r.Method != http.MethodHead && len(a.Body) > 0 {
-		_, _ = w.Write(a.Body) // a client that went away is the only reason to fail
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead && len(body) > 0 {
+		_, _ = w.Write(body) // a client that went away is the only reason to fail
 	}
 }
 
@@ -243,22 +268,67 @@ func (d *Door) sendOK(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// recorder remembers what was answered, for the log.
-type recorder struct {
+// exchange is a request and what became of it.
+type exchange struct {
 	http.ResponseWriter
+	request *http.Request
+	start   time.Time
+	path    string // escaped
+	client  string
+	callID  string
+	trace   string // traceparent, of what reached a function
+
 	status, bytes int
 }
 
-func (r *recorder) WriteHeader(status int) {
-	r.status = status
-	r.ResponseWriter.WriteHeader(status)
+// inside is the header that a function sees.
+func (e *exchange) inside() http.Header {
+	h := gateway.Origin(func(name string) string {
+		if name == "X-Call-Id" {
+			return e.callID
+		}
+		return e.request.Header.Get(name)
+	}, e.client)
+	for _, name := range requestHeaders {
+		if values := e.request.Header[name]; len(values) > 0 {
+			h[name] = values
+		}
+	}
+	e.trace = h.Get("Traceparent")
+	return h
+}
+
+// log keeps a line of the exchange, without query or headers: both may hold what
+// a log must not.
+func (e *exchange) log() {
+	level := slog.LevelInfo
+	if e.status == http.StatusOK && (e.path == "/healthz" || e.path == "/readyz") {
+		level = slog.LevelDebug // asked every few seconds
+	}
+	attributes := [...]slog.Attr{
+		slog.String("call_id", e.callID), slog.String("client", e.client),
+		slog.String("method", e.request.Method), slog.String("path", e.path[:min(len(e.path), 200)]),
+		slog.Int("status", e.status), slog.Int("bytes", e.bytes), slog.Int64("duration_ms", time.Since(e.start).Milliseconds()),
+		slog.String("traceparent", e.trace),
+	}
+	used := len(attributes)
+	if e.trace == "" {
+		used--
+	}
+	slog.LogAttrs(context.Background(), level, "answered", attributes[:used]...)
+}
+
+// WriteHeader notes the status.
+func (e *exchange) WriteHeader(status int) {
+	e.status = status
+	e.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap is for http.ResponseController.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+func (e *exchange) Unwrap() http.ResponseWriter { return e.ResponseWriter }
 
-func (r *recorder) Write(b []byte) (int, error) {
-	n, err := r.ResponseWriter.Write(b)
-	r.bytes += n
+func (e *exchange) Write(b []byte) (int, error) {
+	n, err := e.ResponseWriter.Write(b)
+	e.bytes += n
 	return n, err
 }

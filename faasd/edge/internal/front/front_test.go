@@ -23,6 +23,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/catalogue"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 )
 
@@ -45,6 +46,8 @@ func (f *fake) Call(_ context.Context, r gateway.Request) *gateway.Answer {
 	answer.Header = answer.Header.Clone()
 	return &answer
 }
+
+func (f *fake) Kept(string, string) (*gateway.Answer, bool) { return nil, false }
 
 func (f *fake) Ready(context.Context) error { return f.broken }
 
@@ -167,9 +170,13 @@ func FuzzFind(f *testing.F) {
 	f.Add("/api/orders/" + id + "/../../x/status")
 	safe := regexp.MustCompile(`^[a-z-]+(/(me|refresh|logout|[0-9a-fA-F]{24}(/status)?))?$`)
 	f.Fuzz(func(t *testing.T, path string) {
-		for method, target := range find(path) {
-			if !safe.MatchString(target.functionPath()) || strings.Replace(target.path, "{id}", target.id, 1) != path {
-				t.Errorf("%s %q leads to %q", method, path, target.functionPath())
+		found, id := known.find(path)
+		if found == nil {
+			return
+		}
+		for method, route := range found.methods {
+			if called := route.called(id); !safe.MatchString(called) || strings.Replace(route.path, "{id}", id, 1) != path {
+				t.Errorf("%s %q leads to %q", method, path, called)
 			}
 		}
 	})
@@ -585,6 +592,70 @@ func TestPanic(t *testing.T) {
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	os.Exit(m.Run())
+}
+
+// TestFromMemory holds what is answered from memory against what a function's
+// answer looks like.
+func TestFromMemory(t *testing.T) {
+	functions := &fake{answer: gateway.Answer{Status: 200, Header: http.Header{
+		"Content-Type": {"application/json"}, "Etag": {`"7"`}, "Link": {`</api/inventory?page=2>; rel="next"`}, "X-Total-Count": {"40"},
+		"X-Call-Id": {"the first one's"}, "X-Duration-Seconds": {"0.1"},
+	}, Body: []byte(`[{"a":1}]`)}}
+	memory := catalogue.New(functions)
+	door, err := New(memory, Config{Origins: []string{"https://shop.example"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := logged(t)
+	for _, path := range []string{"/api/inventory?page=1", "/api/inventory/" + id} {
+		for _, test := range []struct {
+			method string
+			header []string
+			status int
+			body   string
+		}{
+			{"GET", nil, 200, `[{"a":1}]`},
+			{"HEAD", nil, 200, ""},
+			{"GET", []string{`If-None-Match: W/"6", "7"`}, 304, ""},
+			{"HEAD", []string{`If-None-Match: *`}, 304, ""},
+			{"GET", []string{`If-None-Match: "6"`, "Origin: https://shop.example"}, 200, `[{"a":1}]`},
+		} {
+			header := append(test.header, "X-Call-Id: call-1")
+			answered := func(trusted bool) (http.Header, string) {
+				if memory.Copies().Lost(); trusted {
+					memory.Copies().Heard(time.Now().Add(time.Hour))
+					if first := ask(door, "GET", path, ""); first.StatusCode != 200 {
+						t.Fatalf("%s: %s", path, first.Status)
+					}
+				}
+				functions.asked = nil
+				got := ask(door, test.method, path, "", header...)
+				body, err := io.ReadAll(got.Body)
+				if err != nil || got.StatusCode != test.status || trusted == (len(functions.asked) > 0) {
+					t.Errorf("%s %s %v: %s after %d calls, %v", test.method, path, test.header, got.Status, len(functions.asked), err)
+				}
+				return got.Header, string(body)
+			}
+			asked, body := answered(false)
+			kept, bodyKept := answered(true)
+			if !reflect.DeepEqual(asked, kept) || body != test.body || bodyKept != test.body {
+				t.Errorf("%s %s %v:\n%v %s\nfrom memory\n%v %s", test.method, path, test.header, asked, body, kept, bodyKept)
+			}
+			if kept.Get("X-Call-Id") != "call-1" || kept.Get("Link") == "" && test.status == 200 {
+				t.Errorf("from memory: %v", kept)
+			}
+		}
+	}
+	if lines := strings.Count(log.b.String(), `"msg":"answered"`); lines != 2*5*3 {
+		t.Errorf("%d lines in the log", lines)
+	}
+	// Who comes with a token is the function's.
+	memory.Copies().Heard(time.Now().Add(time.Hour))
+	functions.asked = nil
+	ask(door, "GET", "/api/inventory/"+id, "", "Authorization: Bearer x")
+	if len(functions.asked) != 1 {
+		t.Error("a token was not asked about")
+	}
 }
 
 // TestBodyLimitsOfFunctions holds the routes' limits against those that

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -45,52 +46,71 @@ var routes = []route{
 	{"POST", "/api/email", "send-email", orderBody},
 }
 
-// target is a route with its identifier filled in.
-type target struct {
-	route
-	id string
+// place is a path, or all those that differ by an identifier, and what it
+// answers to.
+type place struct {
+	methods map[string]route
+	allow   string // the methods, for Allow
 }
 
-func (t target) functionPath() string { return strings.Replace(t.function, "{id}", t.id, 1) }
+// places are found by their path, or by what is around the identifier in it.
+type places struct {
+	fixed    map[string]*place
+	variable []variable
+}
 
-// find returns the routes of an escaped path by method; none if the path is
-// nobody's.
-func find(path string) map[string]target {
-	var found map[string]target
+type variable struct {
+	before, after string
+	place         *place
+}
+
+var known = newPlaces(routes)
+
+func newPlaces(routes []route) places {
+	all := places{fixed: make(map[string]*place)}
+	byPath := make(map[string]*place)
 	for _, r := range routes {
-		id, ok := match(r.path, path)
-		if !ok {
-			continue
+		p := byPath[r.path]
+		if p == nil {
+			p = &place{methods: make(map[string]route)}
+			byPath[r.path] = p
+			if before, after, ok := strings.Cut(r.path, "{id}"); ok {
+				all.variable = append(all.variable, variable{before, after, p})
+			} else {
+				all.fixed[r.path] = p
+			}
 		}
-		if found == nil {
-			found = make(map[string]target)
-		}
-		found[r.method] = target{r, id}
+		p.methods[r.method] = r
 		if r.method == http.MethodGet {
-			found[http.MethodHead] = target{r, id}
+			p.methods[http.MethodHead] = r
+		}
+		p.allow = strings.Join(slices.Sorted(maps.Keys(p.methods)), ", ")
+	}
+	return all
+}
+
+// find returns what is at an escaped path, and the identifier in it; nil if the
+// path is nobody's.
+func (p places) find(path string) (found *place, id string) {
+	if found, ok := p.fixed[path]; ok {
+		return found, ""
+	}
+	for _, v := range p.variable {
+		id, ok := strings.CutPrefix(path, v.before)
+		if ok {
+			id, ok = strings.CutSuffix(id, v.after)
+		}
+		if ok && gateway.IsID(id) {
+			return v.place, id
 		}
 	}
-	return found
+	return nil, ""
 }
 
-func match(pattern, path string) (id string, ok bool) {
-	before, after, variable := strings.Cut(pattern, "{id}")
-	if !variable {
-		return "", path == pattern
+// called is the route's function, with the identifier in its place.
+func (r route) called(id string) string {
+	if id == "" {
+		return r.function
 	}
-	id, ok = strings.CutPrefix(path, before)
-	if ok {
-		id, ok = strings.CutSuffix(id, after)
-	}
-	return id, ok && gateway.IsID(id)
-}
-
-// methods lists what a path answers to, for Allow.
-func methods(found map[string]target) string {
-	var names []string
-	for name := range found {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
+	return strings.Replace(r.function, "{id}", id, 1)
 }

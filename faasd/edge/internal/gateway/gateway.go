@@ -12,7 +12,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -60,6 +62,7 @@ func New(base string, key *origin.Key) (*Client, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" {
 		return nil, errors.New("GATEWAY_URL is not an address such as http://gateway:8080")
 	}
+	u.Path = strings.TrimSuffix(u.Path, "/")
 	return &Client{
 		base:   u,
 		origin: key,
@@ -125,6 +128,13 @@ func (a *Answer) Release() {
 	}
 }
 
+// Keep ends the counting of the answer's bytes for good: whoever keeps the answer
+// counts them from now on.
+func (a *Answer) Keep() {
+	a.Release()
+	a.held = nil
+}
+
 // Problem decodes the body of an Answer whose Status is 400 or higher.
 func (a *Answer) Problem() Problem {
 	var p Problem
@@ -139,51 +149,67 @@ func (a *Answer) Problem() Problem {
 func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	log := slog.With("function", r.Function, "call_id", r.Header.Get("X-Call-Id"))
-
 	select {
 	case c.calls <- struct{}{}:
 		defer func() { <-c.calls }()
 	default:
-		log.Warn("too many calls under way", "limit", maxCalls)
+		r.log(slog.LevelWarn, "too many calls under way", "limit", maxCalls)
 		return unavailable(time.Second)
 	}
 
 	answer, err := c.roundTrip(ctx, r)
 	switch {
 	case err == nil:
-	case errors.Is(ctx.Err(), context.Canceled):
-		return NewProblem(StatusClientClosedRequest, "")
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		log.Warn("no answer in time")
-		return timeout()
+	case ctx.Err() != nil:
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			r.log(slog.LevelWarn, "no answer in time")
+		}
+		return Ended(ctx)
 	case errors.Is(err, budget.ErrFull):
-		log.Warn("too many bytes of answers are under way", "limit", maxAnswers)
+		r.log(slog.LevelWarn, "too many bytes of answers are under way", "limit", maxAnswers)
 		return unavailable(time.Second)
 	default:
-		log.Error("the gateway cannot be reached", "error", err)
+		r.log(slog.LevelError, "the gateway cannot be reached", "error", err)
 		return unavailable(2 * time.Second)
 	}
-	judged := judge(answer, log)
+	judged := judge(answer, r)
 	if judged != answer {
 		answer.Release()
 	}
 	return judged
 }
 
+// Ended is the answer to a call whose ctx has ended before it.
+func Ended(ctx context.Context) *Answer {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return timeout()
+	}
+	return NewProblem(StatusClientClosedRequest, "")
+}
+
+// log says what became of a call.
+func (r Request) log(level slog.Level, message string, arguments ...any) {
+	slog.With("function", r.Function, "call_id", r.Header.Get("X-Call-Id")).Log(context.Background(), level, message, arguments...)
+}
+
 func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
-	request, err := http.NewRequestWithContext(ctx, r.Method, c.base.JoinPath("function", r.Function).String(), bytes.NewReader(r.Body))
-	if err != nil {
-		return nil, err
+	address := *c.base
+	address.Path, address.RawPath = c.base.Path+"/function/"+r.Function, ""
+	address.RawQuery = r.Query // as it is: what a query means is the function's affair
+	header := maps.Clone(r.Header)
+	if header == nil {
+		header = make(http.Header)
 	}
-	request.URL.RawQuery = r.Query // as it is: what a query means is the function's affair
-	if r.Header != nil {
-		request.Header = r.Header.Clone()
-		c.origin.Sign(request.Header)
-	}
+	c.origin.Sign(header)
 	if deadline, ok := ctx.Deadline(); ok {
 		left := max(time.Until(deadline).Truncate(time.Millisecond), time.Millisecond)
-		request.Header.Set("X-Timeout", left.String())
+		header["X-Timeout"] = []string{left.String()}
+	}
+	request := (&http.Request{Method: r.Method, URL: &address, Header: header}).WithContext(ctx)
+	if len(r.Body) > 0 {
+		request.ContentLength = int64(len(r.Body))
+		request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
+		request.Body, _ = request.GetBody() // never fails
 	}
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
@@ -200,14 +226,15 @@ func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
 // judge tells a function's answer from the gateway's own. Functions refuse
 // with problems only; anything else comes from something between here and
 // them, and is not for a client's eyes.
-func judge(a *Answer, log *slog.Logger) *Answer {
+func judge(a *Answer, r Request) *Answer {
 	refusal := a.Status >= 300 && a.Status != http.StatusNotModified
+	if !refusal {
+		return a
+	}
 	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	switch {
-	case !refusal:
-		return a
 	case a.Status == http.StatusTooManyRequests && !rateLimited(a.Header):
-		log.Warn("every replica is busy")
+		r.log(slog.LevelWarn, "every replica is busy")
 		return unavailable(time.Second)
 	case kind == problemType && a.Status >= 400:
 		if a.Status == http.StatusServiceUnavailable && a.Header.Get("Retry-After") == "" {
@@ -215,10 +242,10 @@ func judge(a *Answer, log *slog.Logger) *Answer {
 		}
 		return a
 	case a.Status == http.StatusGatewayTimeout, a.Status == http.StatusRequestTimeout:
-		log.Warn("the gateway had no answer in time", "status", a.Status)
+		r.log(slog.LevelWarn, "the gateway had no answer in time", "status", a.Status)
 		return timeout()
 	default:
-		log.Error("the gateway could not call the function", "status", a.Status, "says", firstLine(a.Body))
+		r.log(slog.LevelError, "the gateway could not call the function", "status", a.Status, "says", firstLine(a.Body))
 		return unavailable(2 * time.Second)
 	}
 }

@@ -10,7 +10,6 @@ import (
 )
 
 var (
-	identifier  = regexp.MustCompile(`^[0-9a-fA-F]{24}$`)
 	callID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
 )
@@ -18,7 +17,27 @@ var (
 // IsID says whether text has the form of an identifier, a MongoDB ObjectID.
 // Whatever else stands in its place names nothing, and no function need be
 // asked.
-func IsID(text string) bool { return identifier.MatchString(text) }
+func IsID(text string) bool {
+	if len(text) != 24 {
+		return false
+	}
+	for i := range len(text) {
+		c := text[i] | 0x20 // letters of either case
+		if (text[i] < '0' || text[i] > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// CallID is the id under which a call is known: what the client offers, where
+// that is well-formed, or a new one.
+func CallID(offered string) string {
+	if offered != "" && callID.MatchString(offered) {
+		return offered
+	}
+	return rand.Text()
+}
 
 // Origin is the header that tells a function whose call this is: X-Call-Id,
 // traceparent, tracestate (both W3C Trace Context) and, in X-Forwarded-For,
@@ -26,11 +45,7 @@ func IsID(text string) bool { return identifier.MatchString(text) }
 // trace are kept where they are well-formed, and begun here where not.
 func Origin(offered func(name string) string, client string) http.Header {
 	h := make(http.Header)
-	id := offered("X-Call-Id")
-	if !callID.MatchString(id) {
-		id = rand.Text()
-	}
-	h.Set("X-Call-Id", id)
+	h.Set("X-Call-Id", CallID(offered("X-Call-Id")))
 	h.Set("X-Forwarded-For", client)
 	if parent := offered("Traceparent"); validParent(parent) {
 		h.Set("Traceparent", parent)
@@ -53,6 +68,9 @@ func ClientAddress(peer string, forwarded []string, proxy func(netip.Addr) bool)
 		return peer
 	}
 	client := address.Addr().Unmap().WithZone("")
+	if len(forwarded) == 0 {
+		return client.String()
+	}
 	hops := strings.Split(strings.Join(forwarded, ","), ",")
 	for i := len(hops) - 1; i >= 0 && proxy(client); i-- {
 		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))

@@ -1,0 +1,108 @@
+package function
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	handler "github.com/openfaas/templates-sdk/go-http"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/nearcache"
+	"github.com/kiosk-shop/kiosk/shared/rest"
+)
+
+// shelf is a catalogue's database and its copies in Redis, and counts who asks.
+type shelf struct {
+	inventory.Repository
+	product inventory.Product
+	asked   atomic.Int64
+}
+
+func (s *shelf) Get(context.Context, kiosk.ID, func(context.Context) (inventory.Product, error)) (inventory.Product, error) {
+	s.asked.Add(1)
+	return s.product, nil
+}
+
+func (s *shelf) Drop(context.Context, ...kiosk.ID) {}
+
+func TestProductFromMemory(t *testing.T) {
+	s := &shelf{product: inventory.Product{ID: kiosk.NewID(), Name: "Pen", Price: 150, Revision: 1}}
+	copies := nearcache.New(maxCopies, answer.size, time.Now)
+	f := rest.NewFunction(func(context.Context) error { return nil }, func() error { return nil })
+	f.Route("GET /{id}", get(&inventory.Catalogue{Cache: s}, copies, view{"EUR"}))
+	wants := func(price string, asked int64, header ...string) {
+		t.Helper()
+		copies.Heard(time.Now().Add(time.Hour))
+		r := handler.Request{Method: http.MethodGet, Header: http.Header{rest.PathHeader: {"/" + strings.ToUpper(string(s.product.ID))}}}
+		for _, h := range header {
+			name, value, _ := strings.Cut(h, ": ")
+			r.Header.Set(name, value)
+		}
+		r.WithContext(t.Context())
+		got, err := f.Handle(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if price == "" {
+			if got.StatusCode != http.StatusNotModified || len(got.Body) > 0 {
+				t.Errorf("got %d %s", got.StatusCode, got.Body)
+			}
+		} else if want := `"price":` + price + `,"currency":"EUR"`; got.StatusCode != http.StatusOK || !strings.Contains(string(got.Body), want) || !json.Valid(got.Body) || got.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("got %d %s", got.StatusCode, got.Body)
+		}
+		if got.Header.Get("ETag") != s.product.ETag() || s.asked.Load() != asked {
+			t.Errorf("ETag %s after %d questions, want %d", got.Header.Get("ETag"), s.asked.Load(), asked)
+		}
+	}
+	for range 100 {
+		wants("1.50", 1)
+	}
+	wants("", 1, `If-None-Match: W/"1"`)
+	s.product.Price, s.product.Revision = 200, 2
+	copies.Changed(s.product.ID)
+	wants("2.00", 2)
+	wants("2.00", 2, `If-None-Match: "1"`)
+	wants("2.00", 3, "Cache-Control: no-cache") // past the memory
+	wants("2.00", 3)
+	copies.Lost()
+	s.product.Price, s.product.Revision = 300, 3
+	wants("3.00", 4)
+}
+
+// TestOwnChangesShowAtOnce replaces and deletes: the answer must not come before
+// the memory has dropped its copy.
+func TestOwnChangesShowAtOnce(t *testing.T) {
+	id := kiosk.NewID()
+	copies := nearcache.New(maxCopies, answer.size, time.Now)
+	copies.Heard(time.Now().Add(time.Hour))
+	load := func(context.Context) (answer, bool, error) { return answer{"1", json.RawMessage("{}")}, true, nil }
+	everybody := rest.Admission{Authenticator: service{}, Writes: func(context.Context, string) (*kiosk.Limit, error) { return nil, nil }}
+	refusing := &inventory.Catalogue{Cache: &shelf{}, Transact: func(context.Context, func(context.Context) error) error { return kiosk.Stale("another was quicker") }}
+	f := rest.NewFunction(nil, nil)
+	f.Route("PUT /{id}", replace(refusing, everybody, copies, view{}))
+	f.Route("DELETE /{id}", remove(refusing, everybody, copies))
+	for _, method := range []string{http.MethodPut, http.MethodDelete} {
+		if _, err := copies.Load(t.Context(), nearcache.Product(string(id)), load); err != nil {
+			t.Fatal(err)
+		}
+		r := handler.Request{Method: method, Body: []byte(`{"name":"Pen","category":"paper","stock":1,"price":1}`), Header: http.Header{rest.PathHeader: {"/" + string(id)}, "Authorization": {"Bearer x"}}}
+		r.WithContext(t.Context())
+		if got, err := f.Handle(r); err != nil || got.StatusCode != http.StatusPreconditionFailed {
+			t.Fatalf("%s: %d %s, %v", method, got.StatusCode, got.Body, err)
+		}
+		copies.Heard(time.Now().Add(time.Hour))
+		if _, ok := copies.Get(nearcache.Product(string(id))); ok {
+			t.Errorf("after %s the copy is still there", method)
+		}
+	}
+}
+
+type service struct{}
+
+func (service) Actor(context.Context, string) (kiosk.Actor, error) { return kiosk.Service(), nil }

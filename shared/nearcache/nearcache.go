@@ -1,0 +1,268 @@
+// Package nearcache keeps answers about products in a process's own memory, for
+// as long as it hears of every change. Its rule: nobody sees what changed more
+// than a second ago.
+//
+// The cache is told of changes (Changed) and, several times a second, that
+// everything up to a moment has been told (Heard). What it holds counts only
+// while that moment is recent: with the announcements away, or a connection that
+// died in silence, it is as if there were no cache.
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+)
+
+const (
+	// productTrust and listTrust are how old the last word of Heard may be.
+	productTrust = 900 * time.Millisecond
+	listTrust    = 500 * time.Millisecond
+	// listDelay is for how long lists that a change concerns are still given, so
+	// that a stream of orders does not leave them without any use.
+	listDelay = 400 * time.Millisecond
+	// lifetime is how old a copy may get whose change was never announced: the
+	// process that made it died between its commit and its word.
+	lifetime = 30 * time.Second
+	// loadTimeout bounds a load that others may be waiting for.
+	loadTimeout = 25 * time.Second
+	// overhead is what an entry takes beside its value, in bytes.
+	overhead = 256
+)
+
+// Cache holds copies of V. It is safe for concurrent use.
+type Cache[V any] struct {
+	copies  *otter.Cache[string, copied[V]]
+	weigh   func(V) int
+	largest int // a value that is larger, in bytes, is not kept
+	start   time.Time
+	now     func() time.Time
+
+	// Moments are nanoseconds from start, by the monotonic clock; 0 is none.
+	heard        atomic.Int64
+	listsChanged atomic.Int64 // the first change since lists were dropped last
+	listsDropped atomic.Int64 // how often lists were dropped
+
+	mu    sync.Mutex
+	loads map[string]*load[V]
+}
+
+type copied[V any] struct {
+	value V
+	began int64 // the moment at which its load began
+	lists int64 // of a list: listsDropped at that moment
+}
+
+// load is under way. A change makes it stale: it is nobody's then who comes
+// later, and leaves no copy.
+type load[V any] struct {
+	done  chan struct{}
+	value V
+	err   error
+	list  bool
+	stale bool
+}
+
+// New makes an empty Cache of at most maxBytes bytes, where weigh tells how many
+// a value has.
+func New[V any](maxBytes uint64, weigh func(V) int, now func() time.Time) *Cache[V] {
+	return &Cache[V]{
+		copies: otter.Must(&otter.Options[string, copied[V]]{
+			MaximumWeight: maxBytes,
+			Weigher: func(key string, c copied[V]) uint32 {
+				return uint32(len(key) + weigh(c.value) + overhead)
+			},
+		}),
+		weigh:   weigh,
+		largest: int(maxBytes / 16),
+		start:   now().Add(-time.Nanosecond), // so that no moment is 0
+		now:     now,
+		loads:   make(map[string]*load[V]),
+	}
+}
+
+// A Key names what is copied: a product or a list of some.
+type Key struct {
+	text string
+	list bool
+}
+
+// Product is the Key of a product, whose identifier may be in letters of either
+// case.
+func Product(id string) Key { return Key{text: strings.ToLower(id)} }
+
+// List is the Key of the list that a query selects.
+func List(query string) Key { return Key{text: "?" + query, list: true} }
+
+// Get gives the copy under key, if there is one that counts.
+func (c *Cache[V]) Get(key Key) (value V, ok bool) {
+	now := c.moment()
+	if !c.trusted(key, now) {
+		return value, false
+	}
+	found, ok := c.copies.GetIfPresent(key.text)
+	if !ok || now-found.began > int64(lifetime) || key.list && c.outdated(found, now) {
+		return value, false
+	}
+	return found.value, true
+}
+
+// Trusted tells whether copies under key count now.
+func (c *Cache[V]) Trusted(key Key) bool { return c.trusted(key, c.moment()) }
+
+func (c *Cache[V]) trusted(key Key, now int64) bool {
+	trust := productTrust
+	if key.list {
+		trust = listTrust
+	}
+	heard := c.heard.Load()
+	return heard > 0 && now-heard < int64(trust)
+}
+
+func (c *Cache[V]) outdated(list copied[V], now int64) bool {
+	changed := c.listsChanged.Load()
+	return list.lists != c.listsDropped.Load() || changed > 0 && now-changed > int64(listDelay)
+}
+
+// Load gives the copy under key, or what load gives: once for all who ask at
+// the same time. load says whether its value may be kept. Without trust in its
+// copies it only calls load. It fails with load's error, or ctx's.
+func (c *Cache[V]) Load(ctx context.Context, key Key, fn func(context.Context) (value V, keep bool, err error)) (V, error) {
+	if value, ok := c.Get(key); ok {
+		return value, nil
+	}
+	if !c.Trusted(key) {
+		value, _, err := fn(ctx)
+		return value, err
+	}
+	l, value, ok := c.join(context.WithoutCancel(ctx), key, fn)
+	if ok {
+		return value, nil
+	}
+	select {
+	case <-l.done:
+		return l.value, l.err
+	case <-ctx.Done():
+		var none V
+		return none, ctx.Err()
+	}
+}
+
+// join gives the load under way, or begins one, which goes on whoever leaves;
+// or it gives the copy that was left a moment ago.
+func (c *Cache[V]) join(ctx context.Context, key Key, fn func(context.Context) (V, bool, error)) (l *load[V], value V, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if value, ok := c.Get(key); ok {
+		return nil, value, true
+	}
+	began := c.moment()
+	if key.list {
+		if changed := c.listsChanged.Load(); changed > 0 && began-changed > int64(listDelay) {
+			c.dropLists()
+		}
+	}
+	if l, ok := c.loads[key.text]; ok {
+		return l, value, false
+	}
+	l = &load[V]{done: make(chan struct{}), list: key.list}
+	c.loads[key.text] = l
+	lists := c.listsDropped.Load()
+	go func() {
+		defer close(l.done)
+		ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+		defer cancel()
+		value, keep, err := guarded(ctx, fn)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		l.value, l.err = value, err
+		if c.loads[key.text] == l {
+			delete(c.loads, key.text)
+		}
+		if keep && err == nil && !l.stale && c.weigh(value) <= c.largest {
+			c.copies.Set(key.text, copied[V]{value, began, lists})
+		}
+	}()
+	return l, value, false
+}
+
+// guarded makes a panic of fn, which is on a goroutine of its own, an error.
+func guarded[V any](ctx context.Context, fn func(context.Context) (V, bool, error)) (value V, keep bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			slog.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return fn(ctx)
+}
+
+// Changed forgets a product at once, and after a moment the lists.
+func (c *Cache[V]) Changed(id kiosk.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(string(id))
+	c.listsChanged.CompareAndSwap(0, c.moment())
+}
+
+// Drop forgets a product and all lists at once: for a change that the process
+// made itself, or passed on.
+func (c *Cache[V]) Drop(id kiosk.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(string(id))
+	c.dropLists()
+}
+
+// Heard says that every change which was announced before sent has been told.
+func (c *Cache[V]) Heard(sent time.Time) { c.heard.Store(int64(sent.Sub(c.start))) }
+
+// Lost says that changes may have been missed: all copies are forgotten, until
+// Heard again.
+func (c *Cache[V]) Lost() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard.Store(0)
+	c.dropLists()
+	for key := range c.loads {
+		c.forget(key)
+	}
+	c.copies.InvalidateAll()
+}
+
+// Bytes is about how many bytes the copies take.
+func (c *Cache[V]) Bytes() uint64 {
+	c.copies.CleanUp()
+	return c.copies.WeightedSize()
+}
+
+func (c *Cache[V]) forget(key string) {
+	if l, ok := c.loads[key]; ok {
+		l.stale = true
+		delete(c.loads, key)
+	}
+	c.copies.Invalidate(key)
+}
+
+// dropLists outdates all lists; the memory they take is the first to be reused.
+func (c *Cache[V]) dropLists() {
+	for key, l := range c.loads {
+		if l.list {
+			l.stale = true
+			delete(c.loads, key)
+		}
+	}
+	c.listsDropped.Add(1)
+	c.listsChanged.Store(0)
+}
+
+func (c *Cache[V]) moment() int64 { return int64(c.now().Sub(c.start)) }
