@@ -18,6 +18,8 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
+func TestMain(m *testing.M) { testservers.Main(m) }
+
 func open(t *testing.T, address string) *redis.Client {
 	t.Helper()
 	client := redis.Open(redis.Options{Address: address})

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/nats-io/nats-server/v2/server"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -25,18 +24,23 @@ import (
 // binary's tests share.
 type Database struct{ URI, Name string }
 
-var mongo struct {
+// shared is a server that the tests of one binary share.
+type shared struct {
 	sync.Mutex
-	uri  string
-	stop func()
+	where string // empty: it does not run
+	stop  func()
 }
+
+var mongo, redis shared
 
 // Main runs a package's tests and ends the servers that they shared. It is
 // called by TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
-	if mongo.stop != nil {
-		mongo.stop()
+	for _, server := range []*shared{&mongo, &redis} {
+		if server.stop != nil {
+			server.stop()
+		}
 	}
 	os.Exit(code)
 }
@@ -48,32 +52,43 @@ func Mongo(t testing.TB) Database {
 	if uri := os.Getenv("MONGO_URI"); uri != "" {
 		return Database{uri, name}
 	}
-	mongo.Lock()
-	defer mongo.Unlock()
-	if mongo.uri == "" {
-		dir, err := os.MkdirTemp("", "kiosk-documents-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uri, stop, err := startDocuments(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		mongo.uri, mongo.stop = uri, func() { stop(); os.RemoveAll(dir) }
-	}
-	return Database{mongo.uri, name}
+	return Database{mongo.start(t, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents", func(dir string) []string {
+		return []string{"--dir", filepath.Join(dir, "data")}
+	}), name}
 }
 
-// startDocuments builds and starts the document server. It is a program of
-// its own, so that the shop's module does not depend on it.
-func startDocuments(dir string) (uri string, stop func(), err error) {
-	binary := filepath.Join(dir, "documents")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the local box builds it
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("building the document server: %w\n%s", err, out)
+// start builds and starts the server if it does not run yet, and returns where
+// it listens. It is a program of its own, so that the shop's module does not
+// depend on it.
+func (s *shared) start(t testing.TB, program string, arguments func(dir string) []string) string {
+	t.Helper()
+	s.Lock()
+	defer s.Unlock()
+	if s.where != "" {
+		return s.where
 	}
-	cmd := exec.Command(binary, "--addr", "127.0.0.1:0", "--dir", filepath.Join(dir, "data"), "--exit-with-parent")
+	dir, err := os.MkdirTemp("", "kiosk-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	where, stop, err := launch(filepath.Join(dir, "server"), program, arguments(dir)...)
+	if err != nil {
+		os.RemoveAll(dir)
+		t.Fatal(err)
+	}
+	s.where, s.stop = where, func() { stop(); os.RemoveAll(dir) }
+	return where
+}
+
+// launch builds a program as the local box does, and waits until it says where
+// it listens.
+func launch(binary, program string, arguments ...string) (where string, stop func(), err error) {
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, program)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("building %s: %w\n%s", program, err, out)
+	}
+	cmd := exec.Command(binary, append(arguments, "--addr", "127.0.0.1:0", "--exit-with-parent")...)
 	stdin, err := cmd.StdinPipe() // its end, should this process be killed, ends the server too
 	if err != nil {
 		return "", nil, err
@@ -84,17 +99,16 @@ func startDocuments(dir string) (uri string, stop func(), err error) {
 		return "", nil, err
 	}
 	stop = func() { stdin.Close(); cmd.Wait() }
-	// It says where it listens.
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if ready := readyLine.FindStringSubmatch(log.String()); ready != nil {
 			return ready[1], stop, nil
 		}
 	}
 	stop()
-	return "", nil, fmt.Errorf("the document server did not start:\n%s", log)
+	return "", nil, fmt.Errorf("%s did not start:\n%s", program, log)
 }
 
-var readyLine = regexp.MustCompile(`msg=ready uri="(mongodb://[^"]+)"`)
+var readyLine = regexp.MustCompile(`ready (?:uri|addr)="?([^" \n]+)`)
 
 // tail keeps what a process said, for the message of a failure.
 type tail struct {
@@ -114,13 +128,13 @@ func (t *tail) String() string {
 	return t.text.String()
 }
 
-// Redis gives the address of a Redis.
+// Redis gives the address of a Redis, which other tests use, too.
 func Redis(t testing.TB) string {
 	t.Helper()
 	if address := os.Getenv("REDIS_ADDR"); address != "" {
 		return address
 	}
-	return miniredis.RunT(t).Addr()
+	return redis.start(t, "github.com/kiosk-shop/kiosk/faasd/local/redis", func(string) []string { return nil })
 }
 
 // NATS gives the URL of a NATS with JetStream, whose streams are its own.

@@ -1,36 +1,25 @@
-// Command redis is the local box's Redis: miniredis on a real port. It keeps
+// Command redis is the local box's Redis: it speaks the protocol on a real
+// port, for the commands that keep strings and for Lua scripts. It keeps
 // nothing on disk: what Kiosk puts there may be lost at any time.
 package main
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
-	"runtime"
-	"slices"
+	"runtime/debug"
 	"syscall"
-	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
 )
 
-const (
-	// tick is how often keys age: a key expires up to this much too early.
-	// miniredis could do it at every command instead (ClockTTL), at the price
-	// of a walk over all keys each time.
-	tick = 25 * time.Millisecond
-
-	// maxMemory bounds the heap, in bytes. Beyond it the keys that would
-	// expire soonest go first, as under Redis's own volatile-ttl policy.
-	maxMemory   = 512 << 20
-	memoryCheck = time.Second
-	databases   = 16
-)
+// maxMemory bounds what keys and values take, in bytes. Beyond it the keys
+// that would expire soonest are evicted; where none would, writes are refused.
+const maxMemory = 256 << 20
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:6379", "address to listen on")
@@ -39,6 +28,8 @@ func main() {
 	if *withParent {
 		process.ExitWithParent()
 	}
+	// The collector works harder before it lets garbage take as much again.
+	debug.SetMemoryLimit(2 * maxMemory)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *addr, os.Getenv("REDIS_PASSWORD")); err != nil {
@@ -48,60 +39,10 @@ func main() {
 }
 
 func run(ctx context.Context, addr, password string) error {
-	m := miniredis.NewMiniRedis()
-	if password != "" {
-		m.RequireAuth(password)
-	}
-	if err := m.StartAddr(addr); err != nil {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
 		return err
 	}
-	defer m.Close()
-	ticks, checks := time.NewTicker(tick), time.NewTicker(memoryCheck)
-	defer ticks.Stop()
-	defer checks.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticks.C:
-			now := time.Now()
-			m.FastForward(now.Sub(last))
-			last = now
-		case <-checks.C:
-			if evicted := shrink(m, maxMemory); evicted > 0 {
-				slog.Warn("memory is full: keys were evicted", "keys", evicted)
-			}
-		}
-	}
-}
-
-// shrink evicts a tenth of the keys that have a time to live if the heap is
-// larger than limit, and says how many.
-func shrink(m *miniredis.Miniredis, limit uint64) int {
-	var memory runtime.MemStats
-	runtime.ReadMemStats(&memory)
-	if memory.HeapAlloc < limit {
-		return 0
-	}
-	type entry struct {
-		db  int
-		key string
-		ttl time.Duration
-	}
-	var entries []entry
-	for db := range databases {
-		for _, key := range m.DB(db).Keys() {
-			if ttl := m.DB(db).TTL(key); ttl > 0 {
-				entries = append(entries, entry{db, key, ttl})
-			}
-		}
-	}
-	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.ttl, b.ttl) })
-	entries = entries[:(len(entries)+9)/10]
-	for _, e := range entries {
-		m.DB(e.db).Del(e.key)
-	}
-	runtime.GC() // so that the next look sees what is left
-	return len(entries)
+	slog.Info("ready", "addr", l.Addr().String())
+	return newServer(password, maxMemory).serve(ctx, l)
 }
