@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -24,24 +25,23 @@ import (
 // binary's tests share.
 type Database struct{ URI, Name string }
 
-// shared is a server that the tests of one binary share.
-type shared struct {
+// programs are the servers that were built for the tests of this binary.
+var programs struct {
 	sync.Mutex
-	where string // empty: it does not run
-	stop  func()
+	dir       string            // of the servers' files, and of what they keep
+	built     map[string]string // their files, by package
+	mongo     string            // the URI of the one that runs
+	stopMongo func()
 }
-
-var mongo, redis shared
 
 // Main runs a package's tests and ends the servers that they shared. It is
 // called by TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
-	for _, server := range []*shared{&mongo, &redis} {
-		if server.stop != nil {
-			server.stop()
-		}
+	if programs.stopMongo != nil {
+		programs.stopMongo()
 	}
+	os.RemoveAll(programs.dir)
 	os.Exit(code)
 }
 
@@ -52,42 +52,46 @@ func Mongo(t testing.TB) Database {
 	if uri := os.Getenv("MONGO_URI"); uri != "" {
 		return Database{uri, name}
 	}
-	return Database{mongo.start(t, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents", func(dir string) []string {
-		return []string{"--dir", filepath.Join(dir, "data")}
-	}), name}
+	programs.Lock()
+	defer programs.Unlock()
+	if programs.mongo == "" {
+		binary := program(t, "github.com/kiosk-shop/kiosk/faasd/documents/cmd/documents")
+		uri, stop, err := launch(binary, "--dir", filepath.Join(programs.dir, "data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		programs.mongo, programs.stopMongo = uri, stop
+	}
+	return Database{programs.mongo, name}
 }
 
-// start builds and starts the server if it does not run yet, and returns where
-// it listens. It is a program of its own, so that the shop's module does not
-// depend on it.
-func (s *shared) start(t testing.TB, program string, arguments func(dir string) []string) string {
+// program builds a server as the local box does, once. The servers are programs
+// of their own, so that the shop's module does not depend on them. The caller
+// holds programs' lock.
+func program(t testing.TB, pkg string) string {
 	t.Helper()
-	s.Lock()
-	defer s.Unlock()
-	if s.where != "" {
-		return s.where
+	if programs.dir == "" {
+		dir, err := os.MkdirTemp("", "kiosk-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		programs.dir, programs.built = dir, map[string]string{}
 	}
-	dir, err := os.MkdirTemp("", "kiosk-test-")
-	if err != nil {
-		t.Fatal(err)
+	if binary := programs.built[pkg]; binary != "" {
+		return binary
 	}
-	where, stop, err := launch(filepath.Join(dir, "server"), program, arguments(dir)...)
-	if err != nil {
-		os.RemoveAll(dir)
-		t.Fatal(err)
-	}
-	s.where, s.stop = where, func() { stop(); os.RemoveAll(dir) }
-	return where
-}
-
-// launch builds a program as the local box does, and waits until it says where
-// it listens.
-func launch(binary, program string, arguments ...string) (where string, stop func(), err error) {
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, program)
+	binary := filepath.Join(programs.dir, path.Base(pkg))
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, pkg)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("building %s: %w\n%s", program, err, out)
+		t.Fatalf("building %s: %v\n%s", pkg, err, out)
 	}
+	programs.built[pkg] = binary
+	return binary
+}
+
+// launch starts a server, and waits until it says where it listens.
+func launch(binary string, arguments ...string) (where string, stop func(), err error) {
 	cmd := exec.Command(binary, append(arguments, "--addr", "127.0.0.1:0", "--exit-with-parent")...)
 	stdin, err := cmd.StdinPipe() // its end, should this process be killed, ends the server too
 	if err != nil {
@@ -99,13 +103,13 @@ func launch(binary, program string, arguments ...string) (where string, stop fun
 		return "", nil, err
 	}
 	stop = func() { stdin.Close(); cmd.Wait() }
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if ready := readyLine.FindStringSubmatch(log.String()); ready != nil {
 			return ready[1], stop, nil
 		}
 	}
 	stop()
-	return "", nil, fmt.Errorf("%s did not start:\n%s", program, log)
+	return "", nil, fmt.Errorf("%s did not start:\n%s", binary, log)
 }
 
 var readyLine = regexp.MustCompile(`ready (?:uri|addr)="?([^" \n]+)`)
@@ -128,13 +132,20 @@ func (t *tail) String() string {
 	return t.text.String()
 }
 
-// Redis gives the address of a Redis, which other tests use, too.
+// Redis gives the address of a Redis, which is empty unless REDIS_ADDR names it.
 func Redis(t testing.TB) string {
 	t.Helper()
 	if address := os.Getenv("REDIS_ADDR"); address != "" {
 		return address
 	}
-	return redis.start(t, "github.com/kiosk-shop/kiosk/faasd/local/redis", func(string) []string { return nil })
+	programs.Lock()
+	defer programs.Unlock()
+	address, stop, err := launch(program(t, "github.com/kiosk-shop/kiosk/faasd/local/redis"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return address
 }
 
 // NATS gives the URL of a NATS with JetStream, whose streams are its own.
