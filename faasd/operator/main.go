@@ -29,6 +29,9 @@ const usage = `usage: operator COMMAND
   dead-letters drop NUMBER   remove it for good
   outbox list                the events and mails that are not delivered yet, or given up
   ledger check               compare every product's stock with its ledger
+  database compare           whether all that the shop kept in the database of
+                             MONGO_URI_BEFORE and MONGO_DB_NAME_BEFORE is, as it
+                             was, in that of MONGO_URI and MONGO_DB_NAME
 
 NATS_URL and MONGO_URI say where; the defaults are the local box.
 `
@@ -72,6 +75,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return withDB(ctx, func(db *mongodb.DB) error { return listOutbox(ctx, db, out) })
 	case command == "ledger check" && len(rest) == 0:
 		return withDB(ctx, func(db *mongodb.DB) error { return checkLedger(ctx, db, out) })
+	case command == "database compare" && len(rest) == 0:
+		return withDB(ctx, func(db *mongodb.DB) error { return compareDatabases(ctx, db, out) })
 	}
 	return errUsage
 }
@@ -103,21 +108,29 @@ func withNATS(ctx context.Context, fn func(*nats.Conn) error) error {
 }
 
 func withDB(ctx context.Context, fn func(*mongodb.DB) error) error {
-	uri, err := config.String("MONGO_URI", "mongodb://127.0.0.1:27017/?replicaSet=rs0")
+	return withDBOf(ctx, "MONGO_URI", "MONGO_DB_NAME", "mongodb://127.0.0.1:27017/?replicaSet=rs0", fn)
+}
+
+// withDBOf connects to the database that the two settings name.
+func withDBOf(ctx context.Context, uriSetting, nameSetting, def string, fn func(*mongodb.DB) error) error {
+	uri, err := config.String(uriSetting, def)
 	if err != nil {
 		return err
 	}
-	name, err := config.String("MONGO_DB_NAME", "kiosk")
+	if uri == "" {
+		return fmt.Errorf("%s is not set", uriSetting)
+	}
+	name, err := config.String(nameSetting, "kiosk")
 	if err != nil {
 		return err
 	}
 	db, err := mongodb.Open(uri, name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", uriSetting, err)
 	}
 	defer db.Close()
 	if err := db.Ping(ctx); err != nil {
-		return fmt.Errorf("MongoDB does not answer: %w", err)
+		return fmt.Errorf("the MongoDB of %s does not answer: %w", uriSetting, err)
 	}
 	return fn(db)
 }
@@ -235,4 +248,31 @@ func checkLedger(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 	}
 	fmt.Fprintln(out, "every product's stock is the sum of its ledger")
 	return nil
+}
+
+// compareDatabases fails where something would be left behind if the shop went
+// on with db.
+func compareDatabases(ctx context.Context, db *mongodb.DB, out io.Writer) error {
+	return withDBOf(ctx, "MONGO_URI_BEFORE", "MONGO_DB_NAME_BEFORE", "", func(before *mongodb.DB) error {
+		collections, err := before.Collections(ctx)
+		if err != nil {
+			return err
+		}
+		documents, missing := 0, 0
+		for _, collection := range collections {
+			all, lacking, err := before.Lacking(ctx, db, collection)
+			if err != nil {
+				return err
+			}
+			if lacking > 0 {
+				fmt.Fprintf(out, "%s: %d of %d are not there, or not as they were\n", collection, lacking, all)
+			}
+			documents, missing = documents+all, missing+lacking
+		}
+		if missing > 0 {
+			return fmt.Errorf("%d documents would be left behind", missing)
+		}
+		fmt.Fprintf(out, "all %d documents are there, as they were\n", documents)
+		return nil
+	})
 }

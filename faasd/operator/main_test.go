@@ -172,9 +172,55 @@ func TestDatabaseStaysAsItIs(t *testing.T) {
 	}
 }
 
+// TestDatabaseCompare holds two databases against each other: a document that
+// one lacks, or has otherwise, is told and counts as left behind.
+func TestDatabaseCompare(t *testing.T) {
+	before, now := testservers.Mongo(t), testservers.Mongo(t)
+	t.Setenv("MONGO_URI", now.URI)
+	t.Setenv("MONGO_DB_NAME", now.Name)
+	if err := run(t.Context(), strings.Fields("database compare"), new(bytes.Buffer)); err == nil || !strings.Contains(err.Error(), "MONGO_URI_BEFORE is not set") {
+		t.Errorf("without the database before: %v", err)
+	}
+	t.Setenv("MONGO_URI_BEFORE", before.URI)
+	t.Setenv("MONGO_DB_NAME_BEFORE", before.Name)
+	client, err := mongo.Connect(options.Client().ApplyURI(before.URI))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Disconnect(context.WithoutCancel(t.Context()))
+	orders, copies := client.Database(before.Name).Collection("orders"), client.Database(now.Name).Collection("orders")
+	const several = 450 // batches
+	for i := range several {
+		order := bson.D{{Key: "_id", Value: i}, {Key: "status", Value: "PENDING"}}
+		if _, err := orders.InsertOne(t.Context(), order); err != nil {
+			t.Fatal(err)
+		}
+		if i == 7 {
+			order[1].Value = "COMPLETED"
+		}
+		if i != 300 {
+			if _, err := copies.InsertOne(t.Context(), order); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := run(t.Context(), strings.Fields("database compare"), &out); err == nil || !strings.Contains(err.Error(), "2 documents would be left behind") || !strings.Contains(out.String(), "orders: 2 of 450") {
+		t.Errorf("%v, %s", err, out.String())
+	}
+	for _, id := range []int{7, 300} {
+		if _, err := copies.ReplaceOne(t.Context(), bson.D{{Key: "_id", Value: id}}, bson.D{{Key: "status", Value: "PENDING"}}, options.Replace().SetUpsert(true)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := do(t, "database compare"); out != "all 450 documents are there, as they were\n" {
+		t.Error(out)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	startNATS(t)
-	for _, command := range []string{"", "dead-letters", "dead-letters burn 1", "ledger", "ledger check now", "outbox drop"} {
+	for _, command := range []string{"", "database compare all", "dead-letters", "dead-letters burn 1", "ledger", "ledger check now", "outbox drop"} {
 		if err := run(t.Context(), strings.Fields(command), new(bytes.Buffer)); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %v, want the usage", command, err)
 		}
