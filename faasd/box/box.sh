@@ -13,24 +13,16 @@ box=${BOX_DIR:-/var/lib/kiosk}
 run=/run/kiosk
 # What reaches the functions.
 settings="SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY RATE_LIMIT RATE_LIMIT_LOGIN RATE_LIMIT_REGISTER RATE_LIMIT_WRITES ADMIN_EMAIL MONGO_DB_NAME LOG_LEVEL"
-# A new start has the settings that make box was called with.
-case ${1:-} in start | stop | restart | test)
-	if [ -e "$box/environment" ]; then
-		set -a
-		. "$box/environment"
-		set +a
-	fi
-	;;
-esac
+ports="PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT"
+# What is not said now is as it was said at the last make box.
+. faasd/box/settings.sh
+recall "$box/environment" $ports $settings $edge_settings
 export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222}
 export ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local}
 export OPENFAAS_URL=http://127.0.0.1:$GATEWAY_PORT REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 
-faasd=github.com/openfaas/faasd@v0.0.0-20230707124536-57baf34f5ac0 # 0.17.0
-faasd_sum=h1:4RMPuuXFud9c+m+BwIs60upOo1jJPEQ2lO3jD4i6+Jc=
-cli=github.com/openfaas/faas-cli@v0.0.0-20250116111659-b368a1ccedbb # 0.17.0
-cli_sum=h1:wSA6hYnZaQ4eSqx7kFTp5/YSHxzzazftrKkUfhXVVeE=
+. faasd/box/modules.sh
 
 die() {
 	printf 'kiosk: %s\n' "$*" >&2
@@ -141,6 +133,10 @@ check() {
 # prepare_machine sets what faasd expects, and remembers what was there.
 prepare_machine() {
 	[ -e $run/forwarding ] || sysctl -n net.ipv4.conf.all.forwarding >$run/forwarding
+	# faasd needs a machine that forwards. Where it did not, it forwards nothing else now.
+	local only=""
+	[ "$(cat $run/forwarding)" != 0 ] || only=only
+	faasd/box/firewall.sh up $only
 	sysctl -qw net.ipv4.conf.all.forwarding=1
 	mkdir -p /opt/cni/bin "$box/faasd" "$box/faasd-provider"
 	chmod 700 "$box/faasd" "$box/faasd-provider"
@@ -177,31 +173,13 @@ start_machine() {
 
 ### Programs and images
 
-# module MODULE@VERSION SUM TARGET [LDFLAGS]: builds a module that go install
-# refuses, with its own go.sum and without the copies in its vendor folder.
-module() {
-	[ -e "$3-${1#*@}" ] && return
-	local found folder
-	found=$(cd "$box" && GOWORK=off GOFLAGS= GONOSUMDB=github.com/openfaas/faas-cli go mod download -json "$1") || die "go mod download $1: $found"
-	[ "$(sed -nE 's/.*"Sum": "(.*)".*/\1/p' <<<"$found")" = "$2" ] || die "$1 is not what it was: its checksum is not $2"
-	folder=$(sed -nE 's/.*"Dir": "(.*)".*/\1/p' <<<"$found")
-	rm -rf "$box/module"
-	cp -r "$folder" "$box/module"
-	chmod -R u+w "$box/module"
-	rm -rf "$box/module/vendor"
-	(cd "$box/module" && GOWORK=off GOFLAGS= CGO_ENABLED=0 GONOSUMDB=github.com/openfaas/faas-cli \
-		go build -mod=readonly -trimpath -buildvcs=false -ldflags "-s -w ${4:-}" -o "$3-${1#*@}" .)
-	ln -sfn "$3-${1#*@}" "$3"
-	rm -rf "$box/module"
-}
-
 # compile FOLDER OUTPUT PACKAGE, as the template's Dockerfile does.
 compile() { CGO_ENABLED=0 go build -C "$1" -trimpath -buildvcs=false -ldflags "-s -w" -o "$2" "$3"; }
 
 # sources names all that programs and images are made of.
 sources() {
 	go version
-	find go.work stack.yml template functions shared proto faasd/settings.yml faasd/{edge,documents,local,queue} faasd/box/{*.go,go.*,gateway,tidy} -type f ! -name '*_test.go' -print0 | sort -z | xargs -0 sha256sum
+	find go.work stack.yml template functions shared proto faasd/settings.yml faasd/{edge,documents,local,operator,queue} faasd/box/{*.go,go.*,gateway,tidy} -type f ! -name '*_test.go' -print0 | sort -z | xargs -0 sha256sum
 	sha256sum /etc/ssl/certs/ca-certificates.crt "$(command -v redis-server redis-check-rdb | head -1)" "$(command -v prometheus)"
 }
 
@@ -211,6 +189,7 @@ build_programs() {
 	compile . "$box/host/box" ./faasd/box
 	compile . "$box/bin.new/tidy" ./faasd/box/tidy
 	compile . "$box/bin.new/edge" ./faasd/edge
+	compile . "$box/bin.new/operator" ./faasd/operator
 	compile . "$box/bin.new/documents" ./faasd/documents/cmd/documents
 	compile . "$box/bin.new/mail" ./faasd/local/mail
 	compile . "$box/bin.new/nats-server" github.com/nats-io/nats-server/v2
@@ -248,8 +227,7 @@ build_all() {
 		return
 	fi
 	step "build faas-cli and faasd 0.17.0"
-	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
-	module $faasd $faasd_sum "$box/host/faasd" "-X main.Version=0.17.0"
+	faasd_programs "$box/host"
 	step "build the core services"
 	build_programs
 	step "build the functions"
@@ -269,6 +247,7 @@ load_images() {
 	if [ "$(cat "$box/loaded" 2>/dev/null)" != "$now" ]; then
 		ctr -n openfaas images import "$box/images/core.tar" >/dev/null
 		ctr -n openfaas-fn images import "$box/images/functions.tar" >/dev/null
+		ctr -n kiosk images import "$box/images/operator.tar" >/dev/null
 		printf '%s\n' "$now" >"$box/loaded"
 	fi
 	# faasd wants to see that the namespace is a namespace of functions.
@@ -278,18 +257,25 @@ load_images() {
 ### faasd and what runs on it
 
 core_files() {
-	cp faasd/box/etc/* "$box/faasd/"
+	# First what may refuse: everything else is as it was then.
+	MONGO_OPTIONS=directConnection=true OPERATOR=$root/faasd/box/operator.sh faasd/box/secrets.sh "$box/secrets" "$box/faasd" || die "nothing was changed"
+	remember "$box/environment" $ports $settings $edge_settings
+	install -m 644 faasd/box/etc/* "$box/faasd/"
 	if ! cmp -s faasd/box/watch.sh "$box/host/watch.sh"; then
 		end kiosk-watch 5
 		install faasd/box/watch.sh "$box/host/watch.sh"
 	fi
 	local without=""
-	[ -z "${MONGO_URI:-}" ] || without+=" mongo"
+	if own_database "$box/secrets"; then
+		echo "  The database is the embedded document server, which is for development only: MONGO_URI names another."
+	else
+		without+=" mongo"
+	fi
 	[ -z "${SMTP_HOST:-}" ] || without+=" mail"
+	edge_environment >"$box/faasd/edge.env"
 	WITHOUT=$without "$box/host/box" compose faasd/docker-compose.yaml faasd/box/compose.yaml >"$box/faasd/docker-compose.yaml"
 	# Containers cannot ask a resolver that listens on this machine only.
 	{ grep -E '^nameserver' /etc/resolv.conf | grep -vE ' (127\.|::1)' || echo "nameserver 1.1.1.1"; } >"$box/faasd/resolv.conf"
-	MONGO_URI=${MONGO_URI:-mongodb://mongo:27017/?directConnection=true} faasd/box/secrets.sh "$box/secrets" "$box/faasd"
 	# Where the demo and the tests of acceptance find this box.
 	(umask 077 && cat >"$box/target.env" <<-END
 		KIOSK_URL=http://127.0.0.1:$PORT
@@ -311,9 +297,6 @@ core_files() {
 			[ -z "$value" ] || printf "  %s: '%s'\n" "$name" "${value//\'/\'\'}"
 		done
 	} >"$box/settings.yml"
-	(umask 077 && for name in PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT MONGO_URI $settings; do
-		[ -z "${!name:-}" ] || printf '%s=%q\n' "$name" "${!name}"
-	done >"$box/environment")
 }
 
 start_faasd() {
@@ -362,8 +345,8 @@ core_ready() {
 
 start_core() {
 	local now
-	now=$(cat "$box/faasd/docker-compose.yaml" faasd/box/etc/* "$box"/faasd/secrets/* \
-		<(grep -vwf <(ls "$box/bin/functions") "$box/images/digests") | sha256sum)
+	now=$(cat "$box/faasd/docker-compose.yaml" "$box/faasd/edge.env" faasd/box/etc/* $(find "$box/faasd/secrets" -type f | sort) \
+		<(grep -vwf <(ls "$box/bin/functions" && echo operator) "$box/images/digests") | sha256sum)
 	if alive faasd && [ "$(cat $run/core 2>/dev/null)" != "$now" ]; then
 		stop_core
 	fi
@@ -418,7 +401,7 @@ functions_ready() {
 up() {
 	check
 	mkdir -p "$box" $run
-	chmod 711 "$box"
+	chmod 700 "$box"
 	exec 9>$run/lock
 	flock -w 60 9 || die "another make box is at work"
 	echo "Kiosk's box on faasd; what it keeps lies in $box"
@@ -426,7 +409,6 @@ up() {
 		  OpenFaaS's gateway is the Community Edition, under OpenFaaS Ltd's EULA: personal use is
 		  free, commercial use is allowed for 60 days. See faasd/README.md.
 	END
-	[ -n "${MONGO_URI:-}" ] || echo "  No MONGO_URI is given: the embedded document server is used, which is for development only."
 	if [ "${1:-}" != "as it is" ]; then
 		step "install packages"
 		install_packages
@@ -501,6 +483,7 @@ stop() {
 		grep -v 'CNI-' <<<"$rules" | iptables-restore
 	fi
 	[ ! -e $run/forwarding ] || sysctl -qw net.ipv4.conf.all.forwarding="$(cat $run/forwarding)"
+	[ ! -e $run/forwarding ] || faasd/box/firewall.sh down
 }
 
 down() {
@@ -544,7 +527,7 @@ stop) stop ;;
 test) # kills and restarts what it likes: not for a box that somebody uses
 	set -a
 	. "$box/target.env"
-	KIOSK_BOX=$box go test -count=1 -v -timeout 20m "${@:2}" ./faasd/box
+	KIOSK_BOX=$box BOX_DIR=$box go test -count=1 -v -timeout 20m "${@:2}" ./faasd/box
 	;;
 *) die "usage: box.sh up | down | stop | start | restart | test [-short]" ;;
 esac

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +16,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
@@ -54,6 +61,7 @@ func TestRealBox(t *testing.T) {
 	b.must("POST", "/api/inventory", b.admin, client.NewProduct{Name: client.Unique("tea"), Category: "real box", Stock: stock, Price: 3}, 201, &made)
 	b.product = made.ID
 
+	b.step("walls", b.walls)
 	b.step("faas-cli", b.commands)
 	b.step("a mail by OpenFaaS's queue", b.queue)
 	b.step("containers are killed under load", func() { b.underLoad(b.kills) })
@@ -221,6 +229,120 @@ func (b *realBox) commands() {
 	b.until("users is gone", func() bool { return !strings.Contains(b.faas("list"), "users") })
 	b.deploy("users")
 	b.must("GET", "/api/users/me", b.customer, nil, 200, nil)
+}
+
+// walls are between the box and its neighbours, between its containers and the
+// cloud's metadata, and around its secrets.
+func (b *realBox) walls() {
+	hosts, err := os.ReadFile("/var/lib/faasd/hosts")
+	if err != nil {
+		b.Fatal(err)
+	}
+	addresses := map[string]string{}
+	for line := range strings.Lines(string(hosts)) {
+		if f := strings.Fields(line); len(f) == 2 {
+			addresses[f[1]] = f[0]
+		}
+	}
+	database := addresses["mongo"] + ":27017"
+
+	// A neighbour who routes faasd's network to this machine, and plays the
+	// metadata service.
+	neighbour := fmt.Sprintf("kiosk-%d", os.Getpid())
+	for _, command := range []string{
+		"netns add " + neighbour,
+		"link add kiosk-wall type veth peer name eth0 netns " + neighbour,
+		"address add 203.0.113.1/24 dev kiosk-wall", "link set kiosk-wall up", "route add " + metadata + " via 203.0.113.2 dev kiosk-wall",
+		"-n " + neighbour + " link set lo up", "-n " + neighbour + " link set eth0 up",
+		"-n " + neighbour + " address add 203.0.113.2/24 dev eth0", "-n " + neighbour + " address add " + metadata + "/32 dev lo",
+		"-n " + neighbour + " route add 10.62.0.0/16 via 203.0.113.1",
+	} {
+		b.command("ip", strings.Fields(command)...)
+		if strings.HasPrefix(command, "netns add") {
+			b.Cleanup(func() { _ = exec.Command("ip", "netns", "del", neighbour).Run() })
+		}
+	}
+	outside, inside := "/var/run/netns/"+neighbour, "/proc/"+b.pid("openfaas", "edge")+"/ns/net"
+	for _, port := range []string{":80", ":53"} {
+		if err := inNetwork(outside, func() error { return listen(b.T, metadata+port) }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := listen(b.T, "203.0.113.1:18000"); err != nil {
+		b.Fatal(err)
+	}
+	for _, way := range []struct {
+		what     string
+		from, to string // "": from here
+		closed   bool
+	}{
+		{"this machine to the database", "", database, false},
+		{"a container to the database", inside, database, false},
+		{"a neighbour to the database", outside, database, true},
+		{"a neighbour to this machine", outside, "203.0.113.1:18000", false},
+		{"a neighbour to the provider", outside, "203.0.113.1:8081", true},
+		{"a container to the resolver beside the metadata service", inside, metadata + ":53", false},
+		{"a container to the metadata service", inside, metadata + ":80", true},
+	} {
+		patience := patience
+		if way.closed {
+			patience = impatience
+		}
+		try := func() error { return connects(b.Context(), way.to, patience) }
+		err := error(nil)
+		if way.from == "" {
+			err = try()
+		} else {
+			err = inNetwork(way.from, try)
+		}
+		if (err != nil) != way.closed {
+			b.Errorf("%s: %v", way.what, err)
+		}
+	}
+
+	// Who gets there without a password, gets nothing.
+	client, err := mongo.Connect(options.Client().ApplyURI("mongodb://" + database + "/?directConnection=true"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Disconnect(b.Context())
+	if _, err := client.ListDatabaseNames(b.Context(), bson.D{}); !errors.As(err, new(mongo.CommandError)) || !strings.Contains(err.Error(), "Unauthorized") {
+		b.Errorf("without a password the database says %v", err)
+	}
+	if out := b.command("faasd/box/operator.sh", "ledger", "check"); !strings.Contains(out, "every product's stock is the sum of its ledger") {
+		b.Errorf("the operator says %s", out)
+	}
+	b.command("faasd/box/operator.sh", "dead-letters", "list")
+
+	// Whoever lists the processes reads no secret, and neither does the edge that
+	// of the tokens.
+	if _, err := os.Stat("/var/lib/faasd/secrets/edge/jwt-secret"); !errors.Is(err, fs.ErrNotExist) {
+		b.Errorf("the edge has jwt-secret (%v)", err)
+	}
+	for _, path := range []string{b.dir, filepath.Join(b.dir, "secrets"), "/var/lib/faasd/secrets", "/var/lib/faasd-provider/"} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
+			b.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+	}
+	kept, err := filepath.Glob(filepath.Join(b.dir, "secrets", "*"))
+	if err != nil || len(kept) < 8 {
+		b.Fatalf("%q, %v", kept, err)
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, path := range kept {
+		secret, err := os.ReadFile(path)
+		if err != nil || len(secret) < 12 { // a folder, or "none"
+			continue
+		}
+		for _, line := range lines {
+			if text, err := os.ReadFile(line); err == nil && bytes.Contains(text, bytes.TrimSpace(secret)) {
+				b.Errorf("%s is an argument of %s", path, line)
+			}
+		}
+	}
 }
 
 // queue has OpenFaaS's queue send a mail, and the worker tell of it: in its

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,8 +45,8 @@ func TestComposeFile(t *testing.T) {
 	if ports := c.Services["edge"].list("ports"); len(ports) != 2 || ports[0] != "127.0.0.1:18000:8000" {
 		t.Errorf("the edge publishes %v", ports)
 	}
-	if mongo := c.Services["mongo"]; mongo["image"] != "kiosk.local/documents:box" || mongo["env_file"] != nil {
-		t.Errorf("the document server is not in MongoDB's place: %v", mongo)
+	if mongo := c.Services["mongo"]; mongo["image"] != "kiosk.local/documents:box" || !slices.Equal(mongo.list("env_file"), []string{"./secrets/documents.env"}) {
+		t.Errorf("the document server, with its user and password, is not in MongoDB's place: %v", mongo)
 	}
 }
 

@@ -43,9 +43,9 @@ type program struct {
 	folders map[string]string // more, from here to there
 }
 
-// images writes core.tar with an image of every program in bin, and
-// functions.tar with an image of every program in bin/functions, tagged as
-// stack.yml names them under REGISTRY and TAG. The digests file beside them
+// images writes core.tar with an image of every program in bin, but for the
+// operator's, which operator.tar has, and functions.tar with an image of every
+// program in bin/functions, tagged as stack.yml names them under REGISTRY and TAG. The digests file beside them
 // has a line an image: name, digest, bytes of its layers, compressed.
 func images(bin, out string) error {
 	core, functions := map[string]program{}, map[string]program{}
@@ -84,12 +84,19 @@ func images(bin, out string) error {
 		core["gateway"] = p
 	}
 
+	operator := map[string]program{}
+	if p, ok := core["operator"]; ok {
+		operator["operator"] = p
+		delete(core, "operator")
+	}
+
 	var lines []string
 	for file, group := range map[string]struct {
 		programs map[string]program
 		ref      string
 	}{
 		"core.tar":      {core, "kiosk.local/%s:box"},
+		"operator.tar":  {operator, "kiosk.local/%s:box"},
 		"functions.tar": {functions, os.Getenv("REGISTRY") + "/%s:" + os.Getenv("TAG")},
 	} {
 		byRef := map[name.Reference]v1.Image{}

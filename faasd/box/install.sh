@@ -1,44 +1,68 @@
 #!/bin/bash
-# Adds Kiosk to a faasd that runs already (systemd, as faasd's own installer
-# leaves it), or brings it up to date. As root, in a clone of Kiosk:
+# Adds Kiosk to a faasd that runs already (systemd, as faasd's own installer or
+# faasd.sh leaves it), or brings it up to date. As root, in a clone of Kiosk:
 #
-#   REGISTRY=ghcr.io/you TAG=1.0.0 KIOSK_SETTINGS=my-shop.yml SMTP_PASSWORD=... faasd/box/install.sh
+#   REGISTRY=ghcr.io/you TAG=1.0.0 KIOSK_SETTINGS=my-shop.yml faasd/box/install.sh
 #
 # It makes the secrets once (/var/lib/kiosk/secrets), puts Kiosk's compose file
 # and what it mounts into /var/lib/faasd (the old one stays beside it as
-# docker-compose.yaml.before-kiosk), starts the watch, and deploys the
-# functions. With MONGO_URI it uses that MongoDB and runs none.
+# docker-compose.yaml.before-kiosk), starts the firewall and the watch, and
+# deploys the functions. With MONGO_URI it uses that MongoDB and runs none.
+#
+# Called again, a variable that is not set stays as it was; a change is shown.
+# secrets.sh says when another database is refused.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 die() { echo "kiosk: $*" >&2; exit 1; }
 [ "$(id -u)" -eq 0 ] || die "run this as root"
 [ -d /run/systemd/system ] || die "there is no systemd here: make box is for such machines"
-[ -f /var/lib/faasd/docker-compose.yaml ] || die "there is no faasd here: install it first, https://github.com/openfaas/faasd"
-for tool in faas-cli ctr curl ss; do
+[ -f /var/lib/faasd/docker-compose.yaml ] || die "there is no faasd here: faasd/box/faasd.sh installs it"
+for tool in faas-cli ctr curl ss iptables; do
 	command -v $tool >/dev/null || die "$tool is not in PATH"
 done
-[ -n "${REGISTRY:-}" ] || die "REGISTRY is not set: name the registry that has the images of the functions, as in REGISTRY=ghcr.io/you"
 
-secrets=/var/lib/kiosk/secrets
+box=/var/lib/kiosk
+secrets=$box/secrets
 mkdir -p $secrets
-chmod 700 $secrets
+chmod 700 $box $secrets /var/lib/faasd /var/lib/faasd-provider
+. faasd/box/settings.sh
+recall $box/install REGISTRY TAG $edge_settings
+[ -n "$REGISTRY" ] || die "REGISTRY is not set: name the registry that has the images of the functions, as in REGISTRY=ghcr.io/you"
+[ -n "$TAG" ] || die "TAG is not set: name the version of the images, as in TAG=1.0.0"
+
+# The functions' settings: a copy stays.
+: "${KIOSK_SETTINGS:=$([ ! -e $box/settings.yml ] || echo $box/settings.yml)}"
+[ -n "$KIOSK_SETTINGS" ] || [ ! -e $secrets/functions/mongo-uri ] || die "KIOSK_SETTINGS is not set: name the file of settings that this shop was installed with"
+: "${KIOSK_SETTINGS:=faasd/settings.yml}"
+[ -r "$KIOSK_SETTINGS" ] || die "KIOSK_SETTINGS names $KIOSK_SETTINGS, which cannot be read"
+[ ! -e $box/settings.yml ] || diff -U 0 --label "settings so far" --label "settings from now on" $box/settings.yml "$KIOSK_SETTINGS" >&2 || true
+setting() { sed -nE "s/^ +$1: *[\"']?([^\"'#]*[^\"'# ])[\"']? *(#.*)?\$/\1/p" "$KIOSK_SETTINGS" | tail -n 1; }
+MONGO_DB_NAME=$(setting MONGO_DB_NAME) SHOP_NAME=$(setting SHOP_NAME)
+
 # faasd has a password already, and somebody knows it.
 [ -e $secrets/gateway-password ] || install -m 600 /var/lib/faasd/secrets/basic-auth-password $secrets/gateway-password
-faasd/box/secrets.sh $secrets /var/lib/faasd
-chmod 700 /var/lib/faasd-provider
+# First what may refuse: everything else is as it was then.
+MONGO_DB_NAME=$MONGO_DB_NAME OPERATOR=$PWD/faasd/box/operator.sh faasd/box/secrets.sh $secrets /var/lib/faasd || die "nothing was changed"
+remember $box/install REGISTRY TAG $edge_settings
+[ "$KIOSK_SETTINGS" -ef $box/settings.yml ] || install -m 600 "$KIOSK_SETTINGS" $box/settings.yml
+export KIOSK_SETTINGS=$box/settings.yml
 
 cp -n /var/lib/faasd/docker-compose.yaml /var/lib/faasd/docker-compose.yaml.before-kiosk
-cp faasd/box/etc/* /var/lib/faasd/
-if [ -n "${MONGO_URI:-}" ]; then
-	awk '/^  [a-z]/ { skip = /^  mongo:/ } !skip' faasd/docker-compose.yaml | sed 's/ mongo,//'
-else
+install -m 644 faasd/box/etc/* /var/lib/faasd/
+edge_environment >/var/lib/faasd/edge.env
+if own_database $secrets; then
 	cat faasd/docker-compose.yaml
-fi | sed "s#ghcr.io/kiosk-shop/\([a-z-]*\):latest#$REGISTRY/\1:${TAG:-latest}#" >/var/lib/faasd/docker-compose.yaml
+else
+	awk '/^  [a-z]/ { skip = /^  mongo:/ } !skip' faasd/docker-compose.yaml | sed 's/ mongo,//'
+fi | sed "s#ghcr.io/kiosk-shop/\([a-z-]*\):latest#$REGISTRY/\1:$TAG#" >/var/lib/faasd/docker-compose.yaml
 
 install faasd/box/watch.sh /usr/local/bin/kiosk-watch
-install -m 644 faasd/box/kiosk-watch.service /etc/systemd/system/
+install faasd/box/firewall.sh /usr/local/sbin/kiosk-firewall
+install -m 644 faasd/box/kiosk-watch.service faasd/box/kiosk-firewall.service /etc/systemd/system/
 systemctl daemon-reload
 systemctl stop kiosk-watch
+systemctl enable --quiet kiosk-firewall
+systemctl restart kiosk-firewall
 systemctl restart faasd
 for _ in $(seq 120); do curl -sf -o /dev/null http://127.0.0.1:8080/healthz && break; sleep 1; done
 curl -sf -o /dev/null http://127.0.0.1:8080/healthz || die "the gateway does not answer: journalctl -u faasd says why"

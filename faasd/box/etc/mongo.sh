@@ -5,22 +5,23 @@
 # user. All of it is done again at every start, and changes nothing then.
 set -u
 
-shell() { mongosh --quiet --host mongo --username root --password "$MONGO_INITDB_ROOT_PASSWORD" --authenticationDatabase admin --eval "$1"; }
+# The password comes from the environment: arguments can be read by everybody who
+# lists the processes.
+shell() { mongosh --quiet --nodb --eval 'db = connect(`mongodb://root:${encodeURIComponent(process.env.MONGO_INITDB_ROOT_PASSWORD)}@mongo:27017/admin?directConnection=true`)' --eval "$1"; }
 
 setUp() {
 	# The entrypoint's first server listens on 127.0.0.1 only, so whoever
 	# answers as "mongo" is the real one.
-	until shell 'db.adminCommand("ping").ok' >/dev/null 2>&1; do sleep 1; done
+	until shell 'db.adminCommand("ping")' >/dev/null 2>&1; do sleep 1; done
 	shell '
-		try { rs.status() } catch (e) {
+		try { db.adminCommand({replSetGetStatus: 1}) } catch (e) {
 			if (e.codeName !== "NotYetInitialized") throw e
-			rs.initiate({_id: "rs0", members: [{_id: 0, host: "mongo:27017"}]})
+			db.adminCommand({replSetInitiate: {_id: "rs0", members: [{_id: 0, host: "mongo:27017"}]}})
 		}
 		while (!db.hello().isWritablePrimary) sleep(200)
 		const shop = {pwd: process.env.KIOSK_MONGO_PASSWORD, roles: [{role: "readWrite", db: "kiosk"}]}
-		const admin = db.getSiblingDB("admin")
-		if (admin.getUser("kiosk")) admin.updateUser("kiosk", shop)
-		else admin.createUser({user: "kiosk", ...shop})
+		if (db.getUser("kiosk")) db.updateUser("kiosk", shop)
+		else db.createUser({user: "kiosk", ...shop})
 	' && echo "kiosk: the replica set rs0 and the user kiosk are ready" \
 	  || echo "kiosk: MongoDB was not set up; the reason stands above" >&2
 }

@@ -1,0 +1,46 @@
+# For box.sh and install.sh, which source it.
+
+# The edge's own settings: see faasd/edge.
+edge_settings="CORS_ORIGINS TRUSTED_PROXIES PROXY_PROTOCOL MAX_CONNECTIONS GRPC_TRUST_NETWORK"
+
+# recall FILE NAME...: a variable that is not set gets the value that remember
+# kept in FILE; where one is set to another value, that is shown. Set, but empty,
+# it is back at its default.
+recall() {
+	local file=$1 name before
+	shift
+	for name; do
+		before=$(from "$file" "$name")
+		if [ -z "${!name+set}" ]; then
+			printf -v "$name" %s "$before"
+		elif [ -e "$file" ] && [ "${!name}" != "$before" ]; then
+			printf '  %s changes, from %s to %s\n' "$name" "${before:-the default}" "${!name:-the default}" >&2
+		fi
+		export "$name"
+	done
+}
+
+# remember FILE NAME...: keeps what these variables hold now.
+remember() {
+	local file=$1 name
+	shift
+	(umask 077 && for name; do
+		[ -z "${!name}" ] || printf '%s=%q\n' "$name" "${!name}"
+	done >"$file.new")
+	mv "$file.new" "$file"
+}
+
+# from FILE NAME: the value of NAME in FILE.
+from() { [ ! -e "$1" ] || (unset "$2" && . "$1" && printf '%s' "${!2:-}"); }
+
+# edge_environment: what the edge's container gets. What comes through faasd's
+# forwarding has the bridge's address.
+edge_environment() {
+	local TRUSTED_PROXIES=${TRUSTED_PROXIES:-10.62.0.1} name
+	for name in $edge_settings SHOP_NAME; do
+		[ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}"
+	done
+}
+
+# own_database KEEP: whether the shop's database is the box's own.
+own_database() { grep -qE '^mongodb://(.*@)?mongo:27017/' "$1/functions/mongo-uri"; }

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// cloudInit is what a new machine is told.
+type cloudInit struct {
+	WriteFiles []struct {
+		Path, Permissions, Content string
+	} `yaml:"write_files"`
+	Run []string `yaml:"runcmd"`
+}
+
+func readCloudInit(t *testing.T) (c cloudInit, text string) {
+	t.Helper()
+	content, err := os.ReadFile("../cloud-init.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(content, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c, string(content)
+}
+
+// TestCloudInit holds a new machine's user data, which anybody can read who
+// reaches the metadata service, against what README promises.
+func TestCloudInit(t *testing.T) {
+	c, _ := readCloudInit(t)
+	files := map[string]string{}
+	for _, f := range c.WriteFiles {
+		files[f.Path] = f.Content
+		for line := range strings.Lines(f.Content) {
+			if name, _, _ := strings.Cut(strings.TrimSpace(line), "="); regexp.MustCompile(`(?i)password|secret|_key|token`).MatchString(name) {
+				t.Errorf("%s asks for a secret in user data: %s", f.Path, line)
+			}
+		}
+	}
+	if caddy := files["/etc/systemd/system/caddy.service.d/kiosk.conf"]; !strings.Contains(caddy, "EnvironmentFile=/etc/kiosk/caddy.env") || strings.Count(caddy, "Environment") != 1 {
+		t.Errorf("Caddy's environment is %s", caddy)
+	}
+	if env := strings.TrimSpace(files["/etc/kiosk/caddy.env"]); env != "DOMAIN=shop.example.com" {
+		t.Errorf("Caddy gets to know %q", env)
+	}
+	door := files["/etc/caddy/Caddyfile"]
+	for _, says := range []string{`Strict-Transport-Security "max-age=31536000"`, "reverse_proxy 127.0.0.1:8000", "reverse_proxy @grpc h2c://127.0.0.1:50051"} {
+		if !strings.Contains(door, says) {
+			t.Errorf("the Caddyfile has no %s", says)
+		}
+	}
+	run := strings.Join(c.Run, "\n")
+	for _, says := range []string{"ufw default deny incoming", "ufw default deny routed", "ufw --force enable", `git fetch -q --depth 1 "$SOURCE" "$COMMIT"`, `[ "$(git rev-parse HEAD)" = "$COMMIT" ]`} {
+		if !strings.Contains(run, says) {
+			t.Errorf("the machine is not told: %s", says)
+		}
+	}
+	if strings.Index(run, "ufw --force enable") > strings.Index(run, "faasd.sh") {
+		t.Error("faasd starts before the firewall")
+	}
+	if _, err := exec.LookPath("sh"); err == nil {
+		if out, err := exec.Command("sh", "-n", "-c", run).CombinedOutput(); err != nil {
+			t.Errorf("sh: %s", out)
+		}
+	}
+}
+
+// TestNothingUnpinned reads every file that sets something up: nothing that is
+// downloaded goes into a shell, and nothing is taken from a place whose content
+// may be another one tomorrow.
+func TestNothingUnpinned(t *testing.T) {
+	unpinned := map[string]*regexp.Regexp{
+		"a download goes into a shell":           regexp.MustCompile(`(curl|wget)\b.*\|\s*(sudo\s+)?(-\w+\s+)*(ba|da|z)?sh\b`),
+		"a download has no checksum beside it":   regexp.MustCompile(`\b(curl|wget)\b[^#]*https://`),
+		"a branch is not a version":              regexp.MustCompile(`https://\S+/(master|main|HEAD)/`),
+		"a release without a number":             regexp.MustCompile(`releases/latest|@(latest|master|main)\b`),
+		"an action by a tag, which can be moved": regexp.MustCompile(`^\s*-?\s*uses:\s+[^.][^@]*@(?:[^0-9a-f]|[0-9a-f]{0,39}(?:[^0-9a-f]|$))`),
+		"an image without a version":             regexp.MustCompile(`^\s*(image:|FROM)\s+docker\.io/[^:\s]+(:latest)?\s*$`),
+	}
+	var files []string
+	for _, pattern := range []string{"*.sh", "etc/*", "Dockerfile", "*.yaml", "*.service", "../*.yaml", "../../Makefile", "../../.ci/run", "../../.github/workflows/*", "../../template/*/Dockerfile", "../../stack.yml"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	if len(files) < 15 {
+		t.Fatalf("only %q", files)
+	}
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			for what, pattern := range unpinned {
+				if pattern.MatchString(line) && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+					t.Errorf("%s: %s: %s", path, what, line)
+				}
+			}
+		}
+	}
+}
+
+// TestScripts has bash read every script, so that a word that is not closed
+// shows before root runs it.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("*.sh")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	for _, path := range append(files, "etc/mongo.sh", "../../.ci/run") {
+		if out, err := exec.Command("bash", "-n", path).CombinedOutput(); err != nil {
+			t.Errorf("%s: %s", path, out)
+		}
+	}
+}
