@@ -25,7 +25,7 @@ help: ## list the commands
 .PHONY: run
 run: ## start the whole shop on this machine
 	@command -v go >/dev/null || { echo "kiosk: go is missing: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
-	@mkdir -p "$(BIN)" 2>/dev/null || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
+	@(umask 077 && mkdir -p "$(BIN)") 2>/dev/null || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
 	@go build -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
 	@exec "$(BIN)/local"
 
@@ -52,7 +52,7 @@ test: ## run every test
 lint: ## check format, vet, staticcheck
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet $(PACKAGES)
-	@mkdir -p "$(BIN)"
+	@umask 077 && mkdir -p "$(BIN)"
 	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck
 	"$(BIN)/staticcheck" $(PACKAGES)
 

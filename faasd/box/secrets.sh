@@ -81,7 +81,7 @@ database() {
 
 nats=$(once nats-password) queue=$(once queue-password) redis=$(once redis-password)
 root=$(once mongo-root-password) mongo=$(once mongo-password) jwt=$(once jwt-secret)
-admin=$(once admin-password "${ADMIN_PASSWORD:-}") edge=$(once edge-secret "$(random 32)")
+admin=$(once admin-password "${ADMIN_PASSWORD:-}") edge=$(once edge-secret "$(random 32)") changes=$(once edge-nats-password)
 database "$mongo"
 if [ -n "${SMTP_PASSWORD:-}" ] && [ "$(cat "$keep/smtp-password" 2>/dev/null)" != "$SMTP_PASSWORD" ]; then
 	[ ! -s "$keep/smtp-password" ] || echo "  the password of the mail server changes" >&2
@@ -92,7 +92,7 @@ fi
 smtp=$(once smtp-password none)
 
 cd "$faasd/secrets"
-printf 'KIOSK_NATS_PASSWORD=%s\nOPENFAAS_NATS_PASSWORD=%s\n' "$nats" "$queue" | put nats.env 0 600
+printf 'KIOSK_NATS_PASSWORD=%s\nEDGE_NATS_PASSWORD=%s\nOPENFAAS_NATS_PASSWORD=%s\n' "$nats" "$changes" "$queue" | put nats.env 0 600
 printf 'streaming: {nats_server_url: "nats://openfaas:%s@nats:4222"}' "$queue" | put nats-streaming.conf 65532 400
 printf 'faas_nats_address=openfaas:%s@nats' "$queue" | put queue.env 0 600
 printf 'requirepass %s' "$redis" | put redis-auth.conf 999 400
@@ -107,6 +107,7 @@ once gateway-password | put basic-auth-password 0 444
 # The edge mounts its folder.
 chown 65532 edge && chmod 500 edge
 printf '%s' "$edge" | put edge/edge-secret 65532 400
+printf 'nats://edge:%s@nats:4222' "$changes" | put edge/nats-url 65532 400
 # With jwt-secret one can be anybody: the edge has it only where it makes the
 # service account's tokens.
 rm -f jwt-secret edge/jwt-secret

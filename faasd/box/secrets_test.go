@@ -157,10 +157,10 @@ func TestEdgesSecrets(t *testing.T) {
 		trust string
 		want  []string
 	}{
-		{"", []string{"edge-secret"}},
-		{"true", []string{"edge-secret", "jwt-secret"}},
-		{"yes", []string{"edge-secret", "jwt-secret"}},
-		{"false", []string{"edge-secret"}},
+		{"", []string{"edge-secret", "nats-url"}},
+		{"true", []string{"edge-secret", "jwt-secret", "nats-url"}},
+		{"yes", []string{"edge-secret", "jwt-secret", "nats-url"}},
+		{"false", []string{"edge-secret", "nats-url"}},
 	} {
 		s.must("GRPC_TRUST_NETWORK=" + test.trust)
 		var has []string

@@ -142,7 +142,7 @@ func (b *box) run(p **part, name string, environment []string, args ...string) (
 // on files that are synced before a message is acknowledged.
 func (b *box) startQueue() error {
 	return b.run(&b.streaming, streaming, minimal(),
-		"--nats_server", b.config.natsURL, "--cluster_id", cluster,
+		"--stan_config", b.config.dir("secrets", "nats-streaming.conf"), "--cluster_id", cluster,
 		"--store", "file", "--dir", b.config.dir("queue"), "--file_sync=true", "--file_crc=true",
 		// What was delivered stays on disk until it is this old, or too much.
 		"--max_age", "168h", "--max_bytes", "256MB", "--max_msgs", "0")
@@ -166,7 +166,7 @@ func (b *box) startGateway() error {
 		// It builds functions: the go command wants the whole environment.
 		Env: append(os.Environ(),
 			"secret_mount_path="+c.dir("secrets", "gateway"),
-			"function_environment="+string(environment),
+			"function_environment="+string(environment), "closed_ports="+c.closedPorts(),
 			"faas_nats_address="+address, "faas_nats_port="+port, "faas_nats_cluster_name="+cluster),
 		Files: []*os.File{listener},
 	}, nil)
@@ -193,9 +193,7 @@ func (b *box) natsAddress() (address, port string) {
 
 func (b *box) startEdge() error {
 	c := b.config
-	return b.run(&b.edge, "edge", append(os.Environ(),
-		"PORT="+strconv.Itoa(c.front), "GRPC_PORT="+strconv.Itoa(c.grpc), "BIND_ADDRESS=127.0.0.1",
-		"GATEWAY_URL=http://"+local(c.gateway), "NATS_URL="+c.natsURL, "secret_mount_path="+c.dir("secrets", "edge")))
+	return b.run(&b.edge, "edge", c.edgeEnvironment())
 }
 
 func (b *box) startWorker() error {

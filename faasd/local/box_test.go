@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -217,7 +219,7 @@ func TestBox(t *testing.T) {
 	if err != nil || !strings.Contains(s.out.String(), "password "+string(password)) {
 		t.Errorf("the administrator's password is not told: %v", err)
 	}
-	for _, path := range []string{"admin-password", "secrets/jwt-secret", "secrets/gateway/basic-auth-password", "secrets/edge/jwt-secret", "secrets/edge-secret", "secrets/edge/edge-secret", "gateway/secrets/token"} {
+	for _, path := range []string{"admin-password", "secrets/jwt-secret", "secrets/gateway/basic-auth-password", "secrets/edge-secret", "secrets/edge/edge-secret", "gateway/secrets/token"} {
 		if info, err := os.Stat(filepath.Join(s.project, ".data", path)); err != nil || info.Mode().Perm() != 0o600 || info.Size() < 20 {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
@@ -232,6 +234,24 @@ func TestBox(t *testing.T) {
 			t.FailNow()
 		}
 	}
+	step("what is kept is its owner's only", func(t *testing.T) {
+		err := filepath.WalkDir(filepath.Join(s.project, ".data"), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err == nil && (info.IsDir() || info.Mode().IsRegular()) && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s has mode %o", path, info.Mode().Perm())
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
 	step("faas-cli", func(t *testing.T) { stockCLI(t, s) })
 	step("a callback", func(t *testing.T) {
 		back := make(chan http.Header, 1)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -192,12 +193,18 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// dataFolders are what lies in DATA_DIR from the start.
+var dataFolders = []string{"bin", "logs", "mail", "nats", "queue", "documents", "gateway/secrets", "secrets/gateway", "secrets/edge"}
+
 // claimData makes DATA_DIR and locks it: programs (bin), logs, what each part
-// keeps, and the secrets, in files that only their owner reads. The lock is the kernel's: it goes
-// with the process, however that ends.
+// keeps, and the secrets, all for their owner only. The lock is the kernel's: it
+// goes with the process, however that ends.
 func (c *config) claimData() (unlock func(), err error) {
 	hint := "give a folder that you may write to with DATA_DIR=FOLDER"
-	for _, folder := range []string{"", "bin", "logs", "mail", "nats", "queue", "documents", "gateway/secrets", "secrets/gateway", "secrets/edge"} {
+	if err := c.ownData(); err != nil {
+		return nil, err
+	}
+	for _, folder := range append([]string{""}, dataFolders...) {
 		if err := os.MkdirAll(c.dir(folder), 0o700); err != nil {
 			return nil, fmt.Errorf("DATA_DIR cannot be used (%w): %s", err, hint)
 		}
@@ -210,7 +217,51 @@ func (c *config) claimData() (unlock func(), err error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("DATA_DIR %s is in use by another box: stop that one, or give another folder with DATA_DIR=FOLDER", c.dataDir)
 	}
+	if err := c.closeData(); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("DATA_DIR cannot be used (%w): %s", err, hint)
+	}
 	return func() { _ = lock.Close() }, nil
+}
+
+// ownData refuses a DATA_DIR that holds other things than a box's: its modes
+// are about to be changed.
+func (c *config) ownData() error {
+	entries, err := os.ReadDir(c.dataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("DATA_DIR cannot be used (%w): give a folder that you may read with DATA_DIR=FOLDER", err)
+	}
+	foreign := ""
+	for _, entry := range entries {
+		if entry.Name() == "lock" {
+			return nil
+		}
+		if !slices.ContainsFunc(dataFolders, func(folder string) bool { return strings.HasPrefix(folder+"/", entry.Name()+"/") }) {
+			foreign = entry.Name()
+		}
+	}
+	if foreign != "" {
+		return fmt.Errorf("DATA_DIR %s is not a box's, it holds %s: give a folder of its own with DATA_DIR=FOLDER", c.dataDir, foreign)
+	}
+	return nil
+}
+
+// closeData takes from everybody else what an earlier box, or make, let them do
+// in DATA_DIR.
+func (c *config) closeData() error {
+	return filepath.WalkDir(c.dataDir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil || info.Mode().Perm()&0o077 == 0 || !info.IsDir() && !info.Mode().IsRegular() {
+			return err
+		}
+		return os.Chmod(path, info.Mode().Perm()&0o700)
+	})
 }
 
 // makeSecrets makes what must be secret once, at random, and lays everything
@@ -240,10 +291,19 @@ func (c *config) makeSecrets() error {
 			return err
 		}
 	}
-	for name, value := range map[string]string{"jwt-secret": jwtSecret, "edge-secret": edgeSecret} {
-		if err := put(c.dir("secrets", "edge", name), value); err != nil {
-			return err
-		}
+	// Whoever has jwt-secret can be anybody: the edge only where it makes tokens.
+	if c.edgeMakesTokens() {
+		err = put(c.dir("secrets", "edge", "jwt-secret"), jwtSecret)
+	} else if err = os.Remove(c.dir("secrets", "edge", "jwt-secret")); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err = errors.Join(err, put(c.dir("secrets", "edge", "edge-secret"), edgeSecret), put(c.dir("secrets", "edge", "nats-url"), c.natsURL)); err != nil {
+		return err
+	}
+	// NATS Streaming takes an address with a password from a file; as an argument
+	// everybody who lists the processes could read it.
+	if err := put(c.dir("secrets", "nats-streaming.conf"), fmt.Sprintf("streaming: {nats_server_url: %q}\n", c.natsURL)); err != nil {
+		return err
 	}
 	known := map[string]string{
 		"jwt-secret":     jwtSecret,
@@ -273,6 +333,44 @@ func (c *config) makeSecrets() error {
 		}
 	}
 	return nil
+}
+
+// edgeSettings are what the edge reads from the environment: see its command's
+// documentation.
+var edgeSettings = []string{"SHOP_NAME", "CORS_ORIGINS", "TRUSTED_PROXIES", "PROXY_PROTOCOL", "MAX_CONNECTIONS",
+	"GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "GRPC_TRUST_NETWORK"}
+
+// edgeEnvironment is what the edge gets to see, beside its secrets.
+func (c *config) edgeEnvironment() []string {
+	environment := minimal("PORT="+strconv.Itoa(c.front), "GRPC_PORT="+strconv.Itoa(c.grpc), "BIND_ADDRESS=127.0.0.1",
+		"GATEWAY_URL=http://"+local(c.gateway), "secret_mount_path="+c.dir("secrets", "edge"))
+	for _, name := range edgeSettings {
+		if value := os.Getenv(name); value != "" {
+			environment = append(environment, name+"="+value)
+		}
+	}
+	return environment
+}
+
+// edgeMakesTokens tells whether the edge may be asked to act as the service
+// account.
+func (c *config) edgeMakesTokens() bool {
+	switch strings.ToLower(os.Getenv("GRPC_TRUST_NETWORK")) {
+	case "", "0", "f", "false", "off", "no":
+		return os.Getenv("GRPC_TLS_CLIENT_CA") != ""
+	}
+	return true
+}
+
+// closedPorts are those of the box's stores, where no callback may go.
+func (c *config) closedPorts() string {
+	var ports []string
+	for _, p := range c.ports {
+		if p.variable != "PORT" && p.variable != "GATEWAY_PORT" {
+			ports = append(ports, strconv.Itoa(p.number))
+		}
+	}
+	return strings.Join(ports, ",")
 }
 
 // randomHex is 32 random bytes, as `openssl rand -hex 32` makes them.

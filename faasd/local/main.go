@@ -23,6 +23,8 @@ func main() {
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
 		signals = append(signals, syscall.SIGHUP)
 	}
+	// What the box keeps is for its owner only, whichever part writes it.
+	syscall.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	go func() {

@@ -28,6 +28,7 @@ type gateway struct {
 	secrets     *secretStore
 	logs        *logStore
 	queue       *queue
+	callbacks   *callbacks
 	memory      *memory.Groups // nil: limits.memory is not enforced
 
 	deploying sync.Mutex // held while a function is built and deployed, or removed
@@ -47,9 +48,9 @@ type saved struct {
 	Created    time.Time                `json:"created"`
 }
 
-func openGateway(root, dir, logDir string, functionEnv map[string]string, queue *queue) (*gateway, error) {
+func openGateway(root, dir, logDir string, functionEnv map[string]string, queue *queue, callbacks *callbacks) (*gateway, error) {
 	g := &gateway{
-		root: root, dir: dir, functionEnv: functionEnv, queue: queue,
+		root: root, dir: dir, functionEnv: functionEnv, queue: queue, callbacks: callbacks,
 		builder:   &image.Builder{Dir: filepath.Join(dir, "images")},
 		secrets:   &secretStore{dir: filepath.Join(dir, "secrets")},
 		logs:      &logStore{dir: logDir, close: make(chan struct{}), rings: map[string]*logRing{}},

@@ -55,8 +55,12 @@ type bench struct {
 func start(t *testing.T, timeout time.Duration) *bench {
 	t.Helper()
 	dir := t.TempDir()
+	callbacks, err := newCallbacks("", "6379")
+	if err != nil {
+		t.Fatal(err)
+	}
 	g, err := openGateway(boxtest.Project(t), filepath.Join(dir, "gateway"), filepath.Join(dir, "logs"),
-		map[string]string{"BOX": "box", "COLOUR": "grey"}, &queue{})
+		map[string]string{"BOX": "box", "COLOUR": "grey"}, &queue{}, callbacks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -468,6 +472,8 @@ func TestFailures(t *testing.T) {
 		{strings.Repeat("x", maxQueued+1), "", 413},
 		{"x", "file:///etc/passwd", 400},
 		{"x", "/relative", 400},
+		{"x", "http://169.254.169.254/latest/user-data", 400},
+		{"x", "http://127.0.0.1:6379/", 400},
 	} {
 		req, err := http.NewRequest("POST", b.url+"/async-function/hello", strings.NewReader(c.body))
 		if err != nil {

@@ -234,9 +234,9 @@ func (g *gateway) enqueue(w http.ResponseWriter, r *http.Request) {
 	}
 	var callback *url.URL
 	if text := r.Header.Get("X-Callback-Url"); text != "" {
-		u, err := url.Parse(text)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			http.Error(w, "X-Callback-Url is not an absolute http or https URL.", http.StatusBadRequest)
+		u, err := g.callbacks.parse(r.Context(), text)
+		if err != nil {
+			http.Error(w, err.Error()+".", http.StatusBadRequest)
 			return
 		}
 		callback = u

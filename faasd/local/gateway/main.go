@@ -97,12 +97,16 @@ func run(ctx context.Context, dir, logDir string, fd uint) error {
 	if err != nil {
 		return fmt.Errorf("faas_nats_port: %w", err)
 	}
+	callbacks, err := newCallbacks(os.Getenv("CALLBACK_NETWORKS"), os.Getenv("closed_ports"))
+	if err != nil {
+		return fmt.Errorf("CALLBACK_NETWORKS: %w", err)
+	}
 	listener, err := listen(fd)
 	if err != nil {
 		return err
 	}
 	queue := &queue{}
-	g, err := openGateway(root, dir, logDir, functionEnv, queue)
+	g, err := openGateway(root, dir, logDir, functionEnv, queue, callbacks)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
