@@ -66,4 +66,4 @@ bench: ## measure the shop beside an empty function and the bare drivers, in a f
 
 .PHONY: bench-full
 bench-full: ## measure for longer and with a big shop, and store it in bench/results: BASELINE=COMMIT
-	@go run ./bench full -rounds 5 -slot 2s -out bench/results $(if $(BASELINE),-baseline $(BASELINE))
+	@go run ./bench full -slot 1500ms -out bench/results $(if $(BASELINE),-baseline $(BASELINE))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,16 +47,19 @@ type inside struct {
 }
 
 // goInside connects to what the shop stands on. The shop's own code reads its
-// settings from the environment, which is therefore this process's from here
-// on.
+// settings from the environment: they are there until it has read them, for a
+// box that is started later would take them for its own.
 func goInside(ctx context.Context, s *shop) (in *inside, err error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
-	for name, value := range map[string]string{
-		"MONGO_URI": s.box.MongoURI, "MONGO_DB_NAME": s.box.MongoName, "REDIS_ADDR": s.redis, "NATS_URL": s.Target.NATS,
+	settings := map[string]string{
+		"MONGO_URI": s.box.MongoURI, "MONGO_DB_NAME": s.box.MongoName, "REDIS_ADDR": s.redis, "NATS_URL": cmp.Or(os.Getenv("NATS_URL"), s.Target.NATS),
 		"JWT_SECRET": s.box.JWTSecret, "GATEWAY_URL": s.Target.Gateway, "RATE_LIMIT": "off",
-	} {
-		if name == "NATS_URL" && os.Getenv(name) != "" {
-			continue // it names the box's, too
+	}
+	for name, value := range settings {
+		if before, ok := os.LookupEnv(name); ok {
+			defer os.Setenv(name, before)
+		} else {
+			defer os.Unsetenv(name)
 		}
 		if err := os.Setenv(name, value); err != nil {
 			return nil, err
@@ -233,7 +237,7 @@ func (in *inside) transaction() load.Operation {
 func (in *inside) accounts() []contender {
 	return []contender{
 		{name: "authenticate, use case in one process", local: true, operation: local(func(ctx context.Context, i int, _ *rand.Rand) error {
-			_, err := in.logins.Login(ctx, in.shop.customers[i%len(in.shop.customers)].email, password, "127.0.0.1")
+			_, err := in.logins.Login(ctx, in.shop.guests[i%len(in.shop.guests)], password, "127.0.0.1")
 			return err
 		})},
 		{name: argon, local: true, operation: local(func(context.Context, int, *rand.Rand) error {

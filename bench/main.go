@@ -106,7 +106,7 @@ func dataDir(root string) string {
 
 // withShops starts a shop of the sources as they are and, where a baseline is
 // named, one of that; of two shops none runs when work is called.
-func withShops(ctx context.Context, s settings, work func(shops []*shop) error) error {
+func withShops(ctx context.Context, s settings, work func(shops []*shop) error) (err error) {
 	if os.Getenv("KIOSK_URL") != "" {
 		if s.baseline != "" {
 			return fmt.Errorf("a shop that runs has no baseline: unset KIOSK_URL, or leave the baseline out")
@@ -129,6 +129,9 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	var shops []*shop
 	defer func() {
 		for _, sh := range shops {
+			if err != nil && ctx.Err() == nil {
+				say("%s: what the box has logged\n%s", sh.edition.Commit, sh.box.Logs(3))
+			}
 			sh.end()
 		}
 	}()

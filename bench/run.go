@@ -56,8 +56,11 @@ func run(ctx context.Context, s settings, e extent) error {
 			return err
 		}
 		for i, sh := range shops {
-			if sh.db == nil || sh.box == nil || i > 0 && e.products == 0 {
+			if sh.box == nil {
 				continue
+			}
+			if i > 0 { // it may take an hour to settle what it accepts, or to search what is big
+				e.overload, e.products = 0, 0
 			}
 			if err := alone(ctx, s, e, sh, all[i], len(shops) > 1); err != nil {
 				return fmt.Errorf("%s: %w", sh.edition.Commit, err)

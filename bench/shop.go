@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -41,7 +40,8 @@ type shop struct {
 
 	products  []string
 	customers []customer
-	admin     string // token
+	guests    []string // e-mail addresses of customers who only log in: an account has so many sessions at most
+	admin     string   // token
 	loggedIn  time.Time
 
 	tracker *tracker // of orders; nil without db
@@ -168,8 +168,8 @@ func (s *shop) open(ctx context.Context, products int) error {
 	if err != nil {
 		return err
 	}
-	s.customers = make([]customer, customers)
-	err = each(customers, func(i int) error {
+	people := make([]customer, customers+hashers)
+	err = each(len(people), func(i int) error {
 		email := client.Unique("bench") + "@example.com"
 		a, err := s.call(ctx, http.MethodPost, "/api/users/register", "", client.NewAccount{Email: email, Password: password, Name: "Bench"}, http.StatusCreated)
 		if err != nil {
@@ -177,11 +177,15 @@ func (s *shop) open(ctx context.Context, products int) error {
 		}
 		var account struct{ ID string }
 		err = a.Decode(&account)
-		s.customers[i] = customer{id: account.ID, email: email}
+		people[i] = customer{id: account.ID, email: email}
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	s.customers, s.guests = people[:customers], nil
+	for _, guest := range people[customers:] {
+		s.guests = append(s.guests, guest.email)
 	}
 	s.loggedIn = time.Time{}
 	return errors.Join(s.logIn(ctx), s.settled(ctx))
@@ -374,14 +378,6 @@ func orderID(answer []byte) (bson.ObjectID, error) {
 		return bson.ObjectID{}, err
 	}
 	return bson.ObjectIDFromHex(o.ID)
-}
-
-// logs are the last lines of the box's log files, for the report of a failure.
-func (s *shop) logs() string {
-	if s.box == nil {
-		return ""
-	}
-	return s.box.Logs(10) + "\n" + filepath.Join(s.dir, "logs")
 }
 
 // sink calls the API of the local box's mail sink.
