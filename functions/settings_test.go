@@ -46,7 +46,7 @@ func TestMalformedSettings(t *testing.T) {
 		{"REDIS_DB", "first", all},
 		{"SMTP_PORT", "hunter2", []string{"send-email"}},
 		{"MAIL_FROM", "nobody", []string{"send-email"}},
-		{"MAIL_TEMPLATES", "/nowhere", []string{"register", "orders", "inventory-updater"}},
+		{"MAIL_TEMPLATES", "/nowhere", []string{"send-email"}},
 		{"RATE_LIMIT", "perhaps", []string{"register", "authenticate", "users", "products", "orders", "create-order"}},
 		{"RATE_LIMIT_WRITES", "fast", []string{"users", "products", "orders", "create-order"}},
 		{"NATS_REPLICAS", "three", events},

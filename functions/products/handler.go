@@ -24,6 +24,10 @@ const home = "/api/inventory"
 // maxCopies bounds the answers that are kept in memory, in bytes.
 const maxCopies = 16 << 20
 
+// ListsAtOnce bounds the pages in memory: one of a hundred products with long
+// descriptions takes some megabytes while it is made.
+const ListsAtOnce = 4
+
 // New wires the function.
 func New(ctx context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("products")
@@ -32,7 +36,7 @@ func New(ctx context.Context) (handler.FunctionHandler, error) {
 	copies := nearcache.New(maxCopies, answer.size, time.Now)
 	s.WatchProducts(ctx, copies)
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{$}", list(catalogue, show))
+		f.Route("GET /{$}", rest.AtMost(ListsAtOnce, list(catalogue, show)))
 		f.Route("GET /{id}", get(catalogue, copies, show))
 		f.Route("POST /{$}", create(catalogue, keeper, show))
 		f.Route("PUT /{id}", replace(catalogue, keeper, copies, show))

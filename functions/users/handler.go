@@ -17,10 +17,10 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("users")
-	profiles, gate, writers, clients := s.Profiles(), s.Gatekeeper(), s.Admission(), s.Clients()
+	profiles, customers, clients := s.Profiles(), s.Admission(), s.Clients()
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{id}", get(profiles, gate))
-		f.Route("PATCH /{id}", update(profiles, writers, clients))
+		f.Route("GET /{id}", get(profiles, customers))
+		f.Route("PATCH /{id}", update(profiles, customers, clients))
 	})
 }
 
@@ -32,9 +32,9 @@ func account(r *http.Request, caller kiosk.Actor) (kiosk.ID, error) {
 	return rest.ID(r)
 }
 
-func get(profiles *user.Profiles, gate user.Gatekeeper) rest.Handler {
+func get(profiles *user.Profiles, customers rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, err := rest.Actor(r, gate)
+		actor, header, err := customers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
@@ -46,13 +46,13 @@ func get(profiles *user.Profiles, gate user.Gatekeeper) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.OK(profile)
+		return rest.Response{Status: http.StatusOK, Header: header, Body: profile}, nil
 	}
 }
 
-func update(profiles *user.Profiles, writers rest.Admission, clients rest.Clients) rest.Handler {
+func update(profiles *user.Profiles, customers rest.Admission, clients rest.Clients) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := writers.Admit(r)
+		actor, header, err := customers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}

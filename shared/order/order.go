@@ -149,7 +149,6 @@ type Event struct {
 	Traceparent string `json:"-"` // travels in the message's header
 }
 
-
 // EventItem is one line of an order in an event.
 type EventItem struct {
 	ProductID kiosk.ID `json:"product_id"`

@@ -61,9 +61,14 @@ type Announcer interface {
 	Announce(ctx context.Context, orders ...Order) error
 }
 
+// Limit counts a new order of a customer, and returns KindTooMany where there
+// were too many: an account does not grow without bound.
+type Limit func(ctx context.Context, customer kiosk.ID) error
+
 // Placing takes orders.
 type Placing struct {
 	Orders    Repository
+	Limit     Limit
 	Backlog   *Backlog
 	Locks     Locks
 	Products  Products
@@ -101,6 +106,9 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 			o.Fingerprint = d.fingerprint()
 		}
 		err = p.Backlog.Check(ctx)
+	}
+	if err == nil {
+		err = p.Limit(ctx, d.UserID)
 	}
 	if err == nil {
 		err = p.Orders.Insert(ctx, o)

@@ -26,21 +26,41 @@ func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	return header, err
 }
 
-// Admission lets in who may try to change something: somebody with a token,
-// and not too often. The shop's own programs are not counted.
+// Admission lets in who may use the shop: somebody with a token, and not too
+// often. The shop's own programs are not counted.
 type Admission struct {
 	Authenticator
-	Writes Limit
+	Reads  Limit // of GET and HEAD
+	Writes Limit // of all other methods
 }
 
-// Admit tells who asks; the header fields go into the answer.
+// Admit returns who asks; the header fields go into the answer.
 func (a Admission) Admit(r *http.Request) (kiosk.Actor, http.Header, error) {
 	actor, err := Actor(r, a)
 	if err != nil || actor.Role == kiosk.RoleService {
 		return actor, http.Header{}, err
 	}
-	header, err := a.Writes.Count(r.Context(), string(actor.ID))
+	limit := a.Writes
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		limit = a.Reads
+	}
+	header, err := limit.Count(r.Context(), string(actor.ID))
 	return actor, header, err
+}
+
+// AtMost answers at most n requests at once; the others wait for their turn, as
+// long as their time allows. It bounds the memory of answers that are large.
+func AtMost(n int, h Handler) Handler {
+	turns := make(chan struct{}, n)
+	return func(r *http.Request) (Response, error) {
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+			return h(r)
+		case <-r.Context().Done():
+			return Response{}, kiosk.Unavailable(r.Context().Err())
+		}
+	}
 }
 
 // Clients tells clients apart by their network addresses.

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,3 +320,76 @@ func TestHangingDependency(t *testing.T) {
 	}
 	problem(t, resp)
 }
+
+// TestAtMost: those that are too many wait for their turn, and give up with
+// their time.
+func TestAtMost(t *testing.T) {
+	var now, most, served atomic.Int64
+	entered, leave := make(chan struct{}, 10), make(chan struct{})
+	handler := rest.AtMost(3, func(*http.Request) (rest.Response, error) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		entered <- struct{}{}
+		<-leave
+		served.Add(1)
+		return rest.OK(nil)
+	})
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if _, err := handler(httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 3 {
+		<-entered
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := handler(httptest.NewRequestWithContext(ctx, "GET", "/", nil)); !kiosk.KindUnavailable.Is(err) {
+		t.Errorf("a request whose time is over: %v, want it refused for now", err)
+	}
+	close(leave)
+	wg.Wait()
+	if most.Load() != 3 || served.Load() != 10 {
+		t.Errorf("%d at once and %d in all, want 3 and 10", most.Load(), served.Load())
+	}
+}
+
+// TestAdmissionCounts: reads and writes have limits of their own, and the
+// shop's own programs none.
+func TestAdmissionCounts(t *testing.T) {
+	counts := map[string]int{}
+	limit := func(name string) rest.Limit {
+		return func(_ context.Context, key string) (*kiosk.Limit, error) {
+			counts[name+" "+key]++
+			return nil, nil
+		}
+	}
+	actor := kiosk.Actor{ID: "a", Role: kiosk.RoleUser}
+	a := rest.Admission{Authenticator: fixed{&actor}, Reads: limit("read"), Writes: limit("write")}
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		r := httptest.NewRequest(method, "/", nil)
+		r.Header.Set("Authorization", "Bearer x")
+		if _, _, err := a.Admit(r); err != nil {
+			t.Error(err)
+		}
+	}
+	if counts["read a"] != 2 || counts["write a"] != 4 || len(counts) != 2 {
+		t.Errorf("counted %v, want 2 reads and 4 writes of a", counts)
+	}
+	actor = kiosk.Service()
+	r := httptest.NewRequest("POST", "/", nil)
+	r.Header.Set("Authorization", "Bearer x")
+	if _, _, err := a.Admit(r); err != nil || len(counts) != 2 {
+		t.Errorf("%v, %v: a service was counted", err, counts)
+	}
+}
+
+// fixed takes every token for actor's.
+type fixed struct{ actor *kiosk.Actor }
+
+func (f fixed) Actor(context.Context, string) (kiosk.Actor, error) { return *f.actor, nil }

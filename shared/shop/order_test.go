@@ -285,6 +285,34 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
+// TestOrdersADay: an account does not grow without bound, and what was answered
+// before is answered again.
+func TestOrdersADay(t *testing.T) {
+	t.Setenv("RATE_LIMIT_ORDERS", "3/24h")
+	s := open(t)
+	_, actor := s.register(t, "ada@example.com")
+	_, other := s.register(t, "bob@example.com")
+	pen := s.product(t, 100)
+	draft := order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}, Key: "first"}
+	for range 3 {
+		if _, _, err := s.Placing().Place(t.Context(), actor, draft); err != nil {
+			t.Fatal(err)
+		}
+		draft.Key = ""
+	}
+	_, _, err := s.Placing().Place(t.Context(), actor, draft)
+	expectKind(t, err, kiosk.KindTooMany, "a fourth order within the day")
+	_, _, err = s.Placing().Place(t.Context(), kiosk.Service(), order.Draft{Lines: draft.Lines, UserID: actor.ID})
+	expectKind(t, err, kiosk.KindTooMany, "a fourth order, by a service for the customer")
+	if _, _, err := s.Placing().Place(t.Context(), other, draft); err != nil {
+		t.Errorf("another customer: %v", err)
+	}
+	draft.Key = "first"
+	if _, replayed, err := s.Placing().Place(t.Context(), actor, draft); err != nil || !replayed {
+		t.Errorf("the first again: %t, %v, want it replayed", replayed, err)
+	}
+}
+
 // TestAKeyThatExpiredIsFree: the unique index does not hold it for ever.
 func TestAKeyThatExpiredIsFree(t *testing.T) {
 	s := open(t)

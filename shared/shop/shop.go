@@ -217,8 +217,12 @@ func (s *Shop) Catalogue() *inventory.Catalogue {
 
 // Placing takes orders.
 func (s *Shop) Placing() *order.Placing {
-	orders := s.db.Orders()
+	orders, daily := s.db.Orders(), s.limit("RATE_LIMIT_ORDERS", "200/24h")
 	return &order.Placing{
+		Limit: func(ctx context.Context, customer kiosk.ID) error {
+			_, err := daily(ctx, string(customer))
+			return err
+		},
 		Orders: orders, Backlog: &order.Backlog{Orders: orders, Limit: s.config.Int("MAX_WAITING_ORDERS", 10_000), Now: now},
 		Locks: s.redis, Products: s.db.Products(), Customers: s.db.Users(),
 		Announcer: nats.Announcer{Conn: s.NATS()}, Currency: s.Currency(), Now: now,
@@ -283,10 +287,11 @@ func (s *Shop) mailServer() *smtp.Server {
 		Password: s.config.String("SMTP_PASSWORD", ""),
 		From:     s.config.String("MAIL_FROM", "Kiosk <shop@kiosk.local>"),
 	})
-	if s.opened(err) {
-		s.smtp = server
-		s.close = append(s.close, server.Close)
+	if !s.opened(err) {
+		server = new(smtp.Server) // nobody asks it: Function refuses
 	}
+	s.smtp = server
+	s.close = append(s.close, server.Close)
 	return server
 }
 
@@ -322,9 +327,9 @@ func (s *Shop) NATS() *nats.Conn {
 	return conn
 }
 
-// Admission lets in who may try to change something.
+// Admission lets in who may use the shop.
 func (s *Shop) Admission() rest.Admission {
-	return rest.Admission{Authenticator: s.Gatekeeper(), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
+	return rest.Admission{Authenticator: s.Gatekeeper(), Reads: s.limit("RATE_LIMIT_READS", "1200/1m"), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
 }
 
 // Clients tells clients apart by the addresses that the edge proves.
