@@ -74,6 +74,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/front"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
+	"github.com/kiosk-shop/kiosk/faasd/edge/internal/logs"
 	"github.com/kiosk-shop/kiosk/shared/config"
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/origin"
@@ -87,7 +88,8 @@ const drain = 6 * time.Second
 func main() {
 	exitWithParent := flag.Bool("exit-with-parent", false, "stop when standard input ends")
 	flag.Parse()
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	prompt, access, flush := logs.New(os.Stderr)
+	slog.SetDefault(prompt)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -97,8 +99,12 @@ func main() {
 			stop()
 		}()
 	}
-	if err := run(ctx); err != nil {
+	err := run(ctx, access)
+	if err != nil {
 		slog.Error("the edge stopped", "error", err)
+	}
+	flush()
+	if err != nil {
 		os.Exit(1)
 	}
 }
@@ -161,11 +167,12 @@ func (s settings) listen(port int) (net.Listener, error) {
 	return listener.New(inner, s.listener), nil
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context, access *slog.Logger) error {
 	s, err := load()
 	if err != nil {
 		return err
 	}
+	s.door.Access = access
 	client, err := gateway.New(s.gatewayURL, s.origin)
 	if err != nil {
 		return err

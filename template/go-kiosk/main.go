@@ -21,11 +21,16 @@ import (
 )
 
 func main() {
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	prompt, access, flush := newLog(os.Stderr)
+	slog.SetDefault(prompt)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	err := run(ctx, access)
+	if err != nil {
 		slog.Error("the function stopped", "error", err)
+	}
+	flush()
+	if err != nil {
 		os.Exit(1)
 	}
 }
@@ -89,7 +94,7 @@ func parseDuration(text string, def time.Duration) (time.Duration, error) {
 	return d, nil
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context, access *slog.Logger) error {
 	s, err := load()
 	if err != nil {
 		return err
@@ -102,7 +107,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	server := newServer(h, s)
+	server := newServer(h, s, access)
 	httpServer := &http.Server{
 		Handler:           server,
 		ReadHeaderTimeout: s.readTimeout,

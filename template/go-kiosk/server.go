@@ -31,13 +31,14 @@ type server struct {
 	handler  handler.FunctionHandler
 	ready    func(context.Context) error
 	settings settings
+	access   *slog.Logger // a line a request
 	stopping atomic.Bool
 	inflight atomic.Int64
 	bodies   atomic.Int64 // bytes: see maxBodies
 }
 
-func newServer(h handler.FunctionHandler, s settings) *server {
-	srv := &server{handler: h, settings: s, ready: func(context.Context) error { return nil }}
+func newServer(h handler.FunctionHandler, s settings, access *slog.Logger) *server {
+	srv := &server{handler: h, settings: s, access: access, ready: func(context.Context) error { return nil }}
 	if r, ok := h.(interface{ Ready(context.Context) error }); ok {
 		srv.ready = r.Ready
 	}
@@ -111,19 +112,30 @@ func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 		callID = rand.Text()
 		r.Header.Set("X-Call-Id", callID)
 	}
-	w.Header().Set("X-Call-Id", callID)
-	log := slog.With("call_id", callID, "method", r.Method, "path", r.URL.Path)
-	if parent := r.Header.Get("Traceparent"); parent != "" {
-		log = log.With("traceparent", parent)
-	}
+	h := w.Header()
+	h["X-Call-Id"] = []string{callID}
+	c := invocation{callID, r.Method, r.URL.Path, r.Header.Get("Traceparent")}
 
-	response := s.answer(r, log)
-	maps.Copy(w.Header(), response.Header)
+	response := s.answer(r, c)
+	maps.Copy(h, response.Header)
 	w.WriteHeader(response.StatusCode)
 	if _, err := w.Write(response.Body); err != nil {
-		log.Warn("the answer was not delivered", "error", err)
+		c.log(slog.Default(), slog.LevelWarn, "the answer was not delivered", slog.Any("error", err))
 	}
-	log.Info("answered", "status", response.StatusCode, "bytes", len(response.Body), "duration_ms", time.Since(start).Milliseconds())
+	c.log(s.access, slog.LevelInfo, "answered",
+		slog.Int("status", response.StatusCode), slog.Int("bytes", len(response.Body)), slog.Int64("duration_ms", time.Since(start).Milliseconds()))
+}
+
+// invocation is what a request is known by in the log.
+type invocation struct{ id, method, path, trace string }
+
+func (c invocation) log(to *slog.Logger, level slog.Level, message string, more ...slog.Attr) {
+	attributes := make([]slog.Attr, 0, 8)
+	attributes = append(attributes, slog.String("call_id", c.id), slog.String("method", c.method), slog.String("path", c.path))
+	if c.trace != "" {
+		attributes = append(attributes, slog.String("traceparent", c.trace))
+	}
+	to.LogAttrs(context.Background(), level, message, append(attributes, more...)...)
 }
 
 // Bounds of the bodies that a replica has in memory, which the handler's
@@ -182,7 +194,7 @@ func (s *server) readBody(r *http.Request) (body []byte, release func(), err err
 }
 
 // answer is the handler's response, or the problem that stood in its way.
-func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
+func (s *server) answer(r *http.Request, c invocation) handler.Response {
 	// The body first: a request that only trickles in takes nobody's place.
 	body, forget, err := s.readBody(r)
 	switch {
@@ -214,9 +226,9 @@ func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 
 	req := handler.Request{
-		Body: body, Header: r.Header.Clone(), QueryString: r.URL.RawQuery, Method: r.Method, Host: r.Host,
+		Body: body, Header: r.Header, QueryString: r.URL.RawQuery, Method: r.Method, Host: r.Host,
 	}
-	req.Header.Set(PathHeader, r.URL.EscapedPath())
+	req.Header[PathHeader] = []string{r.URL.EscapedPath()}
 	req.WithContext(ctx)
 
 	// The handler gets a goroutine of its own so that the caller has an answer
@@ -226,7 +238,7 @@ func (s *server) answer(r *http.Request, log *slog.Logger) handler.Response {
 	go func() {
 		defer release()
 		defer cancel()
-		done <- s.call(req, log)
+		done <- s.call(req, c)
 	}()
 	select {
 	case response := <-done:
@@ -253,16 +265,16 @@ func (s *server) timeout(r *http.Request) (time.Duration, error) {
 
 // call turns a handler's error or panic into a 500 that tells the client
 // nothing and the log everything.
-func (s *server) call(req handler.Request, log *slog.Logger) (response handler.Response) {
+func (s *server) call(req handler.Request, c invocation) (response handler.Response) {
 	defer func() {
 		if p := recover(); p != nil {
-			log.Error("the handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			c.log(slog.Default(), slog.LevelError, "the handler panicked", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 			response = problem(http.StatusInternalServerError, "")
 		}
 	}()
 	response, err := s.handler.Handle(req)
 	if err != nil {
-		log.Error("the handler failed", "error", err)
+		c.log(slog.Default(), slog.LevelError, "the handler failed", slog.Any("error", err))
 		return problem(http.StatusInternalServerError, "")
 	}
 	if response.StatusCode == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -41,7 +42,7 @@ func start(t *testing.T, f fake, change func(*settings)) (*httptest.Server, *ser
 	if change != nil {
 		change(&s)
 	}
-	server := newServer(f, s)
+	server := newServer(f, s, slog.Default())
 	web := httptest.NewServer(server)
 	t.Cleanup(web.Close)
 	return web, server
@@ -196,14 +197,14 @@ func TestWarmUpWaitsForDependencies(t *testing.T) {
 			return errors.New("not yet")
 		}
 		return nil
-	}}, settings{})
+	}}, settings{}, nil)
 	server.warmUp(t.Context())
 	if tries != 3 {
 		t.Errorf("asked %d times, want until it is ready, the third time", tries)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	newServer(fake{ready: func(context.Context) error { return errors.New("never") }}, settings{}).warmUp(ended)
+	newServer(fake{ready: func(context.Context) error { return errors.New("never") }}, settings{}, nil).warmUp(ended)
 }
 
 func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
@@ -218,7 +219,7 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 		close(entered)
 		<-release
 		return handler.Response{Body: []byte("done")}, nil
-	}}, s)
+	}}, s, slog.Default())
 	web := httptest.NewServer(server)
 	answered := make(chan string)
 	go func() { _, body := call(t, http.MethodGet, web.URL, "", nil); answered <- body }()
@@ -307,5 +308,30 @@ func TestBodiesAreBounded(t *testing.T) {
 	}
 	if bytes := server.bodies.Load(); bytes != 0 {
 		t.Errorf("%d bytes are still counted", bytes)
+	}
+}
+
+// silent is a ResponseWriter that keeps nothing.
+type silent struct{ header http.Header }
+
+func (s silent) Header() http.Header         { return s.header }
+func (s silent) Write(b []byte) (int, error) { return len(b), nil }
+func (s silent) WriteHeader(int)             {}
+
+// BenchmarkInvoke is what the template adds to a handler, with its line in the
+// log.
+func BenchmarkInvoke(b *testing.B) {
+	_, access, _ := newLog(io.Discard)
+	s, err := load()
+	if err != nil {
+		b.Fatal(err)
+	}
+	response := handler.Response{Body: []byte("{}"), Header: http.Header{"Content-Type": {"application/json"}}}
+	server := newServer(fake{handle: func(handler.Request) (handler.Response, error) { return response, nil }}, s, access)
+	for b.Loop() {
+		r := httptest.NewRequest(http.MethodGet, "/0123456789abcdef01234567", nil)
+		r.Header.Set("X-Call-Id", "4f0c8f1e-6d2b-4a55-9f0a-1c2d3e4f5a6b")
+		r.Header.Set("X-Timeout", "19.9s")
+		server.ServeHTTP(silent{make(http.Header)}, r)
 	}
 }

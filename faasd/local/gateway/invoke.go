@@ -71,11 +71,25 @@ func newInvoker(g *gateway, timeout time.Duration) *invoker {
 			res.Header.Del(startTime)
 			return nil
 		},
+		BufferPool:   &buffers{},
 		ErrorLog:     slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 		ErrorHandler: failed,
 	}
 	return i
 }
+
+// buffers are what answers are copied through, used again: one for each answer
+// would be most of the gateway's garbage.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) Get() []byte {
+	if buffer, ok := b.pool.Get().(*[]byte); ok {
+		return *buffer
+	}
+	return make([]byte, 32<<10)
+}
+
+func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
 
 // failed answers a request that no function answered.
 func failed(w http.ResponseWriter, r *http.Request, err error) {
@@ -118,12 +132,13 @@ func (b *balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return nil, errors.Join(err, req.Context().Err())
 		}
-		attempt := req.Clone(req.Context())
-		attempt.URL.Host = endpoint.Host
+		attempt, address := *req, *req.URL // its header is the proxy's own already
+		address.Host = endpoint.Host
+		attempt.URL = &address
 		if req.Body != nil && req.Body != http.NoBody {
 			attempt.Body = io.NopCloser(req.Body) // stays open for another attempt
 		}
-		res, err := b.next.RoundTrip(attempt)
+		res, err := b.next.RoundTrip(&attempt)
 		if err != nil {
 			r.release()
 			var dial *net.OpError

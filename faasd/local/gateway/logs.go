@@ -125,14 +125,21 @@ type logRing struct {
 	change chan struct{} // closed at the next line
 }
 
-func (r *logRing) add(instance, text string) {
-	m := logs.Message{Name: r.name, Namespace: namespace, Instance: instance, Timestamp: time.Now().UTC(), Text: text}
+func (r *logRing) add(instance string, lines ...string) {
+	now := time.Now().UTC()
 	if r.file != nil {
-		_, _ = fmt.Fprintf(r.file, "%s %s %s\n", m.Timestamp.Format(time.RFC3339Nano), instance, text)
+		stamp := now.Format(time.RFC3339Nano)
+		var text []byte
+		for _, line := range lines {
+			text = append(append(append(append(append(append(text, stamp...), ' '), instance...), ' '), line...), '\n')
+		}
+		_, _ = r.file.Write(text)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.append(m)
+	for _, line := range lines {
+		r.append(logs.Message{Name: r.name, Namespace: namespace, Instance: instance, Timestamp: now, Text: line})
+	}
 	close(r.change)
 	r.change = make(chan struct{})
 }

@@ -148,7 +148,7 @@ func (r *replica) once() error {
 	if err != nil {
 		return err
 	}
-	output := &process.Lines{Line: func(text string) { d.logs.add(r.name, text) }}
+	output := &process.Lines{Take: func(lines []string) { d.logs.add(r.name, lines...) }}
 	defer output.Flush()
 	p, err := process.Start(process.Command{
 		Path: d.binary, Dir: "/", Env: d.environment(port), Output: output,

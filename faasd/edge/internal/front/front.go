@@ -37,6 +37,7 @@ type Config struct {
 	ShopName string
 	Origins  []string         // CORS: see ParseOrigins; none: off
 	Proxies  listener.Proxies // whose X-Forwarded-For is believed
+	Access   *slog.Logger     // gets a line a request; nil: the default log
 }
 
 // Door is the front door's http.Handler.
@@ -107,7 +108,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				d.send(e, r, gateway.NewProblem(http.StatusInternalServerError, ""))
 			}
 		}
-		e.log()
+		e.log(d.config.Access)
 	}()
 	d.serve(e, r)
 }
@@ -300,7 +301,7 @@ func (e *exchange) inside() http.Header {
 
 // log keeps a line of the exchange, without query or headers: both may hold what
 // a log must not.
-func (e *exchange) log() {
+func (e *exchange) log(to *slog.Logger) {
 	level := slog.LevelInfo
 	if e.status == http.StatusOK && (e.path == "/healthz" || e.path == "/readyz") {
 		level = slog.LevelDebug // asked every few seconds
@@ -315,7 +316,10 @@ func (e *exchange) log() {
 	if e.trace == "" {
 		used--
 	}
-	slog.LogAttrs(context.Background(), level, "answered", attributes[:used]...)
+	if to == nil {
+		to = slog.Default()
+	}
+	to.LogAttrs(context.Background(), level, "answered", attributes[:used]...)
 }
 
 // WriteHeader notes the status.

@@ -683,3 +683,32 @@ func TestBodyLimitsOfFunctions(t *testing.T) {
 		}
 	}
 }
+
+// silent is a ResponseWriter that keeps nothing.
+type silent struct{ header http.Header }
+
+func (s silent) Header() http.Header         { return s.header }
+func (s silent) Write(b []byte) (int, error) { return len(b), nil }
+func (s silent) WriteHeader(int)             {}
+
+// BenchmarkFromMemory is the door's part of an anonymous read, with its line in
+// the log.
+func BenchmarkFromMemory(b *testing.B) {
+	old := slog.Default()
+	b.Cleanup(func() { slog.SetDefault(old) })
+	slog.SetDefault(slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	functions := &fake{answer: gateway.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}, "Etag": {`"7"`}}, Body: make([]byte, 400)}}
+	memory := catalogue.New(functions)
+	memory.Copies().Heard(time.Now().Add(time.Hour))
+	door, err := New(memory, Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	request := httptest.NewRequest("GET", "/api/inventory/"+id, nil)
+	for b.Loop() {
+		door.ServeHTTP(silent{make(http.Header, 16)}, request)
+	}
+	if len(functions.asked) != 1 {
+		b.Fatalf("%d calls", len(functions.asked))
+	}
+}

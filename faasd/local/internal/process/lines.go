@@ -8,26 +8,37 @@ import (
 // MaxLine bounds a line of output, in bytes. A longer one is cut in pieces.
 const MaxLine = 8 << 10
 
-// Lines is a writer that hands on what it gets line by line, as valid UTF-8
-// and without line breaks.
+// Lines is a writer that hands on what it gets by lines, as valid UTF-8 and
+// without line breaks: all that one write completes at once, for whoever takes
+// them to do its work once for all of them.
 type Lines struct {
-	Line func(string)
+	Take func(lines []string)
 	rest []byte
 }
 
 func (w *Lines) Write(p []byte) (int, error) {
 	n := len(p)
+	var lines []string
 	for {
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
 			break
 		}
-		w.emit(append(w.rest, p[:i]...))
+		line := p[:i]
+		if len(w.rest) > 0 {
+			line = append(w.rest, line...)
+			w.rest = w.rest[:0]
+		}
+		lines = split(lines, line)
 		p = p[i+1:]
 	}
 	w.rest = append(w.rest, p...)
 	if len(w.rest) > MaxLine {
-		w.Flush()
+		lines = split(lines, w.rest)
+		w.rest = w.rest[:0]
+	}
+	if len(lines) > 0 {
+		w.Take(lines)
 	}
 	return n, nil
 }
@@ -35,15 +46,16 @@ func (w *Lines) Write(p []byte) (int, error) {
 // Flush hands on what has no line break yet.
 func (w *Lines) Flush() {
 	if len(w.rest) > 0 {
-		w.emit(w.rest)
+		w.Take(split(nil, w.rest))
+		w.rest = w.rest[:0]
 	}
 }
 
-func (w *Lines) emit(text []byte) {
-	w.rest = w.rest[:0]
+// split appends a line, cut in pieces where it is too long.
+func split(lines []string, text []byte) []string {
 	for len(text) > MaxLine {
-		w.Line(strings.ToValidUTF8(string(text[:MaxLine]), "\uFFFD"))
+		lines = append(lines, strings.ToValidUTF8(string(text[:MaxLine]), "\uFFFD"))
 		text = text[MaxLine:]
 	}
-	w.Line(strings.ToValidUTF8(strings.TrimSuffix(string(text), "\r"), "\uFFFD"))
+	return append(lines, strings.ToValidUTF8(strings.TrimSuffix(string(text), "\r"), "\uFFFD"))
 }

@@ -154,7 +154,7 @@ func TestLogFile(t *testing.T) {
 
 func TestLines(t *testing.T) {
 	var got []string
-	w := &Lines{Line: func(s string) { got = append(got, s) }}
+	w := &Lines{Take: func(lines []string) { got = append(got, lines...) }}
 	for _, part := range []string{"a", "b\r\nc\n\n", strings.Repeat("x", MaxLine+1), "y\xff\n", "end"} {
 		_, _ = io.WriteString(w, part)
 	}

@@ -1,0 +1,66 @@
+package logs
+
+import (
+	"strings"
+	"sync"
+	"testing"
+)
+
+// writes is a writer that counts what it is given.
+type writes struct {
+	mu    sync.Mutex
+	count int
+	text  strings.Builder
+	wrote chan bool
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count++
+	w.text.Write(p)
+	w.wrote <- true
+	return len(p), nil
+}
+
+func TestLogIsWrittenInBatches(t *testing.T) {
+	w := &writes{wrote: make(chan bool, 1000)}
+	prompt, access, flush := New(w)
+	for range 50 {
+		access.Info("answered", "status", 200)
+	}
+	<-w.wrote // by itself
+	for range 50 {
+		access.Info("answered", "status", 200)
+	}
+	prompt.With("a", 1).WithGroup("g").Info("at once", "b", 2) // with what waited
+	w.mu.Lock()
+	if !strings.HasSuffix(w.text.String(), "\"msg\":\"at once\",\"a\":1,\"g\":{\"b\":2}}\n") {
+		t.Error("what is not a request's line waits")
+	}
+	w.mu.Unlock()
+	access.Info("last")
+	flush()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if lines := strings.Count(w.text.String(), "\n"); lines != 102 {
+		t.Errorf("%d lines", lines)
+	}
+	if w.count > 10 { // 3, but where the machine makes a batch late
+		t.Errorf("%d writes", w.count)
+	}
+}
+
+func TestLogIsBounded(t *testing.T) {
+	w := &writes{wrote: make(chan bool, 1000)}
+	_, access, flush := New(w)
+	for range 100 {
+		access.Info(strings.Repeat("x", logBatch/4))
+	}
+	w.mu.Lock()
+	if w.count < 20 {
+		t.Errorf("%d writes of more than %d bytes", w.count, 25*logBatch)
+	}
+	w.mu.Unlock()
+	flush()
+}
