@@ -84,6 +84,23 @@ func checkout(ctx context.Context, commit string) (e *edition, err error) {
 	return e, e.addEmpty()
 }
 
+// runSources lays the sources, with the empty function, into a folder, for
+// whatever builds a shop from them: `make box` in it, or faas-cli up.
+func runSources(ctx context.Context, s settings) error {
+	if s.out == "" {
+		return errors.New("name the folder with -out")
+	}
+	if err := os.Mkdir(s.out, 0o755); err != nil {
+		return err
+	}
+	e, err := checkout(ctx, s.baseline)
+	if err != nil {
+		return err
+	}
+	defer e.remove()
+	return sabotage.CopyTree(e.root, s.out)
+}
+
 func (e *edition) remove() { _ = os.RemoveAll(e.root) }
 
 // addEmpty adds the empty function.

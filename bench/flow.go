@@ -31,7 +31,7 @@ type sustained struct {
 type sample struct {
 	At      float64 `json:"at_s"`
 	Pending int     `json:"pending"` // orders whose stock is PENDING
-	Outbox  int     `json:"outbox"`  // events and letters that are not delivered
+	Outbox  int     `json:"outbox"`  // what is not delivered, as the outbox relay counts
 }
 
 // window is how many orders and letters may wait while the sustained rate is

@@ -30,47 +30,66 @@ type idle struct {
 	Orders  int64              `json:"orders"`
 	Percent float64            `json:"percent_of_a_core"`
 	By      map[string]float64 `json:"by_program"` // percent of a core
-	Memory  map[string]float64 `json:"memory_mb"`  // resident, by program
+	Memory  map[string]float64 `json:"memory_mb"`  // resident, by program, just started
 	Box     float64            `json:"box_mb"`
+	Loaded  map[string]float64 `json:"loaded_mb"` // the same after everything else that was measured
 }
 
 // idleKeys is how many keys lie in Redis meanwhile.
 const idleKeys = 100_000
 
-// idleness measures the box at rest. The time before it lets what was
-// under way end, and Go's collectors give back what they hold.
-func (s *shop) idleness(ctx context.Context, duration time.Duration) (idle, error) {
-	if err := errors.Join(s.settled(ctx), s.fillRedis(ctx, idleKeys)); err != nil {
-		return idle{}, err
+// settleDown lets end what was under way, and the programs' collectors give
+// back what they do not need.
+const settleDown = 5 * time.Second
+
+// idleness measures the box at rest: its memory when it has just started, and
+// its processor time with many keys in Redis.
+func (s *shop) idleness(ctx context.Context, duration time.Duration) (out idle, err error) {
+	if err := s.settled(ctx); err != nil {
+		return out, err
 	}
-	orders, err := s.db.Collection("orders").EstimatedDocumentCount(ctx)
+	loaded, _, err := s.usage()
 	if err != nil {
-		return idle{}, err
+		return out, err
 	}
-	wait(ctx, 5*time.Second)
+	out = idle{Keys: idleKeys, By: map[string]float64{}, Loaded: loaded.memory()}
+	if out.Orders, err = s.db.Collection("orders").EstimatedDocumentCount(ctx); err != nil {
+		return out, err
+	}
+	if err := errors.Join(s.stop(), s.start(ctx)); err != nil {
+		return out, err
+	}
+	wait(ctx, settleDown)
+	fresh, _, err := s.usage()
+	if err != nil {
+		return out, err
+	}
+	out.Memory = fresh.memory()
+	out.Box = total(out.Memory)
+	if err := s.fillRedis(ctx, idleKeys); err != nil {
+		return out, err
+	}
+	wait(ctx, settleDown)
 	before, _, err := s.usage()
 	if err != nil {
-		return idle{}, err
+		return out, err
 	}
 	began := time.Now()
 	wait(ctx, duration)
 	took := time.Since(began)
 	after, _, err := s.usage()
 	if err != nil {
-		return idle{}, err
+		return out, err
 	}
 	spent, err := after.since(before)
 	if err != nil || ctx.Err() != nil {
-		return idle{}, errors.Join(err, ctx.Err())
+		return out, errors.Join(err, ctx.Err())
 	}
-	out := idle{Seconds: took.Seconds(), Keys: idleKeys, Orders: orders, By: map[string]float64{}, Memory: map[string]float64{}}
+	out.Seconds = took.Seconds()
 	for name, d := range spent {
 		out.By[name] = 100 * d.Seconds() / took.Seconds()
 	}
-	for name, bytes := range after.memory() {
-		out.Memory[name] = float64(bytes) / (1 << 20)
-	}
-	out.Percent, out.Box = total(out.By), total(out.Memory)
+	out.Percent = total(out.By)
 	return out, nil
 }
 

@@ -17,7 +17,6 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
-	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
 	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
 
 	"github.com/kiosk-shop/kiosk/bench/load"
@@ -40,9 +39,8 @@ type inside struct {
 	logins    *user.Authentication
 
 	redis *redis.Client
-	bare  *mongo.Database // with the shop's indexes, for orders that are nobody's
-	order bson.D          // as the shop stores one
-	event bson.D          // and its outbox entry
+	bare  *mongo.Collection // with the indexes of the shop's orders, for orders that are nobody's
+	order bson.D            // as the shop stores one
 	hash  string
 }
 
@@ -91,17 +89,14 @@ func (in *inside) prepare(ctx context.Context) (err error) {
 	if err := in.shop.settled(ctx); err != nil {
 		return err
 	}
-	if in.order, err = last(ctx, in.shop.db.Collection("orders")); err != nil {
+	orders := in.shop.db.Collection("orders")
+	if in.order, err = last(ctx, orders); err != nil {
 		return err
 	}
-	if in.event, err = last(ctx, in.shop.db.Collection("outbox")); err != nil {
-		return err
-	}
-	in.bare = in.shop.db.Client().Database(in.shop.db.Name() + "_bare")
-	for _, name := range []string{"orders", "outbox"} {
-		if err := copyIndexes(ctx, in.shop.db.Collection(name), in.bare.Collection(name)); err != nil {
-			return fmt.Errorf("the indexes of %s: %w", name, err)
-		}
+	in.bare = in.shop.db.Client().Database(in.shop.db.Name()+"_bare").Collection("orders", options.Collection().
+		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)}))
+	if err := copyIndexes(ctx, orders, in.bare); err != nil {
+		return fmt.Errorf("the indexes of the orders: %w", err)
 	}
 	return nil
 }
@@ -208,27 +203,12 @@ func (in *inside) orders() []contender {
 			in.shop.tracker.place(placedOrder{id, time.Now()})
 			return err
 		})},
-		{name: orderBare, local: true, operation: func(int) load.Operation { return in.transaction() }},
-	}
-}
-
-// transaction is what placing an order cannot do without: the order and its
-// outbox entry, in one transaction with the shop's own concerns.
-func (in *inside) transaction() load.Operation {
-	session, bad := in.bare.Client().StartSession()
-	majority := options.Transaction().SetReadConcern(readconcern.Snapshot()).SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)})
-	return func(ctx context.Context) error {
-		if bad != nil {
-			return bad
-		}
-		_, err := session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
-			if _, err := in.bare.Collection("orders").InsertOne(ctx, with(in.order, "_id", bson.NewObjectID())); err != nil {
-				return nil, err
-			}
-			_, err := in.bare.Collection("outbox").InsertOne(ctx, with(in.event, "_id", bson.NewObjectID()))
-			return nil, err
-		}, majority)
-		return err
+		// What placing an order cannot do without: the order, which says what is
+		// to be done about it, on a majority's journals.
+		{name: orderBare, local: true, operation: local(func(ctx context.Context, _ int, _ *rand.Rand) error {
+			_, err := in.bare.InsertOne(ctx, with(in.order, "_id", bson.NewObjectID()))
+			return err
+		})},
 	}
 }
 

@@ -7,6 +7,8 @@
 //	go run ./bench full    for longer, and with a big shop
 //	go run ./bench reads   reads a second beside the empty function
 //	go run ./bench cpu     processor time an order, by program
+//	go run ./bench sources -out FOLDER    the sources with the empty function,
+//	                       from which make box or faas-cli make a shop to measure
 //
 // With -baseline COMMIT each measures that commit, too, in turn. It starts a
 // local box of its own in a temporary folder, on free ports, with the servers
@@ -46,6 +48,8 @@ var commands = map[string]func(context.Context, settings) error{
 	"full":  runThorough,
 	"reads": runReads,
 	"cpu":   runCost,
+
+	"sources": runSources,
 }
 
 func main() {
@@ -57,7 +61,7 @@ func main() {
 	flags.DurationVar(&s.warmUp, "warm-up", 200*time.Millisecond, "before each turn")
 	flags.DurationVar(&s.slot, "slot", 700*time.Millisecond, "how long a turn is")
 	flags.IntVar(&s.orders, "orders", 500, "how many orders a turn of cpu places")
-	flags.StringVar(&s.out, "out", "", "the folder for the results of run and full; empty: DATA_DIR/bench/last")
+	flags.StringVar(&s.out, "out", "", "the folder for the results of run and full; empty: DATA_DIR/bench/last; of sources, the new folder")
 	flags.DurationVar(&s.timeout, "timeout", time.Hour, "for the whole run")
 	if len(os.Args) > 1 {
 		s.command = os.Args[1]
@@ -190,7 +194,7 @@ func runReads(ctx context.Context, s settings) error {
 				contests[sh] = newContest()
 			}
 			say("%s: round %d of %d", sh.edition.Commit, round+1, s.rounds)
-			return contests[sh].round(ctx, sh, s.schedule, sh.reads())
+			return contests[sh].round(ctx, sh, s.schedule, sh.present(sh.reads()))
 		})
 		if err != nil {
 			return err

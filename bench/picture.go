@@ -183,6 +183,6 @@ func short(name string) string {
 	name = strings.ReplaceAll(name, "at the gateway", "(gateway)")
 	name = strings.ReplaceAll(name, "empty function", "empty")
 	name = strings.ReplaceAll(name, "use case in one process", "use case")
-	name = strings.ReplaceAll(name, "its bare transaction", "bare transaction")
+	name = strings.ReplaceAll(name, "its bare write", "bare write")
 	return name
 }

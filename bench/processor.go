@@ -43,6 +43,63 @@ func measure(b *box.Box) (usage, error) {
 	return u, nil
 }
 
+// provider is the part of faasd that carries every request.
+const provider = "faasd provider"
+
+// measureFaasd reads the processes of a faasd on this machine: those in its
+// containers, and faasd and containerd themselves. There are none where the shop
+// runs otherwise, or elsewhere.
+func measureFaasd() usage {
+	u := usage{pids: map[int]process{}}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return u
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if name, ok := faasdName(filepath.Join("/proc", entry.Name())); ok {
+			if p, ok := look(pid); ok {
+				p.name = name
+				u.pids[pid] = p
+			}
+		}
+	}
+	return u
+}
+
+// faasdName tells what a process is on a faasd: the container that it is in, or
+// its program and, of faasd, what of it: its provider, or the other half.
+func faasdName(dir string) (string, bool) {
+	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+	if err != nil {
+		return "", false
+	}
+	for _, namespace := range []string{"/openfaas-fn/", "/openfaas/"} {
+		if _, name, ok := strings.Cut(string(cgroup), namespace); ok {
+			name, _, _ = strings.Cut(name, "\n")
+			return name, true
+		}
+	}
+	path, err := os.Readlink(filepath.Join(dir, "exe"))
+	if err != nil {
+		return "", false
+	}
+	switch name := filepath.Base(path); {
+	case name == "faasd":
+		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if words := strings.Split(string(line), "\x00"); len(words) > 1 {
+			name += " " + words[1]
+		}
+		return name, true
+	case strings.HasPrefix(name, "containerd"):
+		return name, true
+	}
+	return "", false
+}
+
 // look reads one process: see proc_pid_stat(5) and proc_pid_status(5).
 func look(pid int) (process, bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
@@ -103,11 +160,11 @@ func (u usage) since(before usage) (map[string]time.Duration, error) {
 	return spent, errors.Join(errs...)
 }
 
-// memory is the resident memory by program, in bytes.
-func (u usage) memory() map[string]int64 {
-	m := map[string]int64{}
+// memory is the resident memory by program, in MB.
+func (u usage) memory() map[string]float64 {
+	m := map[string]float64{}
 	for _, p := range u.pids {
-		m[p.name] += p.rss
+		m[p.name] += float64(p.rss) / (1 << 20)
 	}
 	return m
 }

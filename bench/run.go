@@ -104,7 +104,7 @@ func beside(ctx context.Context, s settings, e extent, shops []*shop, all []*mea
 	}
 	err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) (err error) {
 		say("%s: round %d of %d", sh.edition.Commit, round+1, s.rounds)
-		groups := [3][]contender{sh.reads(), sh.ordersOutside(), sh.logins()}
+		groups := [3][]contender{sh.present(sh.reads()), sh.present(sh.ordersOutside()), sh.logins()}
 		if sh == shops[0] && sh.box != nil {
 			in, err := goInside(ctx, sh)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type shop struct {
 	db      *mongo.Database // nil where it cannot be reached
 	redis   string          // host:port; empty where it cannot be reached
 	edition *edition
+	noEmpty bool // it has no empty function
 
 	products  []string
 	customers []customer
@@ -137,7 +139,19 @@ func foreignShop(ctx context.Context) (*shop, error) {
 		}
 		s.tracker = &tracker{orders: s.db.Collection("orders")}
 	}
+	a, err := s.Through(client.Functions).Do(ctx, client.Request{Method: http.MethodGet, Path: "/function/" + emptyFunction})
+	if err != nil {
+		return nil, fmt.Errorf("the gateway does not answer: %w", err)
+	}
+	if s.noEmpty = a.Status != http.StatusOK; s.noEmpty {
+		say("%s has no empty function to measure beside: make it from what `bench sources` lays out", target.Gateway)
+	}
 	return s, s.open(ctx, smallShop)
+}
+
+// present leaves out what the shop does not have.
+func (s *shop) present(contenders []contender) []contender {
+	return slices.DeleteFunc(contenders, func(c contender) bool { return s.noEmpty && (c.name == empty || c.name == emptyPost) })
 }
 
 func openDatabase(uri, name string) (*mongo.Database, error) {
