@@ -72,7 +72,7 @@ var paths = []string{"a", "b", "c", "a.b", "a.c", "b.c", "_id"}
 func condition() *rapid.Generator[any] {
 	return rapid.Custom(func(t *rapid.T) any {
 		v := anyValue(1).Draw(t, "operand")
-		switch rapid.IntRange(0, 13).Draw(t, "op") {
+		switch rapid.IntRange(0, 14).Draw(t, "op") {
 		case 0, 1, 2:
 			return v
 		case 3:
@@ -95,6 +95,8 @@ func condition() *rapid.Generator[any] {
 			return bson.D{{Key: "$elemMatch", Value: bson.D{{Key: "$gte", Value: scalar().Draw(t, "low")}, {Key: "$lte", Value: scalar().Draw(t, "high")}}}}
 		case 12:
 			return bson.D{{Key: "$regex", Value: rapid.SampledFrom([]string{"^a", "b", "^a.b$", "^$"}).Draw(t, "pattern")}}
+		case 13:
+			return bson.D{{Key: "$not", Value: bson.D{{Key: rapid.SampledFrom([]string{"$eq", "$gt", "$lte"}).Draw(t, "negated"), Value: v}}}}
 		default:
 			return bson.D{{Key: "$type", Value: rapid.SampledFrom([]string{"number", "string", "array", "null", "object"}).Draw(t, "type")}}
 		}

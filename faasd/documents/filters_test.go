@@ -40,7 +40,7 @@ func TestFilters(t *testing.T) {
 			{`{"v": null}`, []int{8, 9}}, {`{"v": {"$gte": null}}`, []int{8, 9}}, {`{"v": {"$ne": null}}`, allBut(8, 9)}, {`{"v": {"$ne": 2}}`, allBut(6)},
 			{`{"v": {"$exists": false}}`, []int{9}}, {`{"v": {"$exists": true}}`, allBut(9)},
 			{`{"v": {"a": 1, "b": 2}}`, []int{7, 10}}, {`{"v": {"b": 2, "a": 1}}`, nil}, {`{"v": [1, 2, 3]}`, []int{6}}, {`{"v": [5]}`, []int{14}},
-			{`{"v.a": 1}`, []int{7, 10}}, {`{"v.0": 1}`, []int{6, 14}}, {`{"v.1.a": 3}`, []int{7}}, {`{"v.a": {"$exists": false}}`, allBut(7, 10)},
+			{`{"v.a": 1}`, []int{7, 10}}, {`{"v.0": 1}`, []int{6}}, {`{"v.0": [1, 2]}`, []int{14}}, {`{"v.1.a": 3}`, []int{7}}, {`{"v.a": {"$exists": false}}`, allBut(7, 10)},
 
 			{`{"v": {"$type": "string"}}`, []int{4, 5}}, {`{"v": {"$type": "number"}}`, []int{1, 2, 3, 6, 15}}, {`{"v": {"$type": "array"}}`, []int{6, 7, 14}},
 			{`{"v": {"$type": ["bool", "date"]}}`, []int{11, 12}}, {`{"v": {"$type": 7}}`, []int{13}}, {`{"v": {"$type": "null"}}`, []int{8}},

@@ -78,6 +78,16 @@ func TestPipelines(t *testing.T) {
 			{"_id": "b", "sum": 7, "avg": 7.0, "min": 7, "max": 7, "first": 2, "last": 7, "all": [7], "set": ["b"], "dims": {"w": 3, "h": 4}}]`},
 		{`[{"$group": {"_id": {"s": "$sku", "t": "$nowhere"}}}, {"$sort": {"_id": 1}}]`, `[{"_id": {"s": "a"}}, {"_id": {"s": "b"}}]`},
 
+		{`[{"$group": {"_id": {"t": "$nowhere"}}}]`, `[{"_id": {"t": null}}]`},
+		{`[{"$group": {"_id": "$sku"}}, {"$skip": 2}]`, `[]`}, // nothing to choose from
+
+		{`[{"$match": {"_id": 3}}, {"$unset": "sku"}, {"$set": {"sku": 1, "new": 2}}]`, `[{"_id": 3, "sku": 1, "qty": null, "new": 2}]`}, // in its place
+		{`[{"$match": {"_id": 3}}, {"$set": {"sku": "$nowhere", "x": "$nowhere"}}, {"$replaceWith": {"in": "$$ROOT"}}]`, `[{"in": {"_id": 3, "qty": null}}]`},
+		// What leaves documents out comes first: $size fails on the others.
+		{`[{"$set": {"n": {"$size": "$tags"}}}, {"$match": {"_id": 1, "n": 2}}, {"$project": {"n": 1}}]`, `[{"_id": 1, "n": 2}]`},
+		{`[{"$match": {"$expr": {"$size": "$tags"}}}, {"$match": {"_id": 2}}, {"$count": "n"}]`, `[]`},
+		{`[{"$sort": {"_id": -1}}, {"$set": {"n": {"$size": "$tags"}}}, {"$skip": 1}, {"$project": {"n": 1}}]`, `[{"_id": 2, "n": 0}, {"_id": 1, "n": 2}]`},
+
 		{`[{"$match": {"_id": 1}}, {"$replaceRoot": {"newRoot": "$dims"}}]`, `[{"w": 1, "h": 2}]`},
 		{`[{"$match": {"_id": 1}}, {"$replaceWith": {"$mergeObjects": [{"a": 1, "w": 0}, "$dims"]}}]`, `[{"a": 1, "w": 1, "h": 2}]`},
 		{`[{"$match": {"_id": 1}}, {"$set": {"n": {"$size": "$tags"}, "dims.w": 9, "lines.z": 1, "sku": "$$REMOVE"}}]`,
@@ -106,6 +116,9 @@ func TestPipelines(t *testing.T) {
 		`[{"$unwind": 1}]`: 15981, `[{"$unwind": "tags"}]`: 28818, `[{"$unwind": {}}]`: 28812, `[{"$unwind": {"path": 1}}]`: 28808, `[{"$unwind": {"path": "$a", "x": 1}}]`: 28811,
 		`[{"$unwind": {"path": "$a", "includeArrayIndex": ""}}]`: 28810, `[{"$unwind": {"path": "$a", "preserveNullAndEmptyArrays": 1}}]`: 28809,
 		`[{"$group": 1}]`: 15947, `[{"$group": {"_id": null, "d": {"$mergeObjects": "$sku"}}}]`: 40400, `[{"$group": {"_id": null, "d": {"$stdDevPop": "$qty"}}}]`: 115,
+		`[{"$group": {"_id": {"a": 1}}}]`: 17390, `[{"$group": {"_id": "$sku"}}, {"$skip": 1}]`: 115, `[{"$group": {"_id": "$sku"}}, {"$limit": 1}]`: 115,
+		`[{"$group": {"_id": "$sku"}}, {"$group": {"_id": null, "all": {"$push": "$_id"}}}]`: 115, `[{"$project": {"x": {"$pow": [{"$numberDecimal": "2"}, 2]}}}]`: 115,
+		`[{"$match": {"_id": "none"}}, {"$project": {"x": {"$size": {"$literal": 1}}}}]`: 17124, `[{"$match": {"_id": 1}}, {"$sort": {"tags": 1, "lines": 1}}]`: 2,
 		`[{"$project": {"a": 1, "b": 0}}]`: 31254, `[{"$project": {"a": 0, "b": 1}}]`: 31253, `[{"$project": {"a": {}}}]`: 51270,
 	} {
 		_, err := all(ctx)(c.Aggregate(ctx, extended[bson.A](t, pipeline)))

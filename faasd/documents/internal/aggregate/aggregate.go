@@ -13,6 +13,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/plan"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/project"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
@@ -37,6 +38,16 @@ const (
 type Limits struct {
 	Now     int64 // $$NOW
 	UseDisk bool
+	Update  bool // the stages of an update
+
+	unordered bool // the stage gets its documents in no order
+}
+
+func (l Limits) reader() expr.Reader {
+	if l.Update {
+		return expr.Plain
+	}
+	return expr.Compile
 }
 
 func (l Limits) bytes() int {
@@ -99,6 +110,7 @@ func Counts(stages []Value) bool {
 // Compile makes one stage of a pipeline.
 func Compile(stages []Value, lim Limits) (Stage, error) {
 	var all []Stage
+	unordered := false // the documents come in no order
 	for _, s := range stages {
 		if !value.IsDoc(s) {
 			return nil, fault.New(fault.TypeMismatch, "Each element of the 'pipeline' array must be an object")
@@ -108,11 +120,18 @@ func Compile(stages []Value, lim Limits) (Stage, error) {
 		}
 		it := value.Iter(s.Data)
 		it.Next()
+		lim.unordered = unordered
 		st, err := compileStage(string(it.Name), it.Value, lim)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, st)
+		switch string(it.Name) {
+		case "$group":
+			unordered = true
+		case "$sort", "$sortByCount":
+			unordered = false
+		}
 	}
 	return func(in Source) Source {
 		for _, s := range all {
@@ -165,12 +184,12 @@ func compileStage(name string, arg Value, lim Limits) (Stage, error) {
 		if err := document(15969); err != nil {
 			return nil, err
 		}
-		return projection(project.Compile(arg.Data, false, lim.Now))
+		return projection(project.Compile(arg.Data, false, lim.Now, lim.reader()))
 	case "$set", "$addFields":
 		if err := document(40272); err != nil {
 			return nil, err
 		}
-		return projection(project.Set(arg.Data, lim.Now))
+		return projection(project.Set(arg.Data, lim.Now, lim.reader()))
 	case "$unset":
 		var fields []string
 		for _, v := range oneOrMany(arg) {
@@ -195,7 +214,7 @@ func compileStage(name string, arg Value, lim Limits) (Stage, error) {
 				return nil, fault.New(40231, "no newRoot specified for the $replaceRoot stage")
 			}
 		}
-		e, err := expr.Parse(arg)
+		e, err := lim.reader()(arg)
 		if err != nil {
 			return nil, err
 		}
@@ -226,7 +245,12 @@ func compileStage(name string, arg Value, lim Limits) (Stage, error) {
 		if !ok || n < 0 {
 			return nil, fault.New(5107200, "invalid argument to $skip stage: Expected a non-negative number in: $skip: %s", arg.String())
 		}
-		return func(in Source) Source { return Skip(in, n) }, nil
+		return func(in Source) Source {
+			if lim.unordered && n > 0 {
+				return cut(in, n, true)
+			}
+			return Skip(in, n)
+		}, nil
 	case "$limit":
 		n, ok := value.Whole(arg)
 		if !ok || n < 0 {
@@ -235,7 +259,12 @@ func compileStage(name string, arg Value, lim Limits) (Stage, error) {
 		if n == 0 {
 			return nil, fault.New(15958, "the limit must be positive")
 		}
-		return func(in Source) Source { return Limit(in, n) }, nil
+		return func(in Source) Source {
+			if lim.unordered {
+				return cut(in, n, false)
+			}
+			return Limit(in, n)
+		}, nil
 	case "$count":
 		if arg.Type != bsoncore.TypeString || arg.StringValue() == "" {
 			return nil, fault.New(40156, "the count field must be a non-empty string")
@@ -280,6 +309,17 @@ func projection(p *project.Projection, err error) (Stage, error) {
 	return each(func(doc value.Doc) (value.Doc, error) { return p.Apply(doc, -1) }), nil
 }
 
+// Compact takes the places of removed fields out of a pipeline's documents.
+func Compact(in Source) Source {
+	return func() (value.Doc, error) {
+		doc, err := in()
+		if doc == nil || err != nil {
+			return nil, err
+		}
+		return value.Compact(doc), nil
+	}
+}
+
 // Update compiles the stages that an update may be made of.
 func Update(now int64) func(stages []Value) (func(value.Doc) (value.Doc, error), error) {
 	return func(stages []Value) (func(value.Doc) (value.Doc, error), error) {
@@ -295,19 +335,19 @@ func Update(now int64) func(stages []Value) (func(value.Doc) (value.Doc, error),
 				return nil, fault.New(fault.InvalidOptions, "%s is not allowed to be used within an update", name)
 			}
 		}
-		st, err := Compile(stages, Limits{Now: now})
+		st, err := Compile(stages, Limits{Now: now, Update: true})
 		if err != nil {
 			return nil, err
 		}
 		return func(doc value.Doc) (value.Doc, error) {
 			given := false
-			return st(func() (value.Doc, error) {
+			return Compact(st(func() (value.Doc, error) {
 				if given {
 					return nil, nil
 				}
 				given = true
 				return doc, nil
-			})()
+			}))()
 		}, nil
 	}
 }
@@ -321,6 +361,37 @@ func Skip(in Source, n int64) Source {
 			}
 		}
 		return in()
+	}
+}
+
+// noOrder refuses what depends on the order in which $group leaves its
+// documents: MongoDB's is that of a hash table.
+func noOrder(what string) error {
+	return fault.Unsupported("%s of documents in no order, which $group leaves without a $sort behind it,", what)
+}
+
+// cut is $skip or $limit of documents in no order: there must be no choice.
+func cut(in Source, n int64, skip bool) Source {
+	return func() (value.Doc, error) {
+		doc, err := in()
+		if doc == nil || err != nil {
+			return nil, err
+		}
+		switch n--; {
+		case skip && n >= 0:
+			for ; doc != nil && n >= 0; n-- {
+				if doc, err = in(); err != nil {
+					return nil, err
+				}
+			}
+			if doc != nil {
+				return nil, noOrder("$skip")
+			}
+			return nil, nil
+		case n < 0:
+			return nil, noOrder("$limit")
+		}
+		return doc, nil
 	}
 }
 
@@ -364,7 +435,7 @@ func count(field string) Stage {
 
 // Sort orders documents; with keep above zero only the first keep of them are
 // held and returned.
-func Sort(in Source, keys []plan.SortKey, keep int64, lim Limits) Source {
+func Sort(in Source, keys []store.KeyPart, keep int64, lim Limits) Source {
 	type item struct{ key, doc []byte }
 	var items []item
 	sorted := false
@@ -382,7 +453,11 @@ func Sort(in Source, keys []plan.SortKey, keep int64, lim Limits) Source {
 				if doc == nil {
 					break
 				}
-				it := item{plan.AppendSortKey(nil, keys, doc), bytes.Clone(doc)}
+				key, err := store.AppendSortKey(nil, keys, doc)
+				if err != nil {
+					return nil, err
+				}
+				it := item{key, bytes.Clone(doc)}
 				items = append(items, it)
 				size += len(it.key) + len(it.doc) + 48
 				if keep > 0 && int64(len(items)) >= 2*keep+1000 {

@@ -1,6 +1,7 @@
 package aggregate
 
 import (
+	"bytes"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -17,27 +18,25 @@ type accumulator interface {
 	size() int // bytes held
 }
 
-type sum struct{ total Value }
+type sum struct{ value.Sum }
 
 func (s *sum) add(v Value) error {
-	if !value.IsNumber(v) {
-		return nil
+	if value.IsNumber(v) {
+		s.Add(v)
 	}
-	// An int sum that overflows becomes a long, a long sum a double.
-	s.total, _ = value.Arith(value.Add, s.total, v)
 	return nil
 }
-func (s *sum) result() Value { return s.total }
-func (s *sum) size() int     { return 16 }
+func (s *sum) result() Value { return s.Result() }
+func (s *sum) size() int     { return 64 }
 
 type avg struct {
-	total Value
-	n     int64
+	value.Sum
+	n int64
 }
 
 func (a *avg) add(v Value) error {
 	if value.IsNumber(v) {
-		a.total, _ = value.Arith(value.Add, a.total, v)
+		a.Add(v)
 		a.n++
 	}
 	return nil
@@ -47,9 +46,9 @@ func (a *avg) result() Value {
 	if a.n == 0 {
 		return value.Null()
 	}
-	return value.Divide(a.total, value.Int64(a.n))
+	return a.Mean(a.n)
 }
-func (a *avg) size() int { return 24 }
+func (a *avg) size() int { return 72 }
 
 type extreme struct {
 	sign int
@@ -135,8 +134,8 @@ func orNull(v Value) Value {
 }
 
 var accumulators = map[string]func() accumulator{
-	"$sum":          func() accumulator { return &sum{total: value.Int32(0)} },
-	"$avg":          func() accumulator { return &avg{total: value.Int32(0)} },
+	"$sum":          func() accumulator { return &sum{} },
+	"$avg":          func() accumulator { return &avg{} },
 	"$min":          func() accumulator { return &extreme{sign: -1} },
 	"$max":          func() accumulator { return &extreme{sign: 1} },
 	"$first":        func() accumulator { return &edge{} },
@@ -147,9 +146,10 @@ var accumulators = map[string]func() accumulator{
 }
 
 type groupField struct {
-	name string
-	make func() accumulator
-	arg  expr.Expr
+	name    string
+	make    func() accumulator
+	arg     expr.Expr
+	ordered bool // the result depends on the documents' order
 }
 
 func compileGroup(spec []byte, lim Limits) (Stage, error) {
@@ -159,7 +159,7 @@ func compileGroup(spec []byte, lim Limits) (Stage, error) {
 		name := string(it.Name)
 		var err error
 		if name == "_id" {
-			if id, err = expr.Parse(it.Value); err != nil {
+			if id, err = groupID(it.Value); err != nil {
 				return nil, err
 			}
 			continue
@@ -189,11 +189,11 @@ func compileGroup(spec []byte, lim Limits) (Stage, error) {
 		if value.IsArray(acc.Value) {
 			return nil, fault.New(40237, "The %s accumulator is a unary operator", op)
 		}
-		arg, err := expr.Parse(acc.Value)
+		arg, err := expr.Compile(acc.Value)
 		if err != nil {
 			return nil, err
 		}
-		fields = append(fields, groupField{name, make, arg})
+		fields = append(fields, groupField{name, make, arg, op == "$first" || op == "$last" || op == "$push" || op == "$mergeObjects"})
 	}
 	if id == nil {
 		return nil, fault.New(fault.GroupIDMissing, "a group specification must include an _id")
@@ -201,9 +201,37 @@ func compileGroup(spec []byte, lim Limits) (Stage, error) {
 	return func(in Source) Source { return group(in, id, fields, lim) }, nil
 }
 
+// groupID reads the _id of a $group. A document of one field has the field
+// always, null where it would be missing; of several, they may be missing.
+func groupID(v Value) (expr.Expr, error) {
+	if !value.IsDoc(v) || value.Len(v.Data) == 0 {
+		return expr.Compile(v)
+	}
+	n := 0
+	for it := value.Iter(v.Data); it.Next(); n++ {
+		if strings.HasPrefix(string(it.Name), "$") {
+			return expr.Compile(v)
+		}
+		if value.IsNumber(it.Value) || it.Value.Type == bsoncore.TypeBoolean {
+			return nil, fault.New(17390, "$group does not support inclusion-style expressions")
+		}
+	}
+	if n > 1 {
+		return expr.Compile(v)
+	}
+	it := value.Iter(v.Data)
+	it.Next()
+	orNull := bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, "$ifNull", value.Array(it.Value, value.Null())))
+	return expr.Compile(value.Of(bsoncore.BuildDocument(nil, bsoncore.AppendDocumentElement(nil, string(it.Name), orNull))))
+}
+
 type bucket struct {
 	id   Value
 	accs []accumulator
+	n    int64
+	// first are the values that a field's result must be made of where it
+	// depends on an order that there is not.
+	first []Value
 }
 
 func group(in Source, id expr.Expr, fields []groupField, lim Limits) Source {
@@ -244,12 +272,23 @@ func group(in Source, id expr.Expr, fields []groupField, lim Limits) Source {
 				if err != nil {
 					return err
 				}
+				if lim.unordered && f.ordered {
+					if b.first == nil {
+						b.first = make([]Value, len(fields))
+					}
+					if b.n == 0 {
+						b.first[i] = value.Clone(v)
+					} else if v.Type != b.first[i].Type || !bytes.Equal(v.Data, b.first[i].Data) {
+						return noOrder("an accumulator")
+					}
+				}
 				size -= b.accs[i].size()
 				if err := b.accs[i].add(v); err != nil {
 					return err
 				}
 				size += b.accs[i].size()
 			}
+			b.n++
 			if size > lim.bytes() {
 				return fault.New(fault.QueryExceededMemoryLimit, "Exceeded memory limit for $group, but didn't allow external sort. Pass allowDiskUse:true to opt in.")
 			}

@@ -56,6 +56,7 @@ func (r *Request) pipeline() (p pipeline, err error) {
 	if _, err = aggregate.Compile(stages, lim); err != nil {
 		return p, err
 	}
+	stages = aggregate.Rewrite(stages)
 	var match, sort []byte
 	rest := stages
 	if !p.sessions {
@@ -126,7 +127,7 @@ func aggregation(r *Request) error {
 		if p.sessions {
 			s.source = r.e.localSessions()
 		}
-		s.source = p.rest(s.source)
+		s.source = aggregate.Compact(p.rest(s.source))
 		if p.out != nil {
 			if err := p.out.write(r, s.source); err != nil {
 				return err

@@ -19,8 +19,8 @@ func remove(r *Request) error {
 	var errs writeErrors
 	for i, st := range statements {
 		m, err := r.deleteStatement(name, st, y, i)
-		n += m
 		if err == nil {
+			n += m
 			continue
 		}
 		if fatal(err) {

@@ -1,9 +1,12 @@
 package command
 
 import (
+	"slices"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/expr"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/plan"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/project"
@@ -41,7 +44,7 @@ func (r *Request) selection() (sel selection, err error) {
 		return sel, err
 	}
 	if value.Len(projection) > 0 {
-		if sel.projection, err = project.Compile(projection, true, now); err != nil {
+		if sel.projection, err = project.Compile(projection, true, now, expr.Compile); err != nil {
 			return sel, err
 		}
 	}
@@ -63,7 +66,7 @@ func (r *Request) selection() (sel selection, err error) {
 }
 
 // parseSort also takes {$natural: 1}, which asks for the order of storage.
-func parseSort(doc []byte) (keys []plan.SortKey, natural value.Value, err error) {
+func parseSort(doc []byte) (keys []store.KeyPart, natural value.Value, err error) {
 	if n := value.Field(doc, "$natural"); !value.Missing(n) && value.Len(doc) == 1 {
 		return nil, n, nil
 	}
@@ -181,16 +184,23 @@ func distinct(r *Request) error {
 	if sel.filter, err = query.Compile(filter, r.start.UnixMilli()); err != nil {
 		return err
 	}
-	path := splitPath(key.StringValue())
+	field := store.NewKeyPart(key.StringValue(), false)
+	path := splitPath(field.Path)
 	var out []value.Value
 	seen := map[string]struct{}{}
 	size := 0
 	err = r.view(func(tx *store.Tx) error {
-		s, err := r.open(tx, tx.Catalog().Lookup(r.db, name), sel)
+		c := tx.Catalog().Lookup(r.db, name)
+		s, err := r.open(tx, c, sel)
 		if err != nil {
 			return err
 		}
 		defer s.pause()
+		// MongoDB reads the values of all documents off an index, where there
+		// is one: what is missing is null there, an empty array undefined.
+		indexed := value.Len(filter) == 0 && value.Missing(sel.hint) && c != nil && slices.ContainsFunc(c.Indexes, func(ix *store.Index) bool {
+			return ix.Parts[0].Path == field.Path && !ix.Sparse && ix.Partial == nil
+		})
 		add := func(v value.Value) {
 			k := string(value.AppendKey(nil, v))
 			if _, ok := seen[k]; !ok && !value.Missing(v) {
@@ -204,7 +214,7 @@ func distinct(r *Request) error {
 			if doc == nil || err != nil {
 				return err
 			}
-			value.Walk(value.Of(doc), path, -1, func(v value.Value, _ int) bool {
+			visit := func(v value.Value, _ int, _ bool) bool {
 				if value.IsArray(v) {
 					for it := value.Iter(v.Data); it.Next(); {
 						add(it.Value)
@@ -213,12 +223,19 @@ func distinct(r *Request) error {
 					add(v)
 				}
 				return true
-			})
+			}
+			if indexed {
+				for _, v := range store.Indexed(field, doc) {
+					visit(v, -1, false)
+				}
+			} else {
+				value.Walk(value.Of(doc), path, -1, visit)
+			}
 			if size > maxReply {
 				return fault.New(17217, "distinct too big, 16mb cap")
 			}
 		}
 	})
-	r.out = bsoncore.AppendValueElement(r.out, "values", value.Array(out...))
+	r.out = bsoncore.AppendValueElement(r.out, "values", value.Array(value.SortUnique(out)...))
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/expr"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/project"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
@@ -28,9 +29,6 @@ func findAndModify(r *Request) error {
 	}
 	now := r.start
 	sel := selection{hint: hint(r.field("hint"))}
-	if sel.filter, err = query.Compile(q, now.UnixMilli()); err != nil {
-		return err
-	}
 	sort, err := r.document("sort")
 	if err != nil {
 		return err
@@ -71,13 +69,16 @@ func findAndModify(r *Request) error {
 			return err
 		}
 	}
+	if sel.filter, err = query.Compile(q, now.UnixMilli()); err != nil {
+		return err
+	}
 	fields, err := r.document("fields")
 	if err != nil {
 		return err
 	}
 	var shape *project.Projection
 	if value.Len(fields) > 0 {
-		if shape, err = project.Compile(fields, true, now.UnixMilli()); err != nil {
+		if shape, err = project.Compile(fields, true, now.UnixMilli(), expr.Compile); err != nil {
 			return err
 		}
 	}

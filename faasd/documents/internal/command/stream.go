@@ -15,7 +15,7 @@ import (
 // selection is what a command asks of a collection.
 type selection struct {
 	filter     *query.Filter
-	sort       []plan.SortKey
+	sort       []store.KeyPart
 	hint       value.Value
 	skip       int64
 	limit      int64 // 0 for all

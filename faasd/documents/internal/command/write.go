@@ -352,6 +352,8 @@ var errMoved = fault.New(fault.InternalError, "the document changed meanwhile")
 // document that another write takes away meanwhile is left out.
 func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx, c *store.Collection, t *target) error) error {
 	var pks [][]byte
+	// Where the query fails on a document, those before it are changed.
+	var failed error
 	err := r.view(func(tx *store.Tx) error {
 		var c *store.Collection
 		var err error
@@ -365,8 +367,11 @@ func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx,
 		if c == nil {
 			return nil
 		}
-		pks, err = r.searchAll(tx, c, sel)
-		return err
+		pks, failed = r.searchAll(tx, c, sel)
+		if failed != nil && fatal(failed) {
+			return failed
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -408,5 +413,5 @@ func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx,
 			return err
 		}
 	}
-	return nil
+	return failed
 }

@@ -65,18 +65,12 @@ func Parse(v Value, names ...string) (Expr, error) {
 		return literal{v}, nil
 	case bsoncore.TypeArray:
 		var items []Expr
-		constant := true
 		for it := value.Iter(v.Data); it.Next(); {
 			e, err := Parse(it.Value, names...)
 			if err != nil {
 				return nil, err
 			}
-			_, c := e.(literal)
-			constant = constant && c
 			items = append(items, e)
-		}
-		if constant {
-			return literal{v}, nil
 		}
 		return arrayExpr(items), nil
 	case bsoncore.TypeEmbeddedDocument:
@@ -86,7 +80,7 @@ func Parse(v Value, names ...string) (Expr, error) {
 }
 
 func parseObject(v Value, names []string) (Expr, error) {
-	var obj objectExpr
+	obj := &objectExpr{}
 	n := value.Len(v.Data)
 	for it := value.Iter(v.Data); it.Next(); {
 		name := string(it.Name)
@@ -103,27 +97,28 @@ func parseObject(v Value, names []string) (Expr, error) {
 		if err != nil {
 			return nil, err
 		}
-		obj = append(obj, objectField{name, e})
+		obj.names, obj.fields = append(obj.names, name), append(obj.fields, e)
 	}
 	return obj, nil
 }
 
-type objectField struct {
-	name string
-	expr Expr
+type objectExpr struct {
+	names  []string
+	fields []Expr
 }
 
-type objectExpr []objectField
+func (o *objectExpr) children() []Expr { return o.fields }
+func (o *objectExpr) foldable()        {}
 
-func (o objectExpr) Eval(vars *Vars) (Value, error) {
+func (o *objectExpr) Eval(vars *Vars) (Value, error) {
 	i, b := bsoncore.AppendDocumentStart(nil)
-	for _, f := range o {
-		v, err := f.expr.Eval(vars)
+	for j, f := range o.fields {
+		v, err := f.Eval(vars)
 		if err != nil {
 			return Value{}, err
 		}
 		if !value.Missing(v) {
-			b = bsoncore.AppendValueElement(b, f.name, v)
+			b = bsoncore.AppendValueElement(b, o.names[j], v)
 		}
 	}
 	b, _ = bsoncore.AppendDocumentEnd(b, i)
@@ -131,6 +126,9 @@ func (o objectExpr) Eval(vars *Vars) (Value, error) {
 }
 
 type arrayExpr []Expr
+
+func (a arrayExpr) children() []Expr { return a }
+func (a arrayExpr) foldable()        {}
 
 func (a arrayExpr) Eval(vars *Vars) (Value, error) {
 	vs := make([]Value, len(a))
@@ -169,7 +167,10 @@ func parseVariable(s string, names []string) (Expr, error) {
 	if !known {
 		return nil, fault.New(17276, "Use of undefined variable: %s", name)
 	}
-	if !hasPath {
+	switch {
+	case name == "REMOVE":
+		return literal{}, nil
+	case !hasPath:
 		return pathExpr{variable: name}, nil
 	}
 	return parsePath(name, path)
@@ -193,10 +194,7 @@ func (p pathExpr) Eval(vars *Vars) (Value, error) {
 	switch p.variable {
 	case "NOW":
 		v = value.Date(vars.Now)
-	case "REMOVE":
-	case "ROOT":
-		v = vars.Root
-	case "CURRENT":
+	case "ROOT", "CURRENT":
 		v = vars.Root
 	default:
 		v = vars.user[p.variable]

@@ -88,7 +88,7 @@ func TestExpressions(t *testing.T) {
 		{`{"$arrayElemAt": ["$a", 0]}`, `3`}, {`{"$arrayElemAt": ["$a", -1]}`, `2`}, {`{"$arrayElemAt": ["$a", 5]}`, missing}, {`{"$arrayElemAt": ["$n", 0]}`, `null`},
 		{`{"$first": "$a"}`, `3`}, {`{"$last": "$a"}`, `2`}, {`{"$first": [[]]}`, missing}, {`{"$last": "$nowhere"}`, `null`},
 		{`{"$concatArrays": ["$a", [9]]}`, `[3, 1, 2, 9]`}, {`{"$concatArrays": ["$a", "$n"]}`, `null`},
-		{`{"$setUnion": ["$a", [3, 4]]}`, `[3, 1, 2, 4]`}, {`{"$setUnion": ["$a", "$n"]}`, `null`},
+		{`{"$setUnion": ["$a", [3, 4]]}`, `[1, 2, 3, 4]`}, {`{"$setUnion": ["$a", "$n"]}`, `null`},
 		{`{"$slice": ["$a", 2]}`, `[3, 1]`}, {`{"$slice": ["$a", -2]}`, `[1, 2]`}, {`{"$slice": ["$a", 1, 5]}`, `[1, 2]`}, {`{"$slice": ["$a", -5, 2]}`, `[3, 1]`}, {`{"$slice": ["$n", 1]}`, `null`},
 		{`{"$range": [0, 5, 2]}`, `[0, 2, 4]`}, {`{"$range": [3, 0, -1]}`, `[3, 2, 1]`}, {`{"$range": [0, 0]}`, `[]`},
 		{`{"$mergeObjects": ["$o", {"x": 9, "w": 1}, "$n"]}`, `{"x": 9, "y": {"z": 2}, "w": 1}`}, {`{"$mergeObjects": []}`, `{}`},

@@ -2,6 +2,7 @@ package expr
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,19 +15,33 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// function is an operator that gets its arguments evaluated.
+// function is an operator on expressions. It gets their values all together
+// (call), or asks for those that it needs, one after the other (fold).
 type function struct {
 	min, max int // number of arguments, max < 0 for any
 	call     func(args []Value) (Value, error)
+	fold     func(n int, arg argument) (Value, error)
+
+	associative, commutative bool
+	// decides reports whether one argument of this value is enough.
+	decides func(v Value) bool
 }
 
+// argument evaluates one of the arguments.
+type argument func(i int) (Value, error)
+
 type call struct {
-	name string
 	fn   *function
 	args []Expr
 }
 
-func (c call) Eval(vars *Vars) (Value, error) {
+func (c *call) children() []Expr { return c.args }
+func (c *call) foldable()        {}
+
+func (c *call) Eval(vars *Vars) (Value, error) {
+	if c.fn.fold != nil {
+		return c.fn.fold(len(c.args), func(i int) (Value, error) { return c.args[i].Eval(vars) })
+	}
 	var buf [4]Value
 	args := buf[:0]
 	for _, a := range c.args {
@@ -38,6 +53,62 @@ func (c call) Eval(vars *Vars) (Value, error) {
 	}
 	return c.fn.call(args)
 }
+
+// gather is an operator on any number of arguments, one after the other, whose
+// result is null where one of them is null or missing. start makes what adds
+// an argument, and what returns the result.
+func gather(commutative bool, start func() (add func(v Value) (enough bool, err error), result func() Value)) *function {
+	return &function{max: -1, associative: true, commutative: commutative, fold: func(n int, arg argument) (Value, error) {
+		add, result := start()
+		for i := range n {
+			v, err := arg(i)
+			if err != nil {
+				return Value{}, err
+			}
+			if value.Nullish(v) {
+				return value.Null(), nil
+			}
+			enough, err := add(v)
+			if err != nil {
+				return Value{}, err
+			}
+			if enough {
+				break
+			}
+		}
+		return result(), nil
+	}}
+}
+
+// logic is $and, which ends with the first false value, or $or, with the first
+// true one.
+func logic(end bool) *function {
+	return &function{max: -1, associative: true, commutative: true,
+		decides: func(v Value) bool { return value.Truthy(v) == end },
+		fold: func(n int, arg argument) (Value, error) {
+			for i := range n {
+				if v, err := arg(i); err != nil || value.Truthy(v) == end {
+					return value.Bool(end), err
+				}
+			}
+			return value.Bool(!end), nil
+		}}
+}
+
+// truth makes a value a boolean.
+var truth = &function{min: 1, max: 1, call: func(a []Value) (Value, error) { return value.Bool(value.Truthy(a[0])), nil }}
+
+// branch is $cond.
+var branch = &function{min: 3, max: 3, fold: func(_ int, arg argument) (Value, error) {
+	c, err := arg(0)
+	switch {
+	case err != nil:
+		return Value{}, err
+	case value.Truthy(c):
+		return arg(1)
+	}
+	return arg(2)
+}}
 
 // special operators see their arguments before they are evaluated.
 type special func(name string, arg Value, names []string) (Expr, error)
@@ -51,9 +122,9 @@ var (
 var known = strings.Fields(`$acos $acosh $asin $asinh $atan $atan2 $atanh $binarySize $bsonSize $cos
 	$dateFromParts $dateFromString $dateToParts $degreesToRadians $exp $function $indexOfArray
 	$isoDayOfWeek $isoWeek $isoWeekYear $ln $log $log10 $ltrim $meta $radiansToDegrees $regexFind $regexFindAll
-	$regexMatch $replaceAll $replaceOne $rtrim $setDifference $setEquals $setIntersection $setIsSubset
+	$regexMatch $replaceAll $replaceOne $rtrim $setDifference $setEquals $setIsSubset
 	$sin $sinh $tan $tanh $convert $toDate $toObjectId $toDecimal $trim $zip $accumulator $allElementsTrue
-	$anyElementTrue $indexOfBytes $indexOfCP $strcasecmp $reverseArray $pow $sum $avg $stdDevPop $stdDevSamp`)
+	$anyElementTrue $indexOfBytes $strcasecmp $sum $avg $stdDevPop $stdDevSamp`)
 
 func parseOperator(name string, arg Value, names []string) (Expr, error) {
 	if s, ok := specials[name]; ok {
@@ -68,6 +139,10 @@ func parseOperator(name string, arg Value, names []string) (Expr, error) {
 		}
 		return nil, fault.New(fault.UnknownExpressionOperator, "Unrecognized expression '%s'", name)
 	}
+	return parseFunction(name, fn, arg, names)
+}
+
+func parseFunction(name string, fn *function, arg Value, names []string) (Expr, error) {
 	var args []Expr
 	if value.IsArray(arg) {
 		for it := value.Iter(arg.Data); it.Next(); {
@@ -90,11 +165,11 @@ func parseOperator(name string, arg Value, names []string) (Expr, error) {
 		}
 		return nil, fault.New(28667, "Expression %s takes at least %d arguments, and at most %d, but %d were passed in.", name, fn.min, fn.max, len(args))
 	}
-	return call{name, fn, args}, nil
+	return &call{fn, args}, nil
 }
 
 func compare(test func(int) bool) *function {
-	return &function{2, 2, func(a []Value) (Value, error) { return value.Bool(test(compareMissing(a[0], a[1]))), nil }}
+	return &function{min: 2, max: 2, call: func(a []Value) (Value, error) { return value.Bool(test(compareMissing(a[0], a[1]))), nil }}
 }
 
 // Expressions order a missing value below null, where the matcher takes the
@@ -139,7 +214,7 @@ func arith(op value.Op, name string, code int32) func(a, b Value) (Value, error)
 }
 
 func numeric(name string, code int32, f func(v Value) Value) *function {
-	return &function{1, 1, func(a []Value) (Value, error) {
+	return &function{min: 1, max: 1, call: func(a []Value) (Value, error) {
 		if value.Nullish(a[0]) {
 			return value.Null(), nil
 		}
@@ -170,9 +245,16 @@ func str(name string, v Value) (string, error) {
 		return v.StringValue(), nil
 	case bsoncore.TypeSymbol:
 		return v.Symbol(), nil
-	}
-	if s, ok := toString(v); ok {
+	case bsoncore.TypeJavaScript:
+		return v.JavaScript(), nil
+	case bsoncore.TypeDouble:
+		return strconv.FormatFloat(v.Double(), 'g', 16, 64), nil
+	case bsoncore.TypeInt32, bsoncore.TypeInt64, bsoncore.TypeDecimal128, bsoncore.TypeDateTime:
+		s, _ := toString(v)
 		return s, nil
+	case bsoncore.TypeTimestamp:
+		t, i := v.Timestamp()
+		return time.Unix(int64(t), 0).UTC().Format("Jan _2 15:04:05:") + strconv.FormatUint(uint64(i), 16), nil
 	}
 	return "", fault.New(16007, "can't convert from BSON type %s to String", value.TypeName(v.Type))
 }
@@ -208,7 +290,7 @@ func toString(v Value) (string, bool) {
 }
 
 func datePart(f func(t time.Time) int) *function {
-	return &function{1, 1, func(a []Value) (Value, error) {
+	return &function{min: 1, max: 1, call: func(a []Value) (Value, error) {
 		if value.Nullish(a[0]) {
 			return value.Null(), nil
 		}
@@ -235,7 +317,7 @@ func timeOf(v Value) (time.Time, bool) {
 }
 
 func toWhole(name string, make func(int64) Value, lo, hi int64) *function {
-	return &function{1, 1, func(a []Value) (Value, error) {
+	return &function{min: 1, max: 1, call: func(a []Value) (Value, error) {
 		v := a[0]
 		bad := func() (Value, error) {
 			return Value{}, fault.New(241, "Failed to parse or convert the value in $convert: %s to %s", value.TypeName(v.Type), name)
@@ -277,8 +359,7 @@ func toWhole(name string, make func(int64) Value, lo, hi int64) *function {
 }
 
 func init() {
-	add := arith(value.Add, "$add", 16554)
-	root := numeric("$sqrt", 28765, func(v Value) Value { return value.Double(math.Sqrt(value.Float(v))) })
+	root := numeric("$sqrt", 28765, value.Sqrt)
 	functions = map[string]*function{
 		"$eq":  compare(func(c int) bool { return c == 0 }),
 		"$ne":  compare(func(c int) bool { return c != 0 }),
@@ -286,38 +367,47 @@ func init() {
 		"$gte": compare(func(c int) bool { return c >= 0 }),
 		"$lt":  compare(func(c int) bool { return c < 0 }),
 		"$lte": compare(func(c int) bool { return c <= 0 }),
-		"$cmp": {2, 2, func(a []Value) (Value, error) { return value.Int32(int32(compareMissing(a[0], a[1]))), nil }},
-		"$not": {1, 1, func(a []Value) (Value, error) { return value.Bool(!value.Truthy(a[0])), nil }},
+		"$cmp": {min: 2, max: 2, call: func(a []Value) (Value, error) { return value.Int32(int32(compareMissing(a[0], a[1]))), nil }},
+		"$not": {min: 1, max: 1, call: func(a []Value) (Value, error) { return value.Bool(!value.Truthy(a[0])), nil }},
 
-		"$add": {0, -1, func(a []Value) (Value, error) {
-			sum, date := value.Int32(0), false
-			for _, v := range a {
-				if value.Nullish(v) {
-					return value.Null(), nil
-				}
-				if v.Type == bsoncore.TypeDateTime {
-					if date {
-						return Value{}, fault.New(16612, "only one date allowed in an $add expression")
-					}
-					date = true
-					v = value.Int64(v.DateTime())
-				}
-				s, err := add(sum, v)
-				if err != nil {
-					return Value{}, err
-				}
-				sum = s
+		"$and": logic(false),
+		"$or":  logic(true),
+		"$ifNull": {min: 2, max: 2, fold: func(_ int, arg argument) (Value, error) {
+			if v, err := arg(0); err != nil || !value.Nullish(v) {
+				return v, err
 			}
-			if date {
-				ms, ok := value.Whole(sum)
-				if !ok {
-					ms = int64(math.Round(value.Float(sum)))
-				}
-				return value.Date(ms), nil
-			}
-			return sum, nil
+			return arg(1)
 		}},
-		"$subtract": {2, 2, func(a []Value) (Value, error) {
+
+		"$add": gather(true, func() (func(Value) (bool, error), func() Value) {
+			var sum value.Sum
+			date := false
+			return func(v Value) (bool, error) {
+					switch {
+					case v.Type == bsoncore.TypeDateTime && date:
+						return true, fault.New(16612, "only one date allowed in an $add expression")
+					case v.Type == bsoncore.TypeDateTime:
+						date = true
+						sum.Add(value.Int64(v.DateTime()))
+					case value.IsNumber(v):
+						sum.Add(v)
+					default:
+						return true, fault.New(16554, "$add only supports numeric or date types, not %s", value.TypeName(v.Type))
+					}
+					return false, nil
+				}, func() Value {
+					total := sum.Result()
+					if !date {
+						return total
+					}
+					ms, ok := value.Whole(total)
+					if !ok {
+						ms = int64(math.RoundToEven(value.Float(total)))
+					}
+					return value.Date(ms)
+				}
+		}),
+		"$subtract": {min: 2, max: 2, call: func(a []Value) (Value, error) {
 			switch {
 			case anyNull(a):
 				return value.Null(), nil
@@ -328,20 +418,14 @@ func init() {
 			}
 			return arith(value.Sub, "$subtract", 16556)(a[0], a[1])
 		}},
-		"$multiply": {0, -1, func(a []Value) (Value, error) {
+		"$multiply": gather(true, func() (func(Value) (bool, error), func() Value) {
 			p := value.Int32(1)
-			for _, v := range a {
-				if value.Nullish(v) {
-					return value.Null(), nil
-				}
-				var err error
-				if p, err = arith(value.Mul, "$multiply", 16555)(p, v); err != nil {
-					return Value{}, err
-				}
-			}
-			return p, nil
-		}},
-		"$divide": {2, 2, func(a []Value) (Value, error) {
+			return func(v Value) (_ bool, err error) {
+				p, err = arith(value.Mul, "$multiply", 16555)(p, v)
+				return false, err
+			}, func() Value { return p }
+		}),
+		"$divide": {min: 2, max: 2, call: func(a []Value) (Value, error) {
 			if anyNull(a) {
 				return value.Null(), nil
 			}
@@ -353,7 +437,7 @@ func init() {
 			}
 			return value.Divide(a[0], a[1]), nil
 		}},
-		"$mod": {2, 2, func(a []Value) (Value, error) {
+		"$mod": {min: 2, max: 2, call: func(a []Value) (Value, error) {
 			if anyNull(a) {
 				return value.Null(), nil
 			}
@@ -363,60 +447,44 @@ func init() {
 			if value.Float(a[1]) == 0 {
 				return Value{}, fault.New(16610, "can't $mod by zero")
 			}
-			x, okX := value.Whole(a[0])
-			y, okY := value.Whole(a[1])
-			if okX && okY && a[0].Type != bsoncore.TypeDouble && a[1].Type != bsoncore.TypeDouble {
-				if a[0].Type == bsoncore.TypeInt32 && a[1].Type == bsoncore.TypeInt32 {
-					return value.Int32(int32(x % y)), nil
-				}
-				return value.Int64(x % y), nil
-			}
-			return value.Double(math.Mod(value.Float(a[0]), value.Float(a[1]))), nil
+			return value.Mod(a[0], a[1]), nil
 		}},
-		"$abs": numeric("$abs", 28765, func(v Value) Value {
-			if value.Compare(v, value.Int32(0)) >= 0 {
-				return v
-			}
-			n, _ := value.Arith(value.Sub, value.Int32(0), v)
-			return n
-		}),
+		"$abs":   numeric("$abs", 28765, value.Abs),
 		"$ceil":  rounding("$ceil", math.Ceil),
 		"$floor": rounding("$floor", math.Floor),
-		"$sqrt": {1, 1, func(a []Value) (Value, error) {
+		"$sqrt": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			if value.IsNumber(a[0]) && value.Float(a[0]) < 0 {
 				return Value{}, fault.New(28714, "$sqrt's argument must be greater than or equal to 0")
 			}
 			return root.call(a)
 		}},
-		"$round": {1, 2, round("$round", math.RoundToEven)},
-		"$trunc": {1, 2, round("$trunc", math.Trunc)},
+		"$pow":   {min: 2, max: 2, call: pow},
+		"$round": {min: 1, max: 2, call: round("$round", math.RoundToEven)},
+		"$trunc": {min: 1, max: 2, call: round("$trunc", math.Trunc)},
 
-		"$concat": {0, -1, func(a []Value) (Value, error) {
+		"$concat": gather(false, func() (func(Value) (bool, error), func() Value) {
 			var b strings.Builder
-			for _, v := range a {
-				if value.Nullish(v) {
-					return value.Null(), nil
-				}
+			return func(v Value) (bool, error) {
 				if v.Type != bsoncore.TypeString {
-					return Value{}, fault.New(16702, "$concat only supports strings, not %s", value.TypeName(v.Type))
+					return true, fault.New(16702, "$concat only supports strings, not %s", value.TypeName(v.Type))
 				}
 				b.WriteString(v.StringValue())
-			}
-			return value.String(b.String()), nil
-		}},
-		"$toLower": {1, 1, func(a []Value) (Value, error) {
+				return false, nil
+			}, func() Value { return value.String(b.String()) }
+		}),
+		"$toLower": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			s, err := str("$toLower", a[0])
 			return value.String(strings.ToLower(s)), err
 		}},
-		"$toUpper": {1, 1, func(a []Value) (Value, error) {
+		"$toUpper": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			s, err := str("$toUpper", a[0])
 			return value.String(strings.ToUpper(s)), err
 		}},
-		"$strLenBytes": {1, 1, strLen("$strLenBytes", 34473, func(s string) int { return len(s) })},
-		"$strLenCP":    {1, 1, strLen("$strLenCP", 34471, utf8.RuneCountInString)},
-		"$substr":      {3, 3, substrBytes},
-		"$substrBytes": {3, 3, substrBytes},
-		"$substrCP": {3, 3, func(a []Value) (Value, error) {
+		"$strLenBytes": {min: 1, max: 1, call: strLen("$strLenBytes", 34473, func(s string) int { return len(s) })},
+		"$strLenCP":    {min: 1, max: 1, call: strLen("$strLenCP", 34471, utf8.RuneCountInString)},
+		"$substr":      {min: 3, max: 3, call: substrBytes},
+		"$substrBytes": {min: 3, max: 3, call: substrBytes},
+		"$substrCP": {min: 3, max: 3, call: func(a []Value) (Value, error) {
 			s, err := str("$substrCP", a[0])
 			if err != nil {
 				return Value{}, err
@@ -431,12 +499,14 @@ func init() {
 			n = min(n, int64(len(r))-from)
 			return value.String(string(r[from : from+n])), nil
 		}},
-		"$split": {2, 2, func(a []Value) (Value, error) {
+		"$split": {min: 2, max: 2, call: func(a []Value) (Value, error) {
 			if anyNull(a) {
 				return value.Null(), nil
 			}
-			if a[0].Type != bsoncore.TypeString || a[1].Type != bsoncore.TypeString {
-				return Value{}, fault.New(40085, "$split requires an expression that evaluates to a string, found: %s", value.TypeName(a[0].Type))
+			for i, what := range []string{"first", "second"} {
+				if a[i].Type != bsoncore.TypeString {
+					return Value{}, fault.New(40085+int32(i), "$split requires an expression that evaluates to a string as a %s argument, found: %s", what, value.TypeName(a[i].Type))
+				}
 			}
 			if a[1].StringValue() == "" {
 				return Value{}, fault.New(40087, "$split requires a non-empty separator")
@@ -448,16 +518,17 @@ func init() {
 			return value.Array(out...), nil
 		}},
 
-		"$size": {1, 1, func(a []Value) (Value, error) {
+		"$indexOfCP": {min: 2, max: 4, fold: indexOfCP},
+		"$size": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			if !value.IsArray(a[0]) {
 				return Value{}, fault.New(17124, "The argument to $size must be an array, but was of type: %s", value.TypeName(a[0].Type))
 			}
 			return value.Int32(int32(value.Len(a[0].Data))), nil
 		}},
-		"$isArray":  {1, 1, func(a []Value) (Value, error) { return value.Bool(value.IsArray(a[0])), nil }},
-		"$isNumber": {1, 1, func(a []Value) (Value, error) { return value.Bool(value.IsNumber(a[0])), nil }},
-		"$type":     {1, 1, func(a []Value) (Value, error) { return value.String(value.TypeName(a[0].Type)), nil }},
-		"$in": {2, 2, func(a []Value) (Value, error) {
+		"$isArray":  {min: 1, max: 1, call: func(a []Value) (Value, error) { return value.Bool(value.IsArray(a[0])), nil }},
+		"$isNumber": {min: 1, max: 1, call: func(a []Value) (Value, error) { return value.Bool(value.IsNumber(a[0])), nil }},
+		"$type":     {min: 1, max: 1, call: func(a []Value) (Value, error) { return value.String(value.TypeName(a[0].Type)), nil }},
+		"$in": {min: 2, max: 2, call: func(a []Value) (Value, error) {
 			if !value.IsArray(a[1]) {
 				return Value{}, fault.New(40081, "$in requires an array as a second argument, found: %s", value.TypeName(a[1].Type))
 			}
@@ -468,44 +539,65 @@ func init() {
 			}
 			return value.Bool(false), nil
 		}},
-		"$arrayElemAt": {2, 2, elementAt},
-		"$first":       {1, 1, func(a []Value) (Value, error) { return elementAt([]Value{a[0], value.Int32(0)}) }},
-		"$last":        {1, 1, func(a []Value) (Value, error) { return elementAt([]Value{a[0], value.Int32(-1)}) }},
-		"$concatArrays": {0, -1, func(a []Value) (Value, error) {
+		"$arrayElemAt": {min: 2, max: 2, call: elementAt},
+		"$first":       {min: 1, max: 1, call: func(a []Value) (Value, error) { return elementAt([]Value{a[0], value.Int32(0)}) }},
+		"$last":        {min: 1, max: 1, call: func(a []Value) (Value, error) { return elementAt([]Value{a[0], value.Int32(-1)}) }},
+		"$concatArrays": gather(false, func() (func(Value) (bool, error), func() Value) {
 			var out []Value
-			for _, v := range a {
-				if value.Nullish(v) {
-					return value.Null(), nil
-				}
+			return func(v Value) (bool, error) {
 				if !value.IsArray(v) {
-					return Value{}, fault.New(28664, "$concatArrays only supports arrays, not %s", value.TypeName(v.Type))
+					return true, fault.New(28664, "$concatArrays only supports arrays, not %s", value.TypeName(v.Type))
 				}
 				out = append(out, value.Elements(v.Data)...)
+				return false, nil
+			}, func() Value { return value.Array(out...) }
+		}),
+		"$reverseArray": {min: 1, max: 1, call: func(a []Value) (Value, error) {
+			if value.Nullish(a[0]) {
+				return value.Null(), nil
 			}
-			return value.Array(out...), nil
+			if !value.IsArray(a[0]) {
+				return Value{}, fault.New(34435, "The argument to $reverseArray must be an array, but was of type: %s", value.TypeName(a[0].Type))
+			}
+			vs := value.Elements(a[0].Data)
+			slices.Reverse(vs)
+			return value.Array(vs...), nil
 		}},
-		"$setUnion": {0, -1, func(a []Value) (Value, error) {
-			var out []Value
-			for _, v := range a {
-				if value.Nullish(v) {
-					return value.Null(), nil
-				}
+		// Sets have the order of their values.
+		"$setUnion": gather(true, func() (func(Value) (bool, error), func() Value) {
+			var all []Value
+			return func(v Value) (bool, error) {
 				if !value.IsArray(v) {
-					return Value{}, fault.New(17043, "All operands of $setUnion must be arrays. One argument is of type: %s", value.TypeName(v.Type))
+					return true, fault.New(17043, "All operands of $setUnion must be arrays. One argument is of type: %s", value.TypeName(v.Type))
 				}
-			next:
-				for it := value.Iter(v.Data); it.Next(); {
-					for _, o := range out {
-						if value.Equal(o, it.Value) {
-							continue next
-						}
+				all = append(all, value.Elements(v.Data)...)
+				return false, nil
+			}, func() Value { return value.Array(value.SortUnique(all)...) }
+		}),
+		"$setIntersection": gather(true, func() (func(Value) (bool, error), func() Value) {
+			var common []Value
+			first := true
+			return func(v Value) (bool, error) {
+				if !value.IsArray(v) {
+					return true, fault.New(17047, "All operands of $setIntersection must be arrays. One argument is of type: %s", value.TypeName(v.Type))
+				}
+				set := value.SortUnique(value.Elements(v.Data))
+				if first {
+					common, first = set, false
+				} else {
+					// Of two that are equal, 1 and 1.0, the smaller set's stays.
+					if len(common) > len(set) {
+						common, set = set, common
 					}
-					out = append(out, it.Value)
+					common = slices.DeleteFunc(common, func(v Value) bool {
+						_, found := slices.BinarySearchFunc(set, v, value.Compare)
+						return !found
+					})
 				}
-			}
-			return value.Array(out...), nil
-		}},
-		"$slice": {2, 3, func(a []Value) (Value, error) {
+				return len(common) == 0, nil
+			}, func() Value { return value.Array(common...) }
+		}),
+		"$slice": {min: 2, max: 3, call: func(a []Value) (Value, error) {
 			if anyNull(a) {
 				return value.Null(), nil
 			}
@@ -513,9 +605,9 @@ func init() {
 				return Value{}, fault.New(28724, "First argument to $slice must be an array, but is of type: %s", value.TypeName(a[0].Type))
 			}
 			vs := value.Elements(a[0].Data)
-			n, ok := value.Whole(a[1])
-			if !ok {
-				return Value{}, fault.New(28725, "Second argument to $slice must be a numeric value, but is of type: %s", value.TypeName(a[1].Type))
+			n, err := integer(a[1], 28725, "Second argument to $slice")
+			if err != nil {
+				return Value{}, err
 			}
 			size := int64(len(vs))
 			if len(a) == 2 {
@@ -524,8 +616,11 @@ func init() {
 				}
 				return value.Array(vs[size-min(-n, size):]...), nil
 			}
-			count, ok := value.Whole(a[2])
-			if !ok || count <= 0 {
+			count, err := integer(a[2], 28727, "Third argument to $slice")
+			if err != nil {
+				return Value{}, err
+			}
+			if count <= 0 {
 				return Value{}, fault.New(28729, "Third argument to $slice must be positive")
 			}
 			if n < 0 {
@@ -534,7 +629,7 @@ func init() {
 			n = min(n, size)
 			return value.Array(vs[n : n+min(count, size-n)]...), nil
 		}},
-		"$range": {2, 3, func(a []Value) (Value, error) {
+		"$range": {min: 2, max: 3, call: func(a []Value) (Value, error) {
 			var p [3]int64
 			p[2] = 1
 			for i, v := range a {
@@ -556,7 +651,7 @@ func init() {
 			}
 			return value.Array(out...), nil
 		}},
-		"$mergeObjects": {0, -1, func(a []Value) (Value, error) {
+		"$mergeObjects": {min: 0, max: -1, call: func(a []Value) (Value, error) {
 			out := value.EmptyDoc()
 			for _, v := range a {
 				if value.Nullish(v) {
@@ -571,7 +666,7 @@ func init() {
 			}
 			return value.Of(out), nil
 		}},
-		"$objectToArray": {1, 1, func(a []Value) (Value, error) {
+		"$objectToArray": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			if value.Nullish(a[0]) {
 				return value.Null(), nil
 			}
@@ -586,7 +681,7 @@ func init() {
 			}
 			return value.Array(out...), nil
 		}},
-		"$arrayToObject": {1, 1, func(a []Value) (Value, error) {
+		"$arrayToObject": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			if value.Nullish(a[0]) {
 				return value.Null(), nil
 			}
@@ -611,7 +706,7 @@ func init() {
 			return value.Of(out), nil
 		}},
 
-		"$toString": {1, 1, func(a []Value) (Value, error) {
+		"$toString": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			if value.Nullish(a[0]) {
 				return value.Null(), nil
 			}
@@ -621,7 +716,7 @@ func init() {
 			}
 			return value.String(s), nil
 		}},
-		"$toBool": {1, 1, func(a []Value) (Value, error) {
+		"$toBool": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			if value.Nullish(a[0]) {
 				return value.Null(), nil
 			}
@@ -629,7 +724,7 @@ func init() {
 		}},
 		"$toInt":  toWhole("int", func(n int64) Value { return value.Int32(int32(n)) }, math.MinInt32, math.MaxInt32),
 		"$toLong": toWhole("long", value.Int64, math.MinInt64, math.MaxInt64),
-		"$toDouble": {1, 1, func(a []Value) (Value, error) {
+		"$toDouble": {min: 1, max: 1, call: func(a []Value) (Value, error) {
 			switch v := a[0]; {
 			case value.Nullish(v):
 				return value.Null(), nil
@@ -663,15 +758,12 @@ func init() {
 			return (t.YearDay() + 6 - int(t.Weekday())) / 7
 		}),
 
-		"$min": {1, -1, extreme(-1)},
-		"$max": {1, -1, extreme(1)},
+		"$min": {min: 1, max: -1, call: extreme(-1)},
+		"$max": {min: 1, max: -1, call: extreme(1)},
 	}
 	specials = map[string]special{
 		"$literal":      func(_ string, arg Value, _ []string) (Expr, error) { return literal{arg}, nil },
-		"$and":          parseLogic,
-		"$or":           parseLogic,
 		"$cond":         parseCond,
-		"$ifNull":       parseIfNull,
 		"$switch":       parseSwitch,
 		"$let":          parseLet,
 		"$map":          parseMap,
@@ -735,6 +827,19 @@ func substrBytes(a []Value) (Value, error) {
 	return value.String(s[from:end]), nil
 }
 
+// integer returns a number that fits in 32 bits. The code is that of a value
+// that is no number; the next is that of another number.
+func integer(v Value, code int32, what string) (int64, error) {
+	if !value.IsNumber(v) {
+		return 0, fault.New(code, "%s must be a numeric value, but is of type: %s", what, value.TypeName(v.Type))
+	}
+	n, ok := value.Whole(v)
+	if !ok || n != int64(int32(n)) {
+		return 0, fault.New(code+1, "%s can't be represented as a 32-bit integer: %s", what, v.String())
+	}
+	return n, nil
+}
+
 func elementAt(a []Value) (Value, error) {
 	if anyNull(a) {
 		return value.Null(), nil
@@ -742,9 +847,9 @@ func elementAt(a []Value) (Value, error) {
 	if !value.IsArray(a[0]) {
 		return Value{}, fault.New(28689, "$arrayElemAt's first argument must be an array, but is %s", value.TypeName(a[0].Type))
 	}
-	n, ok := value.Whole(a[1])
-	if !ok {
-		return Value{}, fault.New(28690, "$arrayElemAt's second argument must be a numeric value, but is %s", value.TypeName(a[1].Type))
+	n, err := integer(a[1], 28690, "$arrayElemAt's second argument")
+	if err != nil {
+		return Value{}, err
 	}
 	vs := value.Elements(a[0].Data)
 	if n < 0 {
@@ -820,97 +925,33 @@ func fields(name string, arg Value, required, optional []string) (map[string]Val
 	return out, nil
 }
 
-// lazy is an expression made of a function.
-type lazy func(vars *Vars) (Value, error)
-
-func (l lazy) Eval(vars *Vars) (Value, error) { return l(vars) }
-
-func parseList(arg Value, names []string) ([]Expr, error) {
-	if !value.IsArray(arg) {
-		e, err := Parse(arg, names...)
-		return []Expr{e}, err
-	}
-	var out []Expr
-	for it := value.Iter(arg.Data); it.Next(); {
-		e, err := Parse(it.Value, names...)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, e)
-	}
-	return out, nil
+// lazy is an expression made of a function on others.
+type lazy struct {
+	parts []Expr
+	eval  func(vars *Vars, parts []Expr) (Value, error)
 }
 
-func parseLogic(name string, arg Value, names []string) (Expr, error) {
-	args, err := parseList(arg, names)
-	if err != nil {
-		return nil, err
-	}
-	stop := name == "$or"
-	return lazy(func(vars *Vars) (Value, error) {
-		for _, e := range args {
-			v, err := e.Eval(vars)
-			if err != nil {
-				return Value{}, err
-			}
-			if value.Truthy(v) == stop {
-				return value.Bool(stop), nil
-			}
-		}
-		return value.Bool(!stop), nil
-	}), nil
-}
+func (l *lazy) children() []Expr               { return l.parts }
+func (l *lazy) Eval(vars *Vars) (Value, error) { return l.eval(vars, l.parts) }
 
+// parseCond reads the form with names; the other is like any operator's.
 func parseCond(name string, arg Value, names []string) (Expr, error) {
-	var parts []Expr
-	if value.IsArray(arg) {
-		var err error
-		if parts, err = parseList(arg, names); err != nil {
-			return nil, err
-		}
-		if len(parts) != 3 {
-			return nil, fault.New(16020, "Expression $cond takes exactly 3 arguments. %d were passed in.", len(parts))
-		}
-	} else {
-		f, err := fields(name, arg, []string{"if", "then", "else"}, nil)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range []string{"if", "then", "else"} {
-			e, err := Parse(f[n], names...)
-			if err != nil {
-				return nil, err
-			}
-			parts = append(parts, e)
-		}
+	if !value.IsDoc(arg) {
+		return parseFunction(name, branch, arg, names)
 	}
-	return lazy(func(vars *Vars) (Value, error) {
-		c, err := parts[0].Eval(vars)
-		if err != nil {
-			return Value{}, err
-		}
-		if value.Truthy(c) {
-			return parts[1].Eval(vars)
-		}
-		return parts[2].Eval(vars)
-	}), nil
-}
-
-func parseIfNull(name string, arg Value, names []string) (Expr, error) {
-	args, err := parseList(arg, names)
+	f, err := fields(name, arg, []string{"if", "then", "else"}, nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(args) != 2 {
-		return nil, fault.New(16020, "Expression $ifNull takes exactly 2 arguments. %d were passed in.", len(args))
-	}
-	return lazy(func(vars *Vars) (Value, error) {
-		v, err := args[0].Eval(vars)
-		if err != nil || !value.Nullish(v) {
-			return v, err
+	c := &call{fn: branch}
+	for _, n := range []string{"if", "then", "else"} {
+		e, err := Parse(f[n], names...)
+		if err != nil {
+			return nil, err
 		}
-		return args[1].Eval(vars)
-	}), nil
+		c.args = append(c.args, e)
+	}
+	return c, nil
 }
 
 func parseSwitch(name string, arg Value, names []string) (Expr, error) {
@@ -918,50 +959,46 @@ func parseSwitch(name string, arg Value, names []string) (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	type branch struct{ test, then Expr }
-	var branches []branch
 	if !value.IsArray(f["branches"]) {
 		return nil, fault.New(40061, "$switch expected an array for 'branches'")
 	}
+	var parts []Expr // a condition and a value each, and the default
 	for it := value.Iter(f["branches"].Data); it.Next(); {
 		b, err := fields(name, it.Value, []string{"case", "then"}, nil)
 		if err != nil {
 			return nil, err
 		}
-		test, err := Parse(b["case"], names...)
-		if err != nil {
-			return nil, err
+		for _, n := range []string{"case", "then"} {
+			e, err := Parse(b[n], names...)
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, e)
 		}
-		then, err := Parse(b["then"], names...)
-		if err != nil {
-			return nil, err
-		}
-		branches = append(branches, branch{test, then})
 	}
-	if len(branches) == 0 {
+	if len(parts) == 0 {
 		return nil, fault.New(40068, "$switch requires at least one branch.")
 	}
-	var otherwise Expr
 	if d, ok := f["default"]; ok {
-		if otherwise, err = Parse(d, names...); err != nil {
+		otherwise, err := Parse(d, names...)
+		if err != nil {
 			return nil, err
 		}
+		parts = append(parts, otherwise)
 	}
-	return lazy(func(vars *Vars) (Value, error) {
-		for _, b := range branches {
-			v, err := b.test.Eval(vars)
-			if err != nil {
+	return &lazy{parts, func(vars *Vars, parts []Expr) (Value, error) {
+		for ; len(parts) > 1; parts = parts[2:] {
+			if v, err := parts[0].Eval(vars); err != nil {
 				return Value{}, err
-			}
-			if value.Truthy(v) {
-				return b.then.Eval(vars)
+			} else if value.Truthy(v) {
+				return parts[1].Eval(vars)
 			}
 		}
-		if otherwise == nil {
+		if len(parts) == 0 {
 			return Value{}, fault.New(40066, "$switch could not find a matching branch for an input, and no default was specified.")
 		}
-		return otherwise.Eval(vars)
-	}), nil
+		return parts[0].Eval(vars)
+	}}, nil
 }
 
 // checkVariable refuses what no user variable is called: names in capitals are
@@ -981,14 +1018,11 @@ func parseLet(name string, arg Value, names []string) (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	type binding struct {
-		name string
-		expr Expr
-	}
 	if !value.IsDoc(f["vars"]) {
 		return nil, fault.New(16876, "invalid parameter: expected an object (vars)")
 	}
-	var bound []binding
+	var bound []string
+	var parts []Expr // of each name, and the body
 	inner := append([]string(nil), names...)
 	for it := value.Iter(f["vars"].Data); it.Next(); {
 		if err := checkVariable(string(it.Name)); err != nil {
@@ -998,24 +1032,24 @@ func parseLet(name string, arg Value, names []string) (Expr, error) {
 		if err != nil {
 			return nil, err
 		}
-		bound = append(bound, binding{string(it.Name), e})
+		bound, parts = append(bound, string(it.Name)), append(parts, e)
 		inner = append(inner, string(it.Name))
 	}
 	in, err := Parse(f["in"], inner...)
 	if err != nil {
 		return nil, err
 	}
-	return lazy(func(vars *Vars) (Value, error) {
+	return &lazy{append(parts, in), func(vars *Vars, parts []Expr) (Value, error) {
 		scope := vars
-		for _, b := range bound {
-			v, err := b.expr.Eval(vars)
+		for i, name := range bound {
+			v, err := parts[i].Eval(vars)
 			if err != nil {
 				return Value{}, err
 			}
-			scope = scope.With(b.name, v)
+			scope = scope.With(name, v)
 		}
-		return in.Eval(scope)
-	}), nil
+		return parts[len(bound)].Eval(scope)
+	}}, nil
 }
 
 // iteration parses input, as and the body of $map, $filter and $reduce.
@@ -1050,8 +1084,8 @@ func parseMap(name string, arg Value, names []string) (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lazy(func(vars *Vars) (Value, error) {
-		v, err := input.Eval(vars)
+	return &lazy{[]Expr{input, in}, func(vars *Vars, parts []Expr) (Value, error) {
+		v, err := parts[0].Eval(vars)
 		if err != nil || value.Nullish(v) {
 			return value.Null(), err
 		}
@@ -1060,7 +1094,7 @@ func parseMap(name string, arg Value, names []string) (Expr, error) {
 		}
 		var out []Value
 		for it := value.Iter(v.Data); it.Next(); {
-			r, err := in.Eval(vars.With(as, it.Value))
+			r, err := parts[1].Eval(vars.With(as, it.Value))
 			if err != nil {
 				return Value{}, err
 			}
@@ -1070,7 +1104,7 @@ func parseMap(name string, arg Value, names []string) (Expr, error) {
 			out = append(out, r)
 		}
 		return value.Array(out...), nil
-	}), nil
+	}}, nil
 }
 
 func parseFilter(name string, arg Value, names []string) (Expr, error) {
@@ -1078,8 +1112,8 @@ func parseFilter(name string, arg Value, names []string) (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lazy(func(vars *Vars) (Value, error) {
-		v, err := input.Eval(vars)
+	return &lazy{[]Expr{input, cond}, func(vars *Vars, parts []Expr) (Value, error) {
+		v, err := parts[0].Eval(vars)
 		if err != nil || value.Nullish(v) {
 			return value.Null(), err
 		}
@@ -1088,7 +1122,7 @@ func parseFilter(name string, arg Value, names []string) (Expr, error) {
 		}
 		var out []Value
 		for it := value.Iter(v.Data); it.Next(); {
-			r, err := cond.Eval(vars.With(as, it.Value))
+			r, err := parts[1].Eval(vars.With(as, it.Value))
 			if err != nil {
 				return Value{}, err
 			}
@@ -1097,7 +1131,7 @@ func parseFilter(name string, arg Value, names []string) (Expr, error) {
 			}
 		}
 		return value.Array(out...), nil
-	}), nil
+	}}, nil
 }
 
 func parseReduce(name string, arg Value, names []string) (Expr, error) {
@@ -1109,25 +1143,25 @@ func parseReduce(name string, arg Value, names []string) (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lazy(func(vars *Vars) (Value, error) {
-		v, err := input.Eval(vars)
+	return &lazy{[]Expr{input, initial, in}, func(vars *Vars, parts []Expr) (Value, error) {
+		v, err := parts[0].Eval(vars)
 		if err != nil || value.Nullish(v) {
 			return value.Null(), err
 		}
 		if !value.IsArray(v) {
 			return Value{}, fault.New(40080, "$reduce requires that 'input' be an array, found: %s", value.TypeName(v.Type))
 		}
-		acc, err := initial.Eval(vars)
+		acc, err := parts[1].Eval(vars)
 		if err != nil {
 			return Value{}, err
 		}
 		for it := value.Iter(v.Data); it.Next(); {
-			if acc, err = in.Eval(vars.With("this", it.Value).With("value", acc)); err != nil {
+			if acc, err = parts[2].Eval(vars.With("this", it.Value).With("value", acc)); err != nil {
 				return Value{}, err
 			}
 		}
 		return acc, nil
-	}), nil
+	}}, nil
 }
 
 func parseDateToString(name string, arg Value, names []string) (Expr, error) {
@@ -1158,13 +1192,13 @@ func parseDateToString(name string, arg Value, names []string) (Expr, error) {
 	if _, err := formatDate(time.Unix(0, 0).UTC(), format); err != nil {
 		return nil, err
 	}
-	return lazy(func(vars *Vars) (Value, error) {
-		v, err := date.Eval(vars)
+	return &dateString{lazy{[]Expr{date, onNull}, func(vars *Vars, parts []Expr) (Value, error) {
+		v, err := parts[0].Eval(vars)
 		if err != nil {
 			return Value{}, err
 		}
 		if value.Nullish(v) {
-			return onNull.Eval(vars)
+			return parts[1].Eval(vars)
 		}
 		t, ok := timeOf(v)
 		if !ok {
@@ -1172,8 +1206,14 @@ func parseDateToString(name string, arg Value, names []string) (Expr, error) {
 		}
 		s, err := formatDate(t, format)
 		return value.String(s), err
-	}), nil
+	}}}, nil
 }
+
+// dateString is, of all lazy expressions, the one that MongoDB evaluates
+// beforehand.
+type dateString struct{ lazy }
+
+func (*dateString) foldable() {}
 
 func formatDate(t time.Time, format string) (string, error) {
 	var b strings.Builder
@@ -1203,4 +1243,95 @@ func formatDate(t time.Time, format string) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// indexOfCP counts in code points.
+func indexOfCP(n int, arg argument) (Value, error) {
+	var text [2]string
+	for i, what := range []string{"first", "second"} {
+		v, err := arg(i)
+		if err != nil {
+			return Value{}, err
+		}
+		if i == 0 && value.Nullish(v) {
+			return value.Null(), nil
+		}
+		if v.Type != bsoncore.TypeString {
+			return Value{}, fault.New(40093+int32(i), "$indexOfCP requires a string as the %s argument, found: %s", what, value.TypeName(v.Type))
+		}
+		text[i] = v.StringValue()
+	}
+	runes := []rune(text[0])
+	bounds := [2]int64{0, int64(len(runes))}
+	for i := 2; i < n; i++ {
+		v, err := arg(i)
+		if err != nil {
+			return Value{}, err
+		}
+		at, err := integer(v, 40096, "$indexOfCP's index")
+		if err != nil {
+			return Value{}, fault.New(40096, "$indexOfCP requires an integral index, found a value of type: %s", value.TypeName(v.Type))
+		}
+		if at < 0 {
+			return Value{}, fault.New(40097, "$indexOfCP requires a nonnegative index, found: %d", at)
+		}
+		bounds[i-2] = at
+	}
+	end := min(bounds[1], int64(len(runes)))
+	for at := bounds[0]; at < end; at++ {
+		if strings.HasPrefix(string(runes[at:]), text[1]) {
+			return value.Int32(int32(at)), nil
+		}
+	}
+	return value.Int32(-1), nil
+}
+
+// pow has the result's type and value of MongoDB, but not those of decimals,
+// whose last digits depend on the library.
+func pow(a []Value) (Value, error) {
+	if anyNull(a) {
+		return value.Null(), nil
+	}
+	for i, what := range []string{"base", "exponent"} {
+		if !value.IsNumber(a[i]) {
+			return Value{}, fault.New(28762+int32(i), "$pow's %s must be numeric, not %s", what, value.TypeName(a[i].Type))
+		}
+	}
+	base, exponent := value.Float(a[0]), value.Float(a[1])
+	if base == 0 && exponent < 0 {
+		return Value{}, fault.New(28764, "$pow cannot take a base of 0 and a negative exponent")
+	}
+	if a[0].Type == bsoncore.TypeDecimal128 || a[1].Type == bsoncore.TypeDecimal128 {
+		return Value{}, fault.Unsupported("$pow of a decimal")
+	}
+	if a[0].Type == bsoncore.TypeDouble || a[1].Type == bsoncore.TypeDouble {
+		return value.Double(math.Pow(base, exponent)), nil
+	}
+	b, _ := value.Whole(a[0])
+	e, _ := value.Whole(a[1])
+	p := a[0].Type == bsoncore.TypeInt64 || a[1].Type == bsoncore.TypeInt64
+	whole := func(n int64) Value {
+		if p {
+			return value.Int64(n)
+		}
+		return value.Int(n)
+	}
+	switch {
+	case b == 0 && e > 0:
+		return whole(0), nil
+	case b == 1 || e == 0:
+		return whole(1), nil
+	case b == -1:
+		return whole(1 - 2*(e&1)), nil
+	case e < 0 || e > 63:
+		return value.Double(math.Pow(base, exponent)), nil
+	}
+	result := value.Int64(1)
+	for range e {
+		var overflow bool
+		if result, overflow = value.Arith(value.Mul, result, value.Int64(b)); overflow {
+			return value.Double(math.Pow(base, exponent)), nil
+		}
+	}
+	return whole(result.Int64()), nil
 }

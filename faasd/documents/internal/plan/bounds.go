@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"math"
 	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -144,6 +145,29 @@ func predBounds(p query.Pred) (iv []store.Range, exact, ok bool) {
 	return nil, false, false
 }
 
+// weakBounds are those of conditions that most keys fulfil. MongoDB walks an
+// index for them as well, and its documents come in that order.
+func weakBounds(p query.Pred) []store.Range {
+	switch p := p.(type) {
+	case *query.Exists:
+		if p.Want {
+			return []store.Range{{}}
+		}
+	case *query.Not:
+		if len(p.Preds) != 1 {
+			return nil
+		}
+		if iv, _, ok := predBounds(p.Preds[0]); ok && answered(p.Preds[0]) {
+			return complement(iv)
+		}
+	case *query.Type:
+		return typeBounds(p)
+	case *query.Mod:
+		return []store.Range{{Lo: []byte{value.BracketNumber}, Hi: []byte{value.BracketNumber + 1}}}
+	}
+	return nil
+}
+
 // answered reports whether the ranges of a condition hold no value that does
 // not fulfil it.
 func answered(p query.Pred) bool {
@@ -154,7 +178,9 @@ func answered(p query.Pred) bool {
 			return false
 		case p.Op == query.Eq:
 			return true
-		default: // numbers have NaN, which lies below all of them and is below none
+		case bracket == value.BracketNumber: // NaN lies below all others and is below none
+			return (p.Op == query.Gt || p.Op == query.Gte) && !math.IsNaN(value.Float(p.Value))
+		default:
 			return bracket == value.BracketString || bracket == value.BracketDate || bracket == value.BracketObjectID
 		}
 	case *query.In:
@@ -166,6 +192,31 @@ func answered(p query.Pred) bool {
 		return len(p.Regexes) == 0
 	}
 	return false
+}
+
+// complement returns what lies between ranges.
+func complement(iv []store.Range) []store.Range {
+	var out []store.Range
+	var lo []byte
+	for _, r := range iv {
+		out = append(out, store.Range{Lo: lo, Hi: r.Lo})
+		lo = r.Hi
+	}
+	return append(out, store.Range{Lo: lo})
+}
+
+// typeBounds returns nil for types that keys do not show: an array's key is
+// its elements'.
+func typeBounds(p *query.Type) []store.Range {
+	var out []store.Range
+	for _, t := range p.Types() {
+		b := value.Bracket(t)
+		if b == value.BracketArray || b == value.BracketNull {
+			return nil
+		}
+		out = append(out, store.Range{Lo: []byte{b}, Hi: []byte{b + 1}})
+	}
+	return merge(out)
 }
 
 func sortRanges(iv []store.Range, exact bool) []store.Range {

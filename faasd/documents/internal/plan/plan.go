@@ -15,16 +15,9 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// SortKey is one field of a sort.
-type SortKey struct {
-	Path  string
-	Parts []string
-	Desc  bool
-}
-
 // ParseSort reads a sort document.
-func ParseSort(doc []byte) ([]SortKey, error) {
-	var keys []SortKey
+func ParseSort(doc []byte) ([]store.KeyPart, error) {
+	var keys []store.KeyPart
 	for it := value.Iter(doc); it.Next(); {
 		path := string(it.Name)
 		if value.IsDoc(it.Value) {
@@ -46,7 +39,7 @@ func ParseSort(doc []byte) ([]SortKey, error) {
 			}
 			return nil, fault.New(16410, "FieldPath field names may not start with '$'. Consider using $getField or $setField.")
 		}
-		keys = append(keys, SortKey{path, strings.Split(path, "."), n < 0})
+		keys = append(keys, store.NewKeyPart(path, n < 0))
 	}
 	return keys, nil
 }
@@ -60,6 +53,7 @@ type Plan struct {
 	Sorted  bool // the order asked for comes by itself
 	Bounded bool // the ranges leave something out
 	Exact   bool // each key in the ranges is another document that fulfils the filter
+	weak    bool // what they leave out is little
 	// Union is set instead for an $or whose branches each have an index.
 	Union []*Plan
 }
@@ -68,7 +62,7 @@ type Plan struct {
 const maxRanges = 2000
 
 // Choose picks a plan. hint may be empty, an index name or a key pattern.
-func Choose(f *query.Filter, c *store.Collection, sort []SortKey, hint value.Value) (*Plan, error) {
+func Choose(f *query.Filter, c *store.Collection, sort []store.KeyPart, hint value.Value) (*Plan, error) {
 	leaves, others := f.Conjuncts()
 	candidates := c.Indexes
 	if !value.Missing(hint) {
@@ -147,7 +141,7 @@ func union(f *query.Filter, c *store.Collection, others []query.Node) *Plan {
 			var best *Plan
 			bestScore := -1
 			for _, ix := range c.Indexes {
-				if p, score := consider(ix, leaves, nil); p != nil && p.Bounded && score > bestScore {
+				if p, score := consider(ix, leaves, nil); p != nil && p.Bounded && !p.weak && score > bestScore {
 					best, bestScore = p, score
 				}
 			}
@@ -167,7 +161,7 @@ func union(f *query.Filter, c *store.Collection, others []query.Node) *Plan {
 
 // consider makes the plan for one index, nil where it cannot serve, and its
 // worth: equalities first, then a range, then the order.
-func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int) {
+func consider(ix *store.Index, leaves []*query.Leaf, sort []store.KeyPart) (*Plan, int) {
 	if ix.Partial != nil && !implied(ix.Partial, leaves) {
 		return nil, -1
 	}
@@ -175,7 +169,7 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 	prefixes := [][]byte{nil}
 	ranges := []store.Range(nil)
 	score, equal := 0, 0
-	bounded, ranged := false, false
+	bounded, ranged, weak := false, false, false
 	var roots, used []string
 	points := true // every field so far has one single value
 	for i, part := range ix.Parts {
@@ -187,6 +181,14 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 			break // the two conditions may hold for different elements
 		}
 		iv, exact := bounds(part.Path, leaves, multikey)
+		if iv == nil && i == 0 && len(sort) == 0 {
+			for _, l := range leaves {
+				if l.Path == part.Path && iv == nil {
+					iv = weakBounds(l.Pred)
+					weak = iv != nil
+				}
+			}
+		}
 		if iv == nil {
 			break
 		}
@@ -227,7 +229,9 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 				ranges = append(ranges, r)
 			}
 		}
-		score += 40
+		if score += 40; weak {
+			score = 5
+		}
 		ranged = true
 		break
 	}
@@ -239,7 +243,7 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []SortKey) (*Plan, int
 			ranges = append(ranges, store.Range{Lo: p, Hi: value.Successor(p)})
 		}
 	}
-	p := &Plan{Index: ix, Ranges: merge(ranges), Bounded: bounded, Sorted: len(sort) == 0}
+	p := &Plan{Index: ix, Ranges: merge(ranges), Bounded: bounded, weak: weak, Sorted: len(sort) == 0}
 	p.Exact = !multikey && !(ix.Sparse && !bounded) && !slices.ContainsFunc(leaves, func(l *query.Leaf) bool {
 		return !slices.Contains(used, l.Path) || !answered(l.Pred)
 	})
@@ -272,7 +276,7 @@ func numericComponent(path string) bool {
 
 // ordered reports whether walking the index, whose first equal fields have one
 // value each, gives the order of sort.
-func ordered(ix *store.Index, equal int, sort []SortKey) (ok, reverse bool) {
+func ordered(ix *store.Index, equal int, sort []store.KeyPart) (ok, reverse bool) {
 	at, first := 0, true
 	for _, k := range sort {
 		for at < equal && ix.Parts[at].Path != k.Path {

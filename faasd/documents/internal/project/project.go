@@ -3,6 +3,7 @@
 package project
 
 import (
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -53,14 +54,15 @@ type Projection struct {
 	root      []*node
 	inclusive bool
 	set       bool // $set: everything else stays as it is
+	slots     bool // in a pipeline: see value.Removed
 	now       int64
 	Position  bool // needs the position at which the query matched ($)
 }
 
 // Compile reads the projection of a find (withFind) or of a $project stage.
-func Compile(spec []byte, withFind bool, now int64) (*Projection, error) {
-	p := &Projection{now: now}
-	c := &compiler{p: p, find: withFind}
+func Compile(spec []byte, withFind bool, now int64, read expr.Reader) (*Projection, error) {
+	p := &Projection{now: now, slots: !withFind}
+	c := &compiler{p: p, find: withFind, read: read}
 	for it := value.Iter(spec); it.Next(); {
 		if err := c.field(string(it.Name), it.Value, &p.root, ""); err != nil {
 			return nil, err
@@ -92,6 +94,7 @@ func Compile(spec []byte, withFind bool, now int64) (*Projection, error) {
 type compiler struct {
 	p                            *Projection
 	find                         bool
+	read                         expr.Reader
 	includes, excludes, computes bool
 	elem, slices                 bool
 	id                           *bool
@@ -171,7 +174,7 @@ func (c *compiler) field(path string, v Value, into *[]*node, parent string) err
 			return fault.New(51270, "An empty sub-projection is not a valid value. Found empty object at path")
 		}
 		op := string(it.Name)
-		if c.find && op == "$slice" && !(value.IsArray(it.Value) && value.Len(it.Value.Data) == 2 && !value.IsNumber(value.Index(it.Value.Data, 0))) {
+		if c.find && op == "$slice" && !isExpression(it.Value) {
 			c.slices = true
 			n.kind = slice
 			if err := n.parseSlice(it.Value); err != nil {
@@ -215,7 +218,7 @@ func (c *compiler) compute(n *node, v Value, full string, into *[]*node) error {
 	if c.excludes {
 		return fault.New(31252, "Cannot use expression other than $meta in exclusion projection")
 	}
-	e, err := expr.Parse(v)
+	e, err := c.read(v)
 	if err != nil {
 		return err
 	}
@@ -227,6 +230,12 @@ func (c *compiler) compute(n *node, v Value, full string, into *[]*node) error {
 	n.kind, n.expr = computed, e
 	*into = append(*into, n)
 	return nil
+}
+
+// isExpression tells the $slice of expressions from that of a find, which has
+// numbers only.
+func isExpression(slice Value) bool {
+	return value.IsArray(slice) && value.Len(slice.Data) == 2 && slices.ContainsFunc(value.Elements(slice.Data), func(v Value) bool { return !value.IsNumber(v) })
 }
 
 func (n *node) parseSlice(v Value) error {
@@ -258,20 +267,20 @@ func (n *node) parseSlice(v Value) error {
 }
 
 // Set compiles the fields of a $set stage.
-func Set(spec []byte, now int64) (*Projection, error) {
-	p := &Projection{set: true, now: now}
+func Set(spec []byte, now int64, read expr.Reader) (*Projection, error) {
+	p := &Projection{set: true, now: now, slots: true}
 	if value.Len(spec) == 0 {
 		return nil, fault.New(40177, "Invalid $set :: caused by :: specification must have at least one field")
 	}
 	for it := value.Iter(spec); it.Next(); {
-		if err := addSet(&p.root, string(it.Name), it.Value); err != nil {
+		if err := addSet(&p.root, string(it.Name), it.Value, read); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
 }
 
-func addSet(into *[]*node, path string, v Value) error {
+func addSet(into *[]*node, path string, v Value, read expr.Reader) error {
 	name, rest, deep := strings.Cut(path, ".")
 	if name == "" || deep && rest == "" {
 		return fault.New(40352, "FieldPath cannot be constructed with empty string")
@@ -287,7 +296,7 @@ func addSet(into *[]*node, path string, v Value) error {
 		} else if n.kind != nested {
 			return fault.New(40176, "specification contains two conflicting paths. Cannot specify both '%s' and '%s'", path, name)
 		}
-		return addSet(&n.fields, rest, v)
+		return addSet(&n.fields, rest, v, read)
 	}
 	if n != nil {
 		return fault.New(40176, "specification contains two conflicting paths. Cannot specify both '%s' and '%s'", path, name)
@@ -298,14 +307,14 @@ func addSet(into *[]*node, path string, v Value) error {
 			n = &node{name: name, kind: nested}
 			*into = append(*into, n)
 			for it := value.Iter(v.Data); it.Next(); {
-				if err := addSet(&n.fields, string(it.Name), it.Value); err != nil {
+				if err := addSet(&n.fields, string(it.Name), it.Value, read); err != nil {
 					return err
 				}
 			}
 			return nil
 		}
 	}
-	e, err := expr.Parse(v)
+	e, err := read(v)
 	if err != nil {
 		return err
 	}
@@ -320,12 +329,12 @@ func Unset(fields []string) (*Projection, error) {
 		b = bsoncore.AppendInt32Element(b, f, 0)
 	}
 	b, _ = bsoncore.AppendDocumentEnd(b, i)
-	return Compile(b, false, 0)
+	return Compile(b, false, 0, nil)
 }
 
 // Apply shapes one document. pos is where its query matched an array, for $.
 func (p *Projection) Apply(doc []byte, pos int) (value.Doc, error) {
-	a := &application{vars: &expr.Vars{Root: value.Of(doc), Now: p.now}, pos: pos}
+	a := &application{vars: &expr.Vars{Root: value.Of(doc), Now: p.now}, pos: pos, slots: p.slots}
 	var b []byte
 	switch {
 	case p.set:
@@ -342,6 +351,8 @@ type application struct {
 	vars *expr.Vars
 	pos  int
 	err  error
+
+	slots bool
 }
 
 func (a *application) eval(n *node) Value {
@@ -382,9 +393,7 @@ func (a *application) appendComputed(b []byte, doc []byte, fields []*node) []byt
 	for _, n := range fields {
 		switch {
 		case n.kind == computed:
-			if v := a.eval(n); !value.Missing(v) {
-				b = bsoncore.AppendValueElement(b, n.name, v)
-			}
+			b = a.appendSlot(b, n.name, a.eval(n))
 		case n.kind == nested && hasComputed(n.fields) && value.Missing(value.Field(doc, n.name)):
 			b = bsoncore.AppendDocumentElement(b, n.name, a.includeFields(value.EmptyDoc(), n.fields))
 		}
@@ -403,24 +412,33 @@ func hasComputed(fields []*node) bool {
 
 func (a *application) excludeFields(doc []byte, fields []*node) []byte {
 	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)))
-	for it := value.Iter(doc); it.Next(); {
+	for it := value.Iter(doc); it.NextSlot(); {
 		v := it.Value
-		if n := find(fields, string(it.Name)); n != nil {
+		if n := find(fields, string(it.Name)); n != nil && v.Type != value.Removed {
 			switch n.kind {
 			case exclude:
-				continue
+				v = Value{}
 			case nested:
 				v = a.within(v, n.fields, false)
 			case slice, elemMatch, positional:
 				v = a.special(n, v)
 			}
 		}
-		if !value.Missing(v) {
-			b = bsoncore.AppendValueElement(b, string(it.Name), v)
-		}
+		b = a.appendSlot(b, string(it.Name), v)
 	}
 	b, _ = bsoncore.AppendDocumentEnd(b, i)
 	return b
+}
+
+// appendSlot appends a field, or, in a pipeline, its place where it is missing.
+func (a *application) appendSlot(b []byte, name string, v Value) []byte {
+	if value.Missing(v) {
+		if !a.slots {
+			return b
+		}
+		v.Type = value.Removed
+	}
+	return bsoncore.AppendValueElement(b, name, v)
 }
 
 // within projects the fields of an embedded document, or of those in an array.
@@ -495,21 +513,21 @@ func (a *application) special(n *node, v Value) Value {
 
 func (a *application) setFields(doc []byte, fields []*node) []byte {
 	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)+64))
-	for it := value.Iter(doc); it.Next(); {
+	var seen []*node
+	for it := value.Iter(doc); it.NextSlot(); {
 		v := it.Value
 		if n := find(fields, string(it.Name)); n != nil {
+			if v.Type == value.Removed {
+				v = Value{}
+			}
 			v = a.setValue(v, n)
+			seen = append(seen, n)
 		}
-		if !value.Missing(v) {
-			b = bsoncore.AppendValueElement(b, string(it.Name), v)
-		}
+		b = a.appendSlot(b, string(it.Name), v)
 	}
 	for _, n := range fields {
-		if !value.Missing(value.Field(doc, n.name)) {
-			continue
-		}
-		if v := a.setValue(Value{}, n); !value.Missing(v) {
-			b = bsoncore.AppendValueElement(b, n.name, v)
+		if !slices.Contains(seen, n) {
+			b = a.appendSlot(b, n.name, a.setValue(Value{}, n))
 		}
 	}
 	b, _ = bsoncore.AppendDocumentEnd(b, i)

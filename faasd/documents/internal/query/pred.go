@@ -1,8 +1,10 @@
 package query
 
 import (
+	"maps"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -76,14 +78,14 @@ type (
 // eachValue offers the values at path, arrays both whole and by element, to
 // test until one passes.
 func eachValue(m *matching, doc Value, path []string, test func(v Value) bool) bool {
-	return !value.Walk(doc, path, -1, func(v Value, index int) bool {
+	return !value.Walk(doc, path, -1, func(v Value, index int, whole bool) bool {
 		if test(v) {
 			if index >= 0 {
 				m.pos = index
 			}
 			return false
 		}
-		if v.Type == bsoncore.TypeArray && !m.single {
+		if v.Type == bsoncore.TypeArray && !m.single && !whole {
 			i := 0
 			for it := value.Iter(v.Data); it.Next(); i++ {
 				if test(it.Value) {
@@ -285,7 +287,7 @@ func stripExtended(p string) string {
 }
 
 func (p *Exists) test(m *matching, doc Value, path []string) bool {
-	found := !value.Walk(doc, path, -1, func(v Value, _ int) bool { return value.Missing(v) })
+	found := !value.Walk(doc, path, -1, func(v Value, _ int, _ bool) bool { return value.Missing(v) })
 	return found == p.Want
 }
 
@@ -293,11 +295,20 @@ func (p *Type) test(m *matching, doc Value, path []string) bool {
 	return eachValue(m, doc, path, p.Holds)
 }
 
+// Types returns the types that fulfil the condition.
+func (p *Type) Types() []bsoncore.Type {
+	types := slices.Collect(maps.Keys(p.types))
+	if p.number {
+		types = append(types, bsoncore.TypeDouble)
+	}
+	return types
+}
+
 // Holds tests one value.
 func (p *Type) Holds(v Value) bool { return p.types[v.Type] || p.number && value.IsNumber(v) }
 
 func (p *Size) test(m *matching, doc Value, path []string) bool {
-	return !value.Walk(doc, path, -1, func(v Value, _ int) bool {
+	return !value.Walk(doc, path, -1, func(v Value, _ int, _ bool) bool {
 		return !(v.Type == bsoncore.TypeArray && int64(value.Len(v.Data)) == p.n)
 	})
 }
@@ -336,7 +347,7 @@ func (p *ElemPreds) test(m *matching, doc Value, path []string) bool {
 }
 
 func eachElement(m *matching, doc Value, path []string, test func(v Value) bool) bool {
-	return !value.Walk(doc, path, -1, func(v Value, index int) bool {
+	return !value.Walk(doc, path, -1, func(v Value, index int, _ bool) bool {
 		if v.Type != bsoncore.TypeArray {
 			return true
 		}

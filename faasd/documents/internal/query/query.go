@@ -3,6 +3,7 @@
 package query
 
 import (
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -133,7 +134,11 @@ func compileDoc(doc []byte, top bool) (*And, error) {
 			if err != nil {
 				return nil, err
 			}
-			if n != nil {
+			switch n := n.(type) {
+			case nil:
+			case *And:
+				and.Nodes = append(and.Nodes, n.Nodes...)
+			default:
 				and.Nodes = append(and.Nodes, n)
 			}
 			continue
@@ -144,6 +149,18 @@ func compileDoc(doc []byte, top bool) (*And, error) {
 		}
 		and.Nodes = append(and.Nodes, nodes...)
 	}
+	// As with MongoDB, an $expr is looked at where all else holds.
+	slices.SortStableFunc(and.Nodes, func(a, b Node) int {
+		_, isA := a.(*Expr)
+		_, isB := b.(*Expr)
+		switch {
+		case isA && !isB:
+			return 1
+		case isB && !isA:
+			return -1
+		}
+		return 0
+	})
 	return and, nil
 }
 
@@ -162,9 +179,13 @@ func compileTop(name string, v Value, top bool) (Node, error) {
 			if err != nil {
 				return nil, err
 			}
-			nodes = append(nodes, n)
+			if name == "$and" {
+				nodes = append(nodes, n.Nodes...)
+			} else {
+				nodes = append(nodes, n)
+			}
 		}
-		if len(nodes) == 0 {
+		if value.Len(v.Data) == 0 {
 			return nil, fault.New(fault.BadValue, "%s must be a nonempty array", name)
 		}
 		switch {
@@ -178,7 +199,7 @@ func compileTop(name string, v Value, top bool) (Node, error) {
 		if !top {
 			return nil, fault.New(fault.BadValue, "$expr can only be applied to the top-level document")
 		}
-		e, err := expr.Parse(v)
+		e, err := expr.Compile(v)
 		if err != nil {
 			return nil, err
 		}

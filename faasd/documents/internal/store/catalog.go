@@ -56,6 +56,11 @@ type KeyPart struct {
 	Desc  bool
 }
 
+// NewKeyPart makes a field of an index, or of a sort.
+func NewKeyPart(path string, desc bool) KeyPart {
+	return KeyPart{Path: path, Desc: desc, parts: strings.Split(path, ".")}
+}
+
 // Primary reports whether this is the index on _id.
 func (ix *Index) Primary() bool { return ix.primary }
 
@@ -142,7 +147,7 @@ func NewIndex(spec value.Doc) (*Index, error) {
 		case "key":
 			for k := value.Iter(it.Value.Data); k.Next(); {
 				path := string(k.Name)
-				ix.Parts = append(ix.Parts, KeyPart{path, strings.Split(path, "."), value.Float(k.Value) < 0})
+				ix.Parts = append(ix.Parts, NewKeyPart(path, value.Float(k.Value) < 0))
 			}
 		case "unique":
 			ix.Unique = value.Truthy(it.Value)

@@ -35,12 +35,8 @@ func (ix *Index) tuples(doc value.Doc) (tuples [][]byte, multikey bool, err erro
 			return nil, false, err
 		}
 	}
-	ps := make([]pending, len(ix.Parts))
-	for i, p := range ix.Parts {
-		ps[i] = pending{value.Of(doc), p.parts}
-	}
-	g := generator{ix: ix}
-	if err := g.expand(ps); err != nil {
+	g := generator{parts: ix.Parts, sparse: ix.Sparse}
+	if err := g.generate(doc); err != nil {
 		return nil, false, err
 	}
 	if len(g.out) > 1 {
@@ -48,6 +44,30 @@ func (ix *Index) tuples(doc value.Doc) (tuples [][]byte, multikey bool, err erro
 		g.out = slices.CompactFunc(g.out, bytes.Equal)
 	}
 	return g.out, g.multikey, nil
+}
+
+// Indexed returns the values that an index on one field holds of a document.
+func Indexed(field KeyPart, doc value.Doc) (vs []value.Value) {
+	g := generator{parts: []KeyPart{field}, visit: func(ps []pending) {
+		v := ps[0].v
+		if value.Missing(v) {
+			v = value.Null()
+		}
+		vs = append(vs, v)
+	}}
+	g.generate(doc) // one field has no parallel arrays
+	return vs
+}
+
+// AppendSortKey appends the bytes by which a document sorts: the first of the
+// keys that an index on the same fields would have for it. It fails where the
+// fields have arrays that are not the same one.
+func AppendSortKey(dst []byte, fields []KeyPart, doc value.Doc) ([]byte, error) {
+	g := generator{parts: fields}
+	if err := g.generate(doc); err != nil {
+		return nil, fault.New(fault.BadValue, "cannot sort with keys that are parallel arrays")
+	}
+	return append(dst, slices.MinFunc(g.out, bytes.Compare)...), nil
 }
 
 // pending is how far one field of an index has been followed.
@@ -60,9 +80,19 @@ type pending struct {
 var settled = []string{}
 
 type generator struct {
-	ix       *Index
+	parts    []KeyPart
+	sparse   bool               // nothing of a document that has none of the fields
+	visit    func(ps []pending) // takes what would be a key, nil to make keys
 	out      [][]byte
 	multikey bool
+}
+
+func (g *generator) generate(doc value.Doc) error {
+	ps := make([]pending, len(g.parts))
+	for i, p := range g.parts {
+		ps[i] = pending{value.Of(doc), p.parts}
+	}
+	return g.expand(ps)
 }
 
 // expand follows every field up to its value or an array. All fields that meet
@@ -101,7 +131,11 @@ func (g *generator) expand(ps []pending) error {
 		}
 	}
 	if array == nil {
-		g.emit(ps)
+		if g.visit == nil {
+			g.emit(ps)
+		} else {
+			g.visit(ps)
+		}
 		return nil
 	}
 	g.multikey = true
@@ -146,7 +180,7 @@ func isSettled(p pending) bool { return p.rest != nil && len(p.rest) == 0 }
 func (g *generator) name(ps []pending, p *pending) string {
 	for i := range ps {
 		if &ps[i] == p {
-			parts := g.ix.Parts[i].parts
+			parts := g.parts[i].parts
 			return parts[len(parts)-len(p.rest)-1]
 		}
 	}
@@ -154,7 +188,7 @@ func (g *generator) name(ps []pending, p *pending) string {
 }
 
 func (g *generator) emit(ps []pending) {
-	if g.ix.Sparse {
+	if g.sparse {
 		any := false
 		for _, p := range ps {
 			any = any || !value.Missing(p.v)
@@ -167,7 +201,7 @@ func (g *generator) emit(ps []pending) {
 	for i, p := range ps {
 		start := len(key)
 		key = value.AppendKey(key, p.v)
-		if g.ix.Parts[i].Desc {
+		if g.parts[i].Desc {
 			for j := start; j < len(key); j++ {
 				key[j] = ^key[j]
 			}
@@ -219,7 +253,7 @@ func (ix *Index) valuesOf(doc value.Doc, tuple []byte) []value.Value {
 	out := make([]value.Value, len(ix.Parts))
 	for i, p := range ix.Parts {
 		out[i] = value.Null()
-		value.Walk(value.Of(doc), p.parts, -1, func(v value.Value, _ int) bool {
+		value.Walk(value.Of(doc), p.parts, -1, func(v value.Value, _ int, _ bool) bool {
 			candidates := []value.Value{v}
 			if value.IsArray(v) {
 				candidates = value.Elements(v.Data)

@@ -316,7 +316,7 @@ func pop(arg Value, _ time.Time, path string) (editor, error) {
 	}, nil
 }
 
-func without(old Value, drop func(Value) bool) (Value, error) {
+func pulled(old Value, drop func(Value) bool) (Value, error) {
 	if value.Missing(old) {
 		return old, nil
 	}
@@ -333,7 +333,7 @@ func without(old Value, drop func(Value) bool) (Value, error) {
 
 func pull(arg Value, _ time.Time, _ string) (editor, error) {
 	match, err := query.Element(arg)
-	return func(old Value) (Value, error) { return without(old, match) }, err
+	return func(old Value) (Value, error) { return pulled(old, match) }, err
 }
 
 func pullAll(arg Value, _ time.Time, _ string) (editor, error) {
@@ -342,7 +342,7 @@ func pullAll(arg Value, _ time.Time, _ string) (editor, error) {
 	}
 	vs := value.Elements(arg.Data)
 	return func(old Value) (Value, error) {
-		return without(old, func(e Value) bool {
+		return pulled(old, func(e Value) bool {
 			return slices.ContainsFunc(vs, func(v Value) bool { return value.Equal(v, e) })
 		})
 	}, nil

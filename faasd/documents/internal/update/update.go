@@ -22,7 +22,8 @@ type Value = value.Value
 // the time at which it was compiled.
 type Update struct {
 	replacement value.Doc
-	ops         []operation
+	root        node
+	renamed     [][]string // sources of $rename
 	pipeline    func(doc value.Doc) (value.Doc, error)
 	filters     map[string]*query.Filter
 	source      Value
@@ -37,9 +38,9 @@ type operation struct {
 	path []string
 	// edit makes the new value of the old one, either of which may be missing.
 	edit   func(old Value) (Value, error)
-	create bool // makes what is missing on the way
-	insert bool // only for inserting
-	rename []string
+	create bool     // makes what is missing on the way
+	insert bool     // only for inserting
+	rename []string // the source; the operation is at the destination
 }
 
 // Stages compiles the stages of a pipeline update into a function.
@@ -75,20 +76,10 @@ func Compile(u Value, arrayFilters []Value, now time.Time, stages Stages) (*Upda
 			return nil, err
 		}
 	}
-	// MongoDB works through the paths in the order of their names.
-	slices.SortStableFunc(up.ops, func(a, b operation) int { return comparePaths(a.path, b.path) })
-	return up, up.checkConflicts()
-}
-
-func comparePaths(a, b []string) int {
-	return slices.CompareFunc(a, b, func(x, y string) int {
-		i, okI := value.ArrayIndex(x)
-		j, okJ := value.ArrayIndex(y)
-		if okI && okJ {
-			return i - j
-		}
-		return strings.Compare(x, y)
-	})
+	if id := up.unused(); id != "" {
+		return nil, fault.New(fault.FailedToParse, "The array filter for identifier '%s' was not used in the update %s", id, u.String())
+	}
+	return up, nil
 }
 
 func (u *Update) compileFilters(filters []Value) error {
@@ -160,19 +151,11 @@ func (u *Update) operator(op string, arg Value, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		o := operation{op: op, path: path, create: true}
+		o := &operation{op: op, path: path, create: true}
 		if op == "$rename" {
-			if it.Value.Type != bsoncore.TypeString {
-				return fault.New(fault.BadValue, "The 'to' field for $rename must be a string: %s: %s", string(it.Name), it.Value.String())
-			}
-			to, err := u.parsePath(it.Value.StringValue())
-			if err != nil {
+			if o, err = u.rename(path, it.Value); err != nil {
 				return err
 			}
-			if slices.ContainsFunc(append(slices.Clone(path), to...), func(s string) bool { return s[0] == '$' }) {
-				return fault.New(fault.BadValue, "The source and target field for $rename may not be dynamic: %s", strings.Join(path, "."))
-			}
-			o.rename = to
 		} else if o.edit, err = make(it.Value, now, string(it.Name)); err != nil {
 			return err
 		}
@@ -182,9 +165,34 @@ func (u *Update) operator(op string, arg Value, now time.Time) error {
 		case "$setOnInsert":
 			o.insert = true
 		}
-		u.ops = append(u.ops, o)
+		if err := u.root.insert(o.path, o); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// rename reads a $rename, whose source takes its place among the paths first.
+func (u *Update) rename(from []string, to Value) (*operation, error) {
+	if err := u.root.insert(from, &operation{op: "$rename", path: from}); err != nil {
+		return nil, err
+	}
+	if to.Type != bsoncore.TypeString {
+		return nil, fault.New(fault.BadValue, "The 'to' field for $rename must be a string: %s: %s", strings.Join(from, "."), to.String())
+	}
+	path, err := u.parsePath(to.StringValue())
+	if err != nil {
+		return nil, err
+	}
+	n := min(len(from), len(path))
+	if slices.Equal(from[:n], path[:n]) {
+		return nil, fault.New(fault.BadValue, "The source and target field for $rename must differ, and not be on the same path: %s: %q", strings.Join(from, "."), to.StringValue())
+	}
+	if slices.ContainsFunc(slices.Concat(from, path), func(s string) bool { return s[0] == '$' }) {
+		return nil, fault.New(fault.BadValue, "The source and target field for $rename may not be dynamic: %s", strings.Join(from, "."))
+	}
+	u.renamed = append(u.renamed, from)
+	return &operation{op: "$rename", path: path, rename: from}, nil
 }
 
 func (u *Update) parsePath(s string) ([]string, error) {
@@ -196,6 +204,10 @@ func (u *Update) parsePath(s string) ([]string, error) {
 		case c == "":
 			return nil, fault.New(fault.EmptyFieldName, "The update path '%s' contains an empty field name, which is not allowed.", s)
 		case c[0] != '$':
+		case i == 0 && (c == "$" || isArrayUpdate(c)):
+			return nil, fault.New(fault.BadValue, "Cannot have positional (i.e. '%s') element in the first position in path '%s'", c, s)
+		case c == "$" && slices.Contains(path[:i], c):
+			return nil, fault.New(fault.BadValue, "Too many positional (i.e. '$') elements found in path '%s'", s)
 		case i == 0:
 			return nil, fault.New(fault.DollarPrefixedFieldName, "The dollar ($) prefixed field '%s' in '%s' is not allowed in the context of an update.", c, s)
 		case c == "$" || c == "$[]":
@@ -208,37 +220,6 @@ func (u *Update) parsePath(s string) ([]string, error) {
 		}
 	}
 	return path, nil
-}
-
-// checkConflicts refuses two operators on the same path or one inside the
-// other, and array filters that nothing uses.
-func (u *Update) checkConflicts() error {
-	var paths [][]string
-	used := map[string]bool{}
-	for _, o := range u.ops {
-		paths = append(paths, o.path)
-		if o.rename != nil {
-			paths = append(paths, o.rename)
-		}
-		for _, c := range o.path {
-			if strings.HasPrefix(c, "$[") {
-				used[c[2:len(c)-1]] = true
-			}
-		}
-	}
-	slices.SortFunc(paths, func(a, b []string) int { return slices.Compare(a, b) })
-	for i := 1; i < len(paths); i++ {
-		a, b := paths[i-1], paths[i]
-		if len(a) <= len(b) && slices.Equal(a, b[:len(a)]) {
-			return fault.New(fault.ConflictingUpdateOperators, "Updating the path '%s' would create a conflict at '%s'", strings.Join(b, "."), strings.Join(a, "."))
-		}
-	}
-	for id := range u.filters {
-		if !used[id] {
-			return fault.New(fault.FailedToParse, "The array filter for identifier '%s' was not used in the update %s", id, u.source.String())
-		}
-	}
-	return nil
 }
 
 // Apply returns the updated document. pos is where the query matched an array
@@ -258,15 +239,13 @@ func (u *Update) Apply(doc value.Doc, pos int, inserting bool) (value.Doc, error
 			out = replace(id, out)
 		}
 	default:
-		v := value.Of(doc)
-		for _, o := range u.ops {
-			if o.insert && !inserting {
-				continue
-			}
-			var err error
-			if v, err = u.apply(o, v, pos); err != nil {
-				return nil, err
-			}
+		a := application{u: u, doc: value.Of(doc), position: pos, inserting: inserting}
+		v, err := a.apply(&u.root, place{v: a.doc})
+		if err != nil {
+			return nil, err
+		}
+		for _, from := range u.renamed {
+			v = without(v, from)
 		}
 		out = v.Data
 	}
@@ -338,7 +317,7 @@ func (u *Update) Upsert(f *query.Filter) (value.Doc, error) {
 				return nil, fault.New(54, "cannot infer query fields to set, both paths '%s' and '%s' are matched", p, eq.Path)
 			}
 		}
-		v, err := edit(value.Of(doc), path, true, func(Value) (Value, error) { return eq.Value, nil }, path)
+		v, err := setAt(value.Of(doc), path, eq.Value)
 		if err != nil {
 			return nil, err
 		}
@@ -403,173 +382,11 @@ func checkStored(doc []byte, path string) error {
 
 func isRef(name string) bool { return name == "$ref" || name == "$id" || name == "$db" }
 
-func (u *Update) apply(o operation, doc Value, pos int) (Value, error) {
-	if o.rename != nil {
-		return u.rename(o, doc)
-	}
-	return u.at(doc, o.path, nil, pos, o)
-}
-
-// at resolves the positional parts of a path and then edits.
-func (u *Update) at(doc Value, path, done []string, pos int, o operation) (Value, error) {
-	i := slices.IndexFunc(path, func(c string) bool { return c[0] == '$' })
-	if i < 0 {
-		full := append(slices.Clone(done), path...)
-		return edit(doc, full, o.create, o.edit, full)
-	}
-	head := append(slices.Clone(done), path[:i]...)
-	if path[i] == "$" {
-		if pos < 0 {
-			return doc, fault.New(fault.BadValue, "The positional operator did not find the match needed from the query.")
-		}
-		return u.at(doc, path[i+1:], append(head, itoa(pos)), pos, o)
-	}
-	array := get(doc, head)
-	if !value.IsArray(array) {
-		if value.Missing(array) {
-			return doc, fault.New(fault.BadValue, "The path '%s' must exist in the document in order to apply array updates.", strings.Join(head, "."))
-		}
-		return doc, fault.New(fault.BadValue, "Cannot apply array updates to non-array element %s: %s", head[len(head)-1], array.String())
-	}
-	filter := u.filters[path[i][2:len(path[i])-1]]
-	id := path[i][2 : len(path[i])-1]
-	n := 0
-	for it := value.Iter(array.Data); it.Next(); n++ {
-		if filter != nil {
-			ok, err := filter.Match(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, id, it.Value)))
-			if err != nil {
-				return doc, err
-			}
-			if !ok {
-				continue
-			}
-		}
-		var err error
-		if doc, err = u.at(doc, path[i+1:], append(slices.Clone(head), itoa(n)), pos, o); err != nil {
-			return doc, err
-		}
-	}
-	return doc, nil
-}
-
-func itoa(n int) string {
-	if n < 10 {
-		return string(rune('0' + n))
-	}
-	return itoa(n/10) + string(rune('0'+n%10))
-}
-
-// get follows a path exactly: names in documents, numbers in arrays.
-func get(v Value, path []string) Value {
-	for _, c := range path {
-		switch v.Type {
-		case bsoncore.TypeEmbeddedDocument:
-			v = value.Field(v.Data, c)
-		case bsoncore.TypeArray:
-			i, ok := value.ArrayIndex(c)
-			if !ok {
-				return Value{}
-			}
-			v = value.Index(v.Data, i)
-		default:
-			return Value{}
-		}
-	}
-	return v
-}
-
-// maxPadding is how far behind an array's end an element may be set.
-const maxPadding = 1_500_000
-
-// edit returns v with what f makes of the value at path.
-func edit(v Value, path []string, create bool, f func(Value) (Value, error), full []string) (Value, error) {
-	if len(path) == 0 {
-		return f(v)
-	}
-	name, rest := path[0], path[1:]
-	switch v.Type {
-	case bsoncore.TypeEmbeddedDocument:
-		old := value.Field(v.Data, name)
-		n, err := edit(old, rest, create, f, full)
-		if err != nil || value.Missing(old) && value.Missing(n) {
-			return v, err
-		}
-		return value.Of(value.SetField(v.Data, name, n)), nil
-	case bsoncore.TypeArray:
-		i, ok := value.ArrayIndex(name)
-		if !ok {
-			if !create {
-				return v, nil
-			}
-			return v, notViable(name, full, len(full)-len(path), v)
-		}
-		vs := value.Elements(v.Data)
-		if i >= len(vs) {
-			n, err := edit(Value{}, rest, create, f, full)
-			if err != nil || value.Missing(n) {
-				return v, err
-			}
-			if i-len(vs) > maxPadding {
-				return v, fault.New(fault.BadValue, "can't backfill more than %d elements", maxPadding)
-			}
-			for len(vs) < i {
-				vs = append(vs, value.Null())
-			}
-			return value.Array(append(vs, n)...), nil
-		}
-		n, err := edit(vs[i], rest, create, f, full)
-		if err != nil {
-			return v, err
-		}
-		if value.Missing(n) {
-			n = value.Null() // elements are unset in place
-		}
-		vs[i] = n
-		return value.Array(vs...), nil
-	case 0:
-		if !create {
-			return v, nil
-		}
-		n, err := edit(Value{}, rest, create, f, full)
-		if err != nil || value.Missing(n) {
-			return v, err
-		}
-		return value.Of(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, name, n))), nil
-	}
-	if !create {
-		return v, nil
-	}
-	return v, notViable(name, full, len(full)-len(path), v)
-}
-
-func notViable(name string, full []string, at int, v Value) error {
-	parent := ""
-	if at > 0 {
-		parent = full[at-1]
-	}
-	return fault.New(fault.PathNotViable, "Cannot create field '%s' in element {%s: %s}", name, parent, v.String())
-}
-
-func (u *Update) rename(o operation, doc Value) (Value, error) {
-	for _, path := range [][]string{o.path, o.rename} {
-		v := doc
-		for i, c := range path {
-			if value.IsArray(v) {
-				return doc, fault.New(fault.BadValue, "The source and destination field for $rename cannot pass through an array: '%s'", strings.Join(path[:i+1], "."))
-			}
-			if !value.IsDoc(v) {
-				break
-			}
-			v = value.Field(v.Data, c)
-		}
-	}
-	old := get(doc, o.path)
-	if value.Missing(old) {
-		return doc, nil
-	}
-	out, err := edit(doc, o.path, false, func(Value) (Value, error) { return Value{}, nil }, o.path)
-	if err != nil {
+// setAt sets the value at a path of a document, where there was none.
+func setAt(doc Value, path []string, v Value) (Value, error) {
+	root := &node{}
+	if err := root.insert(path, &operation{create: true, edit: func(Value) (Value, error) { return v, nil }}); err != nil {
 		return doc, err
 	}
-	return edit(out, o.rename, true, func(Value) (Value, error) { return old, nil }, o.rename)
+	return (&application{}).apply(root, place{v: doc})
 }

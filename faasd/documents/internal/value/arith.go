@@ -3,6 +3,7 @@ package value
 import (
 	"math"
 	"math/big"
+	"strconv"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -11,7 +12,7 @@ import (
 // Op is an arithmetic operation on two numbers.
 type Op byte
 
-// The operations of $inc/$add, $subtract, $mul/$multiply.
+// The operations of $inc, $subtract, $mul and $multiply.
 const (
 	Add Op = '+'
 	Sub Op = '-'
@@ -83,22 +84,52 @@ func Float(v Value) float64 {
 	return math.NaN()
 }
 
+// parts are a number as decimal arithmetic takes it: its value, its exponent,
+// which the result's follows (IEEE 754-2008, 5.1), and its sign, which zero
+// has too.
+type parts struct {
+	r        *big.Rat
+	exponent int
+	negative bool
+}
+
+// partsOf fails for NaN and infinities. A double counts with the 15 digits
+// that it surely has, as MongoDB converts it.
+func partsOf(v Value) (parts, bool) {
+	if v.Type == bsoncore.TypeDouble && v.Double() != 0 {
+		d, err := bson.ParseDecimal128(strconv.FormatFloat(v.Double(), 'e', 14, 64))
+		if err != nil {
+			return parts{}, false
+		}
+		v = Decimal(d)
+	}
+	r, ok := rat(v)
+	if !ok {
+		return parts{}, false
+	}
+	p := parts{r: r, negative: r.Sign() < 0}
+	if v.Type == bsoncore.TypeDecimal128 {
+		_, p.exponent, _ = decimal(v).BigInt()
+		h, _ := decimal(v).GetBytes()
+		p.negative = h>>63 == 1
+	}
+	return p, true
+}
+
 func decimalArith(op Op, a, b Value) Value {
-	x, okX := rat(a)
-	y, okY := rat(b)
+	x, okX := partsOf(a)
+	y, okY := partsOf(b)
 	if !okX || !okY { // NaN and infinities follow the rules of floats
 		return decimalOfFloat(floatArith(op, Float(a), Float(b)))
 	}
 	r := new(big.Rat)
 	switch op {
-	case Add:
-		r.Add(x, y)
+	case Mul:
+		return decimalOfRat(r.Mul(x.r, y.r), x.exponent+y.exponent, x.negative != y.negative)
 	case Sub:
-		r.Sub(x, y)
-	default:
-		r.Mul(x, y)
+		y.r, y.negative = new(big.Rat).Neg(y.r), !y.negative
 	}
-	return decimalOfRat(r)
+	return decimalOfRat(r.Add(x.r, y.r), min(x.exponent, y.exponent), x.negative && y.negative)
 }
 
 func decimalOfFloat(f float64) Value {
@@ -118,36 +149,45 @@ func Decimal(d bson.Decimal128) Value {
 	return Value{Type: bsoncore.TypeDecimal128, Data: bsoncore.AppendDecimal128(nil, h, l)}
 }
 
-// decimalOfRat rounds half to even at 34 digits, as IEEE 754-2008 does.
-func decimalOfRat(r *big.Rat) Value {
+const precision = 34
+
+func tenTo(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }
+
+// decimalOfRat rounds half to even at 34 digits, as IEEE 754-2008 does. A
+// result that is exact has the exponent asked for, or the nearest to it;
+// another has all 34 digits. negative is the sign of a zero.
+func decimalOfRat(r *big.Rat, exponent int, negative bool) Value {
 	if r.Sign() == 0 {
-		return Decimal(bson.NewDecimal128(0x3040000000000000, 0))
+		exponent = min(max(exponent, -6176), 6111)
+		h := uint64(exponent+6176) << 49
+		if negative {
+			h |= 1 << 63
+		}
+		return Decimal(bson.NewDecimal128(h, 0))
 	}
-	const digits = 34
 	// Find e with 10^33 <= |r|·10^-e < 10^34.
 	abs := new(big.Rat).Abs(r)
-	e := len(abs.Num().String()) - len(abs.Denom().String()) - digits
-	ten := func(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }
+	e := len(abs.Num().String()) - len(abs.Denom().String()) - precision
 	scale := func(e int) *big.Rat {
 		if e >= 0 {
-			return new(big.Rat).Quo(abs, new(big.Rat).SetInt(ten(e)))
+			return new(big.Rat).Quo(abs, new(big.Rat).SetInt(tenTo(e)))
 		}
-		return new(big.Rat).Mul(abs, new(big.Rat).SetInt(ten(-e)))
+		return new(big.Rat).Mul(abs, new(big.Rat).SetInt(tenTo(-e)))
 	}
-	limit := new(big.Rat).SetInt(ten(digits))
+	limit := new(big.Rat).SetInt(tenTo(precision))
 	s := scale(e)
 	for s.Cmp(limit) >= 0 {
 		e++
 		s = scale(e)
 	}
 	q, m := new(big.Int).QuoRem(s.Num(), s.Denom(), new(big.Int))
+	exact := m.Sign() == 0
 	twice := m.Lsh(m, 1)
 	if c := twice.Cmp(s.Denom()); c > 0 || c == 0 && q.Bit(0) == 1 {
 		q.Add(q, big.NewInt(1))
 	}
-	// Drop zeros at the end, so that 1.50+1.50 is 3, not 3.000….
 	mod := new(big.Int)
-	for q.Sign() != 0 {
+	for exact && e < exponent {
 		d, _ := new(big.Int).QuoRem(q, big.NewInt(10), mod)
 		if mod.Sign() != 0 {
 			break
@@ -160,10 +200,7 @@ func decimalOfRat(r *big.Rat) Value {
 	}
 	d, ok := bson.ParseDecimal128FromBigInt(q, e)
 	if !ok {
-		if r.Sign() < 0 {
-			return decimalOfFloat(math.Inf(-1))
-		}
-		return decimalOfFloat(math.Inf(1))
+		return decimalOfFloat(math.Inf(r.Sign()))
 	}
 	return Decimal(d)
 }
@@ -172,12 +209,194 @@ func decimalOfRat(r *big.Rat) Value {
 // the two is. b must not be zero.
 func Divide(a, b Value) Value {
 	if a.Type == bsoncore.TypeDecimal128 || b.Type == bsoncore.TypeDecimal128 {
-		x, okX := rat(a)
-		y, okY := rat(b)
+		x, okX := partsOf(a)
+		y, okY := partsOf(b)
 		if okX && okY {
-			return decimalOfRat(x.Quo(x, y))
+			return decimalOfRat(new(big.Rat).Quo(x.r, y.r), x.exponent-y.exponent, x.negative != y.negative)
 		}
 		return decimalOfFloat(Float(a) / Float(b))
 	}
 	return Double(Float(a) / Float(b))
+}
+
+// Sqrt returns the square root of a number that is not negative: a double, or
+// a decimal of a decimal.
+func Sqrt(v Value) Value {
+	if v.Type != bsoncore.TypeDecimal128 {
+		return Double(math.Sqrt(Float(v)))
+	}
+	x, ok := partsOf(v)
+	if !ok {
+		return v // infinity, NaN
+	}
+	exponent := int(math.Floor(float64(x.exponent) / 2))
+	if x.r.Sign() == 0 {
+		return decimalOfRat(x.r, exponent, x.negative)
+	}
+	// The root of the number times an even power of ten, that leaves more
+	// digits than are kept. What is left over makes the last digit odd, so
+	// that it is never taken for a half.
+	size := len(x.r.Num().String()) - len(x.r.Denom().String())
+	shift := max(0, 2*(precision+4)-size)
+	shift += shift & 1
+	n := new(big.Int).Mul(x.r.Num(), tenTo(shift))
+	n, rest := n.QuoRem(n, x.r.Denom(), new(big.Int))
+	root := new(big.Int).Sqrt(n)
+	inexact := rest.Sign() != 0 || new(big.Int).Mul(root, root).Cmp(n) != 0
+	root.Mul(root, big.NewInt(10))
+	if inexact {
+		root.Add(root, big.NewInt(1))
+	}
+	return decimalOfRat(new(big.Rat).SetFrac(root, tenTo(shift/2+1)), exponent, false)
+}
+
+// Sum adds numbers as $add, $sum and $avg do: in the widest of their types,
+// ints and doubles without losing what a double would round away, decimals by
+// themselves.
+type Sum struct {
+	kind    bsoncore.Type // the widest so far, 0 for none
+	high    float64       // high and low are the sum of all but decimals
+	low     float64
+	simple  float64 // the same, as floats add up: for infinities and NaN
+	decimal Value
+}
+
+// Add adds a number.
+func (s *Sum) Add(v Value) {
+	switch v.Type {
+	case bsoncore.TypeDecimal128:
+		if Missing(s.decimal) {
+			s.decimal = Clone(v)
+		} else {
+			s.decimal = decimalArith(Add, s.decimal, v)
+		}
+		s.kind = v.Type
+	case bsoncore.TypeDouble:
+		s.add(v.Double())
+		if s.kind != bsoncore.TypeDecimal128 {
+			s.kind = v.Type
+		}
+	case bsoncore.TypeInt64:
+		n := v.Int64()
+		low := n & (1<<32 - 1) // both parts are exact as doubles
+		s.add(float64(n - low))
+		s.add(float64(low))
+		if s.kind == 0 || s.kind == bsoncore.TypeInt32 {
+			s.kind = v.Type
+		}
+	default:
+		s.add(float64(v.Int32()))
+		if s.kind == 0 {
+			s.kind = v.Type
+		}
+	}
+}
+
+// add is the compensated addition of Knuth and Dekker.
+func (s *Sum) add(x float64) {
+	s.simple += x
+	sum := s.high + x
+	t := sum - s.high
+	s.low += (s.high - (sum - t)) + (x - t)
+	s.high = sum + s.low
+	s.low -= s.high - sum
+}
+
+// double returns the sum without decimals.
+func (s *Sum) double() float64 {
+	if math.IsNaN(s.high) || math.IsInf(s.high, 0) {
+		return s.simple
+	}
+	return s.high
+}
+
+// Long returns the sum without decimals if it is a whole number of 64 bits.
+func (s *Sum) Long() (int64, bool) {
+	if s.high != math.Trunc(s.high) || math.Abs(s.high) > 1<<63 {
+		return 0, false
+	}
+	h, _ := new(big.Float).SetFloat64(s.high).Int(nil)
+	l, _ := new(big.Float).SetFloat64(s.low).Int(nil)
+	h.Add(h, l)
+	return h.Int64(), h.IsInt64() && s.low == math.Trunc(s.low)
+}
+
+// Result returns the sum, 0 without any number.
+func (s *Sum) Result() Value {
+	if s.kind == bsoncore.TypeDecimal128 {
+		return decimalArith(Add, s.decimal, s.exact())
+	}
+	if s.kind != bsoncore.TypeDouble {
+		if n, ok := s.Long(); ok {
+			if s.kind == bsoncore.TypeInt64 {
+				return Int64(n)
+			}
+			return Int(n)
+		}
+	}
+	return Double(s.double())
+}
+
+// exact returns the sum without decimals as a decimal, all of its digits.
+func (s *Sum) exact() Value {
+	f := s.double()
+	r := new(big.Rat).SetFloat64(f)
+	if r == nil {
+		return decimalOfFloat(f)
+	}
+	if low := new(big.Rat).SetFloat64(s.low); low != nil {
+		r.Add(r, low)
+	}
+	return decimalOfRat(r, 0, false)
+}
+
+// Mean divides the sum by how many were added: a decimal where one of them
+// was, a double otherwise.
+func (s *Sum) Mean(n int64) Value {
+	if s.kind == bsoncore.TypeDecimal128 {
+		return Divide(s.Result(), Int64(n))
+	}
+	return Double(s.double() / float64(n))
+}
+
+// Mod computes the remainder of a/b as $mod does. b must not be zero.
+func Mod(a, b Value) Value {
+	switch {
+	case a.Type == bsoncore.TypeDecimal128 || b.Type == bsoncore.TypeDecimal128:
+		x, okX := partsOf(a)
+		y, okY := partsOf(b)
+		if !okX || !okY {
+			return decimalOfFloat(math.Mod(Float(a), Float(b)))
+		}
+		q := new(big.Rat).Quo(x.r, y.r)
+		whole := new(big.Rat).SetInt(new(big.Int).Quo(q.Num(), q.Denom()))
+		return decimalOfRat(new(big.Rat).Sub(x.r, whole.Mul(whole, y.r)), min(x.exponent, y.exponent), x.negative)
+	case a.Type == bsoncore.TypeDouble:
+		return Double(math.Mod(a.Double(), Float(b)))
+	}
+	x, _ := Whole(a)
+	y, ok := Whole(b)
+	if b.Type == bsoncore.TypeDouble && (!ok || y != int64(int32(y))) {
+		return Double(math.Mod(Float(a), b.Double()))
+	}
+	if a.Type == bsoncore.TypeInt64 || b.Type == bsoncore.TypeInt64 {
+		return Int64(x % y)
+	}
+	return Int32(int32(x % y))
+}
+
+// Abs returns a number without its sign: a long of the least int, a double of
+// the least long.
+func Abs(v Value) Value {
+	switch {
+	case v.Type == bsoncore.TypeDecimal128:
+		h, l := decimal(v).GetBytes()
+		return Decimal(bson.NewDecimal128(h&^(1<<63), l))
+	case v.Type == bsoncore.TypeDouble:
+		return Double(math.Abs(v.Double()))
+	case compareNumbers(v, Int32(0)) >= 0:
+		return v
+	}
+	n, _ := Arith(Sub, Int32(0), v)
+	return n
 }

@@ -14,7 +14,7 @@ func EmptyDoc() Doc { return Doc{5, 0, 0, 0, 0} }
 func SetField(doc []byte, name string, v Value) Doc {
 	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)+len(name)+len(v.Data)+2))
 	done := Missing(v)
-	for it := Iter(doc); it.Next(); {
+	for it := Iter(doc); it.NextSlot(); {
 		if string(it.Name) == name {
 			if !done {
 				b = bsoncore.AppendValueElement(b, name, v)
@@ -26,6 +26,39 @@ func SetField(doc []byte, name string, v Value) Doc {
 	}
 	if !done {
 		b = bsoncore.AppendValueElement(b, name, v)
+	}
+	b, _ = bsoncore.AppendDocumentEnd(b, i)
+	return b
+}
+
+// Compact returns a document without the places of removed elements, itself
+// where it has none.
+func Compact(doc []byte) Doc {
+	if !hasRemoved(doc) {
+		return doc
+	}
+	return compact(doc)
+}
+
+func nests(v Value) bool { return IsDoc(v) || IsArray(v) }
+
+func hasRemoved(doc []byte) bool {
+	for it := Iter(doc); it.NextSlot(); {
+		if it.Value.Type == Removed || nests(it.Value) && hasRemoved(it.Value.Data) {
+			return true
+		}
+	}
+	return false
+}
+
+func compact(doc []byte) Doc {
+	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)))
+	for it := Iter(doc); it.Next(); {
+		v := it.Value
+		if nests(v) {
+			v.Data = compact(v.Data)
+		}
+		b = bsoncore.AppendValueElement(b, string(it.Name), v)
 	}
 	b, _ = bsoncore.AppendDocumentEnd(b, i)
 	return b
@@ -62,5 +95,5 @@ func RoundDecimalPlaces(v Value, places int, f func(float64) float64) Value {
 	} else {
 		out.Mul(out, p)
 	}
-	return decimalOfRat(out)
+	return decimalOfRat(out, min(0, -places), r.Sign() < 0)
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"math"
+	"slices"
 	"strconv"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -220,8 +221,23 @@ func Iter(b []byte) Iterator {
 	return Iterator{rest: b[4 : len(b)-1]}
 }
 
+// Removed is the type of an element that keeps the place of a field: while a
+// document goes through a pipeline, a field that was removed and is set again
+// comes where it was. It is never stored or sent (see Compact).
+const Removed bsoncore.Type = 0x80
+
 // Next moves to the next element, false at the end.
 func (it *Iterator) Next() bool {
+	for it.NextSlot() {
+		if it.Value.Type != Removed {
+			return true
+		}
+	}
+	return false
+}
+
+// NextSlot is Next that does not pass over removed elements.
+func (it *Iterator) NextSlot() bool {
 	if len(it.rest) == 0 {
 		return false
 	}
@@ -233,7 +249,10 @@ func (it *Iterator) Next() bool {
 	}
 	it.Name = it.rest[1 : 1+n]
 	rest := it.rest[n+2:]
-	size := sizeOf(t, rest)
+	size := 0
+	if t != Removed {
+		size = sizeOf(t, rest)
+	}
 	if size < 0 || size > len(rest) {
 		it.rest = nil
 		return false
@@ -351,11 +370,12 @@ func ArrayIndex(s string) (int, bool) {
 // MongoDB's matcher goes: an array of documents is entered element by element,
 // a numeric component also picks an element. Where a document lacks the field,
 // visit gets a missing value. index is the position in the outermost array
-// that was entered, -1 without one; visit returns false to stop, and Walk
-// returns false when stopped.
-func Walk(v Value, path []string, index int, visit func(v Value, index int) bool) bool {
+// that was entered, -1 without one; whole says that the path's last number
+// picked the value from an array, which an array's elements do not stand for
+// then. visit returns false to stop, and Walk returns false when stopped.
+func Walk(v Value, path []string, index int, visit func(v Value, index int, whole bool) bool) bool {
 	if len(path) == 0 {
-		return visit(v, index)
+		return visit(v, index, false)
 	}
 	switch v.Type {
 	case bsoncore.TypeEmbeddedDocument:
@@ -367,7 +387,7 @@ func Walk(v Value, path []string, index int, visit func(v Value, index int) bool
 				if at < 0 {
 					at = i
 				}
-				if !Walk(e, path[1:], at, visit) {
+				if len(path) == 1 && !visit(e, at, true) || len(path) > 1 && !Walk(e, path[1:], at, visit) {
 					return false
 				}
 			}
@@ -387,7 +407,7 @@ func Walk(v Value, path []string, index int, visit func(v Value, index int) bool
 		}
 		return true
 	default:
-		return visit(Value{}, index)
+		return visit(Value{}, index, false)
 	}
 }
 
@@ -431,6 +451,12 @@ func Array(vs ...Value) Value {
 	}
 	b, _ = bsoncore.AppendArrayEnd(b, i)
 	return Value{Type: bsoncore.TypeArray, Data: b}
+}
+
+// SortUnique sorts values and leaves one of those that are equal, the first.
+func SortUnique(vs []Value) []Value {
+	slices.SortStableFunc(vs, Compare)
+	return slices.CompactFunc(vs, Equal)
 }
 
 // Clone copies a value out of a buffer that will not live.
