@@ -56,6 +56,15 @@ lint: ## check format, vet, staticcheck
 	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck
 	"$(BIN)/staticcheck" $(PACKAGES)
 
+.PHONY: verify
+verify: ## compare every dependency with its checksum
+	go mod verify
+	@for module in .ci faasd/queue faasd/box/gateway; do GOWORK=off go -C $$module mod verify || exit 1; done
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev
+	@.ci/vuln
+
 .PHONY: chaos
 chaos: ## kill, pause and cut a shop under load, and check that nothing is lost: DURATION=60s SEED=1
 	@go run ./faasd/acceptance/chaos -duration $(or $(DURATION),60s) -seed $(or $(SEED),1)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -120,6 +121,48 @@ func TestScripts(t *testing.T) {
 	for _, path := range append(files, "etc/mongo.sh", "../../.ci/run") {
 		if out, err := exec.Command("bash", "-n", path).CombinedOutput(); err != nil {
 			t.Errorf("%s: %s", path, out)
+		}
+	}
+}
+
+// TestVulnerabilities gives the pipeline's step a database in which nothing is
+// known, one in which a function is that the shop calls, and none.
+func TestVulnerabilities(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it compiles govulncheck")
+	}
+	database := func(modules string, entries map[string]string) string {
+		dir := t.TempDir()
+		files := map[string]string{"index/db.json": `{"modified":"2026-01-01T00:00:00Z"}`, "index/vulns.json": "[]", "index/modules.json": modules}
+		for id, entry := range entries {
+			files["ID/"+id+".json"] = entry
+		}
+		for name, text := range files {
+			path := filepath.Join(dir, filepath.FromSlash(name))
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return "file://" + dir
+	}
+	for name, test := range map[string]struct {
+		database string
+		code     int
+		says     string
+	}{
+		"nothing is known": {database("[]", nil), 0, "no known vulnerability"},
+		"a function is vulnerable": {database(`[{"path":"golang.org/x/crypto","vulns":[{"id":"GO-2099-0001","modified":"2026-01-01T00:00:00Z"}]}]`, map[string]string{
+			"GO-2099-0001": `{"schema_version":"1.3.1","id":"GO-2099-0001","modified":"2026-01-01T00:00:00Z","published":"2026-01-01T00:00:00Z","summary":"made up for a test","details":"",
+				"affected":[{"package":{"name":"golang.org/x/crypto","ecosystem":"Go"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}],
+				"ecosystem_specific":{"imports":[{"path":"golang.org/x/crypto/argon2","symbols":["IDKey"]}]}}],"database_specific":{"url":"https://example.com"}}`,
+		}), 3, "GO-2099-0001"},
+		"the database is away": {"http://127.0.0.1:1", 75, "NOT CHECKED for known vulnerabilities: http://127.0.0.1:1 cannot be asked"},
+	} {
+		cmd := exec.CommandContext(t.Context(), "../../.ci/vuln", "github.com/kiosk-shop/kiosk/shared/user")
+		cmd.Env = append(os.Environ(), "GOVULNDB="+test.database, "CGO_ENABLED=0", "GOFLAGS=-trimpath")
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(string(out), test.says) {
+			t.Errorf("%s: exit code %d, not %d:\n%s", name, code, test.code, out)
 		}
 	}
 }
