@@ -109,7 +109,16 @@ install_packages() {
 	rm "$box/packages.before"
 }
 
+# own_folder refuses a BOX_DIR that holds other things: up closes it to everybody
+# else, and down may remove it.
+own_folder() {
+	case $box in /*) ;; *) die "BOX_DIR is $box: name the whole path, from /" ;; esac
+	[ ! -e "$box" ] || [ -z "$(ls -A "$box")" ] || [ -e "$box/.box" ] || [ -e "$box/built" ] ||
+		die "$box holds other things than a box's: name a folder of its own, BOX_DIR=FOLDER"
+}
+
 check() {
+	own_folder
 	[ "$(id -u)" -eq 0 ] || die "make box starts containers: run it as root"
 	[ -e /etc/debian_version ] || die "make box knows Debian only; on another system install faasd itself and use faasd/box/install.sh"
 	command -v go >/dev/null || die "the go command is not in PATH: install Go from https://go.dev/dl/"
@@ -402,6 +411,7 @@ up() {
 	check
 	mkdir -p "$box" $run
 	chmod 700 "$box"
+	touch "$box/.box"
 	exec 9>$run/lock
 	flock -w 60 9 || die "another make box is at work"
 	echo "Kiosk's box on faasd; what it keeps lies in $box"
@@ -487,6 +497,7 @@ stop() {
 }
 
 down() {
+	own_folder
 	[ "$(id -u)" -eq 0 ] || die "make box-down stops containers: run it as root"
 	step "stop the box"
 	stop

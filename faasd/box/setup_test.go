@@ -125,6 +125,32 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// TestBoxDirIsItsOwn names a folder of other things: box.sh neither closes nor
+// removes it.
+func TestBoxDirIsItsOwn(t *testing.T) {
+	folder := t.TempDir()
+	thesis := filepath.Join(folder, "thesis.txt")
+	if err := errors.Join(os.WriteFile(thesis, []byte("x"), 0o644), os.Chmod(folder, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ folder, command, says string }{
+		{folder, "up", "holds other things than a box's"},
+		{folder, "down", "holds other things than a box's"},
+		{"box", "up", "name the whole path"},
+		{"box", "down", "name the whole path"},
+	} {
+		cmd := exec.CommandContext(t.Context(), "./box.sh", test.command)
+		cmd.Env = append(os.Environ(), "BOX_DIR="+test.folder, "PURGE=yes")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), test.says) {
+			t.Errorf("BOX_DIR=%s box.sh %s: %v: %s", test.folder, test.command, err, out)
+		}
+	}
+	info, err := os.Stat(folder)
+	if _, fileErr := os.Stat(thesis); err != nil || fileErr != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the folder is %v, %v, %v", info, err, fileErr)
+	}
+}
+
 // TestVulnerabilities gives the pipeline's step a database in which nothing is
 // known, one in which a function is that the shop calls, and none.
 func TestVulnerabilities(t *testing.T) {
