@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +110,68 @@ func TestPlans(t *testing.T) {
 		if stage != test.stage || index != test.index || sorts != test.sorts || got.ExecutionStats.TotalDocsExamined > test.examined {
 			t.Errorf("%v sort %v: %s %s, sorting %v, %d documents examined; want %s %s, %v, at most %d", test.filter, test.sort,
 				stage, index, sorts, got.ExecutionStats.TotalDocsExamined, test.stage, test.index, test.sorts, test.examined)
+		}
+	}
+}
+
+// TestReadingOn: behind a place in a list, an index is read from that place on,
+// in its order, and no further than the limit; and so it is before it.
+func TestReadingOn(t *testing.T) {
+	ctx := testContext(t)
+	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("lists")
+	c := db.Collection("c")
+	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{{Keys: d("a", 1, "_id", 1)}, {Keys: d("kind", 1, "a", 1, "_id", 1)}, {Keys: d("words", 1)}}))
+	var docs []any
+	for i := range 400 {
+		docs = append(docs, d("_id", i, "a", i/4, "kind", i%2, "words", bson.A{fmt.Sprint("w", i%100), "every"}))
+	}
+	must[*mongo.InsertManyResult](t)(c.InsertMany(ctx, docs))
+	behind := func(gt string, a, id int) bson.E {
+		return bson.E{Key: "$or", Value: bson.A{d("a", d(gt, a)), d("a", a, "_id", d(gt, id))}}
+	}
+	for name, test := range map[string]struct {
+		filter, sort bson.D
+		limit        int
+		want         []int32
+		keys         int32 // examined at most
+	}{
+		"behind":          {bson.D{behind("$gt", 50, 201)}, d("a", 1, "_id", 1), 4, []int32{202, 203, 204, 205}, 4},
+		"before":          {bson.D{behind("$lt", 50, 201)}, d("a", -1, "_id", -1), 3, []int32{200, 199, 198}, 3},
+		"behind, of many": {bson.D{{Key: "kind", Value: 1}, behind("$gt", 50, 201)}, d("a", 1, "_id", 1), 3, []int32{203, 205, 207}, 3},
+		"the end":         {bson.D{behind("$gt", 99, 398)}, d("a", 1, "_id", 1), 4, []int32{399}, 1},
+		"behind the end":  {bson.D{behind("$gt", 99, 399)}, d("a", 1, "_id", 1), 4, nil, 0},
+		"the beginning":   {d(), d("a", 1, "_id", 1), 2, []int32{0, 1}, 2},
+		"a range":         {d("a", d("$gte", 10)), d("a", 1, "_id", 1), 2, []int32{40, 41}, 2},
+		"words":           {d("words", d("$regex", "^w99")), d("_id", 1), 2, []int32{99, 199}, 4},
+		"one of words":    {d("words", d("$in", bson.A{"w7", "w8"})), d("_id", 1), 3, []int32{7, 8, 107}, 8},
+	} {
+		find := bson.D{{Key: "find", Value: "c"}, {Key: "filter", Value: test.filter}, {Key: "sort", Value: test.sort}, {Key: "limit", Value: test.limit}}
+		var explained bson.Raw
+		if err := db.RunCommand(ctx, d("explain", find, "verbosity", "executionStats")).Decode(&explained); err != nil {
+			t.Fatal(err)
+		}
+		stats := explained.Lookup("executionStats").Document()
+		if k, n := stats.Lookup("totalKeysExamined").Int32(), stats.Lookup("totalDocsExamined").Int32(); k > test.keys || n > test.keys {
+			t.Errorf("%s: %d keys and %d documents examined, at most %d each are needed", name, k, n, test.keys)
+		}
+		var got []int32
+		for _, doc := range must[[]bson.D](t)(all(ctx)(c.Find(ctx, test.filter, options.Find().SetSort(test.sort).SetLimit(int64(test.limit))))) {
+			got = append(got, doc[0].Value.(int32))
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	for limit, most := range map[int64]int32{3: 3, 1000: 200} {
+		var explained bson.Raw
+		if err := db.RunCommand(ctx, d("explain", d("count", "c", "query", d("kind", 1), "limit", limit), "verbosity", "executionStats")).Decode(&explained); err != nil {
+			t.Fatal(err)
+		}
+		if k := explained.Lookup("executionStats", "totalKeysExamined").Int32(); k > most {
+			t.Errorf("a count limited to %d examined %d keys", limit, k)
+		}
+		if n := must[int64](t)(c.CountDocuments(ctx, d("kind", 1), options.Count().SetLimit(limit))); n != min(limit, 200) {
+			t.Errorf("%d of at most %d are counted", n, limit)
 		}
 	}
 }

@@ -76,6 +76,15 @@ func explain(r *Request) error {
 		return err
 	}
 	sel := selection{filter: f, hint: hint(value.Field(source, "hint")), keys: inner == "count"}
+	if inner == "count" {
+		if sel.limit, err = r.whole("limit", 0); err != nil {
+			return err
+		}
+		if sel.skip, err = r.whole("skip", 0); err != nil {
+			return err
+		}
+		sel.limit, sel.skip = max(sel.limit, -sel.limit), max(sel.skip, 0)
+	}
 	if s := value.Field(source, sort); sort != "" && value.IsDoc(s) {
 		if sel.sort, sel.natural, err = parseSort(s.Data); err != nil {
 			return err

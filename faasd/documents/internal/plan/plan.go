@@ -81,6 +81,9 @@ func Choose(f *query.Filter, c *store.Collection, sort []store.KeyPart, hint val
 	bestScore := -1
 	for _, ix := range candidates {
 		p, score := consider(ix, leaves, sort)
+		if p != nil && alternatives(p, leaves, others) {
+			score += 20
+		}
 		if p != nil && score > bestScore {
 			best, bestScore = p, score
 		}
@@ -126,6 +129,32 @@ func hinted(c *store.Collection, hint value.Value) ([]*store.Index, *Plan, error
 		return nil, nil, bad
 	}
 	return nil, nil, fault.New(fault.FailedToParse, "Hint must be a string or an object")
+}
+
+// alternatives narrows a plan to what the branches of an $or leave of its
+// index, and reports whether they do. So a list is read on from a place in it:
+// behind (a, _id) lies {$or: [{a: {$gt: a}}, {a: a, _id: {$gt: _id}}]}.
+func alternatives(p *Plan, leaves []*query.Leaf, others []query.Node) bool {
+	for _, n := range others {
+		or, ok := n.(*query.Or)
+		if !ok {
+			continue
+		}
+		var ranges []store.Range
+		for _, branch := range or.Nodes {
+			also, _ := query.Conjuncts(branch)
+			b, _ := consider(p.Index, slices.Concat(leaves, also), nil)
+			if ok = b != nil && b.Bounded && !b.weak; !ok {
+				break
+			}
+			ranges = append(ranges, b.Ranges...)
+		}
+		if ok {
+			p.Ranges, p.Bounded = merge(ranges), true
+			return true
+		}
+	}
+	return false
 }
 
 // union plans an $or branch by branch.
