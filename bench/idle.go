@@ -30,7 +30,7 @@ type idle struct {
 	Orders  int64              `json:"orders"`
 	Percent float64            `json:"percent_of_a_core"`
 	By      map[string]float64 `json:"by_program"` // percent of a core
-	Memory  map[string]float64 `json:"memory_mb"`  // resident, by program, just started
+	Memory  map[string]float64 `json:"memory_mb"`  // resident, by program, of a box that has just started
 	Box     float64            `json:"box_mb"`
 	Loaded  map[string]float64 `json:"loaded_mb"` // the same after everything else that was measured
 }
@@ -42,8 +42,8 @@ const idleKeys = 100_000
 // back what they do not need.
 const settleDown = 5 * time.Second
 
-// idleness measures the box at rest: its memory when it has just started, and
-// its processor time with many keys in Redis.
+// idleness measures the processor time of the box at rest, with many keys in
+// Redis.
 func (s *shop) idleness(ctx context.Context, duration time.Duration) (out idle, err error) {
 	if err := s.settled(ctx); err != nil {
 		return out, err
@@ -52,20 +52,10 @@ func (s *shop) idleness(ctx context.Context, duration time.Duration) (out idle, 
 	if err != nil {
 		return out, err
 	}
-	out = idle{Keys: idleKeys, By: map[string]float64{}, Loaded: loaded.memory()}
+	out = idle{Keys: idleKeys, By: map[string]float64{}, Memory: s.fresh, Box: total(s.fresh), Loaded: loaded.memory()}
 	if out.Orders, err = s.db.Collection("orders").EstimatedDocumentCount(ctx); err != nil {
 		return out, err
 	}
-	if err := errors.Join(s.stop(), s.start(ctx)); err != nil {
-		return out, err
-	}
-	wait(ctx, settleDown)
-	fresh, _, err := s.usage()
-	if err != nil {
-		return out, err
-	}
-	out.Memory = fresh.memory()
-	out.Box = total(out.Memory)
 	if err := s.fillRedis(ctx, idleKeys); err != nil {
 		return out, err
 	}

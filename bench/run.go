@@ -25,7 +25,7 @@ type extent struct {
 var (
 	brief    = extent{orders: 300, sustained: 12 * time.Second, latency: 8 * time.Second, idle: 10 * time.Second}
 	thorough = extent{
-		orders: 1000, sustained: time.Minute, latency: time.Minute, idle: 20 * time.Second, overload: time.Minute,
+		orders: 1000, sustained: time.Minute, latency: 40 * time.Second, idle: 20 * time.Second, overload: 45 * time.Second,
 		products: 100_000, bigOrders: 1_000_000,
 	}
 )

@@ -38,7 +38,8 @@ type shop struct {
 	db      *mongo.Database // nil where it cannot be reached
 	redis   string          // host:port; empty where it cannot be reached
 	edition *edition
-	noEmpty bool // it has no empty function
+	noEmpty bool               // it has no empty function
+	fresh   map[string]float64 // memory by program before anybody used it, MB
 
 	products  []string
 	customers []customer
@@ -73,11 +74,26 @@ func startShop(ctx context.Context, e *edition, products int) (s *shop, err erro
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(e.keep(dir), s.open(ctx, products)); err != nil {
+	err = e.keep(dir)
+	if err == nil {
+		err = s.lookFresh(ctx)
+	}
+	if err == nil {
+		err = s.open(ctx, products)
+	}
+	if err != nil {
 		s.end()
 		return nil, err
 	}
 	return s, nil
+}
+
+// lookFresh notes the memory of the box before anybody has used it.
+func (s *shop) lookFresh(ctx context.Context) error {
+	wait(ctx, settleDown)
+	u, _, err := s.usage()
+	s.fresh = u.memory()
+	return err
 }
 
 // boxEnvironment is above what every box is given. Servers that the
