@@ -84,39 +84,6 @@ func (a Actor) Administers() bool { return a.Role == RoleAdmin || a.Role == Role
 // Owns tells whether the actor may see what belongs to the user owner.
 func (a Actor) Owns(owner ID) bool { return a.ID == owner || a.Administers() }
 
-// Page is one slice of a list: Limit items, counted from page 1.
-type Page struct {
-	Number int
-	Limit  int
-}
-
-// Bounds of a page, from the shop's contract with its clients.
-const (
-	DefaultLimit = 20
-	MaxLimit     = 100
-	// maxDepth bounds how far a client may page: a database walks over all it skips.
-	maxDepth = 1_000_000
-)
-
-// Check says what is wrong with a page that a client asked for.
-func (p Page) Check() error {
-	var v Violations
-	v.Require(p.Number >= 1, "page", "must be 1 or more")
-	v.Require(p.Limit >= 1 && p.Limit <= MaxLimit, "limit", "must be from 1 to 100")
-	if v.Err() == nil {
-		v.Require(p.Skip() <= maxDepth, "page", "lies too deep: narrow the list down instead")
-	}
-	return v.Err()
-}
-
-// Skip is the number of items before the page.
-func (p Page) Skip() int64 {
-	if p.Number > maxDepth {
-		return maxDepth + 1
-	}
-	return int64(p.Number-1) * int64(p.Limit)
-}
-
 // Transact runs fn in one database transaction, which is fn's context: what
 // fn does through repositories with that context happens whole or not at all.
 // fn may run several times, so it must not do anything outside the database.

@@ -120,14 +120,61 @@ func TestCheckText(t *testing.T) {
 }
 
 func TestPage(t *testing.T) {
-	for _, p := range []kiosk.Page{{1, 1}, {1, 100}, {10_000, 100}} {
+	for _, p := range []kiosk.Page{{Number: 1, Limit: 1}, {Number: 1, Limit: 100}, {Number: 100, Limit: 100}, {Number: 10_000, Limit: 1}, {Number: 334, Limit: 30}, {Limit: 20, After: "x"}} {
 		if err := p.Check(); err != nil {
 			t.Errorf("%+v: %v", p, err)
 		}
 	}
-	for _, p := range []kiosk.Page{{0, 20}, {-1, 20}, {1, 0}, {1, 101}, {1 << 62, 100}, {10_002, 100}} {
+	for _, p := range []kiosk.Page{
+		{Number: 0, Limit: 20}, {Number: -1, Limit: 20}, {Number: 1, Limit: 0}, {Number: 1, Limit: 101}, {Limit: 0, After: "x"},
+		{Number: 1 << 62, Limit: 100}, {Number: 101, Limit: 100}, {Number: 10_001, Limit: 1}, {Number: 335, Limit: 30}, {Number: 1, Limit: 20, After: "x"},
+	} {
 		if err := p.Check(); !kiosk.KindInvalid.Is(err) {
 			t.Errorf("%+v: %v, want it refused", p, err)
+		}
+	}
+}
+
+func TestPlace(t *testing.T) {
+	id := kiosk.NewID()
+	for _, key := range []string{"", "Tea 茶", "a\x00b", strings.Repeat("茶", 200), kiosk.NumberKey(-5), kiosk.NumberKey(1<<62 + 1)} {
+		place := kiosk.Place{Key: key, ID: id}
+		token := place.Token("list")
+		got, err := kiosk.Page{After: token}.Place("list")
+		if err != nil || *got != place {
+			t.Fatalf("%q: %+v, %v", key, got, err)
+		}
+		if strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			t.Errorf("%s does not go into an address as it is", token)
+		}
+		forged := map[string]string{
+			"of another list": kiosk.Place{Key: key, ID: id}.Token("other"), "cut": token[:len(token)-1], "longer": token + "A",
+			"padded": token + "=", "in two lines": token[:9] + "\n" + token[9:], "too long": strings.Repeat("A", 3000), "no token": "..",
+			"of nothing": "AA", "of another version": "Ag" + token[2:],
+		}
+		for i := range token { // a character changed
+			c := byte('A')
+			if token[i] == c {
+				c = 'B'
+			}
+			forged[fmt.Sprint("changed at ", i)] = token[:i] + string(c) + token[i+1:]
+		}
+		for name, token := range forged {
+			if _, err := (kiosk.Page{After: token}).Place("list"); !kiosk.KindInvalid.Is(err) {
+				t.Errorf("a token %s: %v, want it refused", name, err)
+			}
+		}
+	}
+	if place, err := (kiosk.Page{Number: 1}).Place("list"); place != nil || err != nil {
+		t.Errorf("no token: %v, %v", place, err)
+	}
+	numbers := []int64{math.MinInt64, -1, 0, 1, 255, 256, math.MaxInt64}
+	for i, n := range numbers {
+		if got := (kiosk.Place{Key: kiosk.NumberKey(n)}).Number(); got != n {
+			t.Errorf("%d became %d", n, got)
+		}
+		if i > 0 && kiosk.NumberKey(numbers[i-1]) >= kiosk.NumberKey(n) {
+			t.Errorf("the key of %d is not above that of %d", n, numbers[i-1])
 		}
 	}
 }

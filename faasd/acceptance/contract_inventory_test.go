@@ -60,6 +60,44 @@ func productList(v visit) {
 	listed(v, "&q=.*")
 	listed(v, "&q=nothing+of+the+kind")
 
+	// Every word of q begins a word of name, description, category or SKU,
+	// letters' case and accents aside.
+	sku := client.Unique("ART")
+	v.do("POST /api/inventory").as(admin).body(object{
+		"name": "Crème brûlée", "category": shelf, "stock": 1, "price": 4, "sku": sku, "description": "Größe M, сладкий,\n甘い " + strings.Repeat("and more ", 900) + "finally",
+	}).answers(201)
+	for _, q := range []string{
+		"creme", "CRÈME", "cre\u0300m", "bru cre", "brulee, creme!", "GRÖSSE", "große m", "grosse", "Слад", "甘", "finally", sku, strings.ToLower(sku), "cre " + shelf, shelf + " creme",
+	} {
+		listed(v, "&q="+url.QueryEscape(q), "Crème brûlée")
+	}
+	for _, q := range []string{"rème", "crème banana", "creme xylophone", "cremes", "slad", "%", "*", "^", "$ne", `{"$gt":""}`} {
+		listed(v, "&q="+url.QueryEscape(q))
+	}
+	listed(v, "&sort=-price&q=b", "Crème brûlée", "Banana")
+	v.do("GET /api/inventory?q="+strings.Repeat("a", 101)).refuses(422, "q")
+
+	v.part("a change is found", func(v visit) {
+		word := client.Unique("wort")
+		find := func(want int) {
+			v.Helper()
+			got := v.do("GET /api/inventory?q=" + word).answers(200)
+			if products, _ := got.body.([]any); len(products) != want || got.header.Get("X-Total-Count") != fmt.Sprint(want) {
+				v.Errorf("%s finds %d of %s, not %d", word, len(products), got.header.Get("X-Total-Count"), want)
+			}
+		}
+		find(0)
+		body := object{"name": "Thing " + word, "category": shelf, "stock": 1, "price": 1}
+		id := v.do("POST /api/inventory").as(admin).body(body).answers(201).text(v, "id")
+		find(1)
+		v.do("PUT /api/inventory/" + id).as(admin).body(body.but("name", "Thing")).answers(200)
+		find(0)
+		v.do("PUT /api/inventory/" + id).as(admin).body(body.but("name", "Thing").but("description", word)).answers(200)
+		find(1)
+		v.do("DELETE /api/inventory/" + id).as(admin).answers(200)
+		find(0)
+	})
+
 	// What sort by name makes of capitals is the database's collation; that
 	// both directions are each other's reverse is the contract's.
 	v.part("sort by name", func(v visit) {
@@ -70,7 +108,7 @@ func productList(v visit) {
 			}
 		}
 		slices.Reverse(orders[1])
-		if len(orders[0]) != 3 || !slices.Equal(orders[0], orders[1]) {
+		if len(orders[0]) != 4 || !slices.Equal(orders[0], orders[1]) {
 			v.Errorf("name: %q, -name turned round: %q", orders[0], orders[1])
 		}
 	})
@@ -78,7 +116,9 @@ func productList(v visit) {
 	v.do("GET /api/inventory?category="+shelf[:len(shelf)-1]).answers(200, list{})
 }
 
-// limit 1..100 (20), page from 1; X-Total-Count and RFC 8288 Link headers.
+// limit 1..100 (20), page from 1 (up to 10,000 items deep), or after, an opaque
+// place in the list; X-Total-Count, and RFC 8288 Link headers, whose next
+// always works.
 func productPages(v visit) {
 	shelf := client.Unique("shelf")
 	for i := range 23 {
@@ -108,7 +148,10 @@ func productPages(v visit) {
 	last := page("&limit=10&page=3", 3, "Thing 20")
 	middle := page("&limit=10&page=2", 10, "Thing 10")
 
-	for _, query := range []string{"limit=0", "limit=101", "limit=-1", "page=0", "page=-1", "limit=2147483648", "page=99999999999999999999"} {
+	for _, query := range []string{
+		"limit=0", "limit=101", "limit=-1", "page=0", "page=-1", "limit=2147483648", "page=99999999999999999999", "page=501", "page=2147483647",
+		"after=x", "after=AQ", "after=.&sort=price", "after=%24gt", "after=" + strings.Repeat("A", 5000),
+	} {
 		field, _, _ := strings.Cut(query, "=")
 		if _, rpc := v.door.(*rpcDoor); rpc && strings.HasSuffix(query, "=0") {
 			continue // proto3 cannot tell 0 from nothing
@@ -126,7 +169,7 @@ func productPages(v visit) {
 		return
 	}
 	rels := links(v, middle)
-	for rel, want := range map[string]string{"first": "1", "prev": "1", "next": "3", "last": "3"} {
+	for rel, want := range map[string]string{"first": "1", "prev": "1", "next": "", "last": "3"} {
 		if rels[rel].Get("page") != want || rels[rel].Get("limit") != "10" || rels[rel].Get("category") != shelf {
 			v.Errorf("Link %s of page 2 leads to %v", rel, rels[rel])
 		}
@@ -134,6 +177,73 @@ func productPages(v visit) {
 	if rels := links(v, last); rels["next"] != nil || rels["prev"].Get("page") != "2" {
 		v.Errorf("the last page's links are %v", rels)
 	}
+	v.do("GET /api/inventory?limit=100&page=100").answers(200)
+	v.do("GET /api/inventory?limit=100&page=101").refuses(422, "page")
+
+	// Following next comes by each product once, though one that comes and one
+	// that goes on the way move all that follow.
+	v.part("next", func(v visit) {
+		for sort, want := range map[string][]int{"name": {0, 1, 2}, "-name": {10, 9, 8}, "created_at": {0, 1, 2}, "-created_at": {10, 9, 8}, "price": nil, "-price": nil} {
+			shelf, ids := client.Unique("shelf"), []string{}
+			for i := range 11 {
+				body := object{"name": fmt.Sprintf("Thing %02d", i), "category": shelf, "stock": 1, "price": 1}
+				ids = append(ids, v.do("POST /api/inventory").as(v.admin(v)).body(body).answers(201).text(v, "id"))
+			}
+			path, seen := "/api/inventory?limit=2&sort="+sort+"&category="+shelf, []string{}
+			for n := 0; path != ""; n++ {
+				got := v.do("GET " + path).answers(200)
+				for _, p := range got.body.([]any) {
+					seen = append(seen, p.(map[string]any)["id"].(string))
+				}
+				if total := got.header.Get("X-Total-Count"); total != "11" || got.header.Get("X-Total-Count-Exact") != "" {
+					v.Errorf("%s counts %s", path, total)
+				}
+				next := links(v, got)["next"]
+				path = ""
+				if next == nil {
+					break
+				}
+				if path = "/api/inventory?" + next.Encode(); n == 2 {
+					v.do("DELETE /api/inventory/" + seen[len(seen)-1]).as(v.admin(v)).answers(200) // where the next page begins
+					v.do("DELETE /api/inventory/" + seen[0]).as(v.admin(v)).answers(200)
+					for range 2 {
+						v.do("POST /api/inventory").as(v.admin(v)).body(object{"name": "Thing 0", "category": shelf, "stock": 1, "price": 0.5}).answers(201)
+					}
+				}
+			}
+			for i, n := range want {
+				if seen[i] != ids[n] {
+					v.Errorf("by %s, product %d is not %d", sort, i, n)
+				}
+			}
+			once := slices.Compact(slices.Sorted(slices.Values(seen)))
+			for _, id := range ids {
+				if !slices.Contains(once, id) {
+					v.Errorf("by %s, %s never came", sort, id)
+				}
+			}
+			if len(once) != len(seen) {
+				v.Errorf("by %s, %d products came %d times", sort, len(once), len(seen))
+			}
+		}
+	})
+	v.part("a place is of its list", func(v visit) {
+		token := rels["next"].Get("after")
+		v.do("GET /api/inventory?category="+shelf+"&limit=3&after="+token).answers(200, list{object{"name": "Thing 20"}, object{"name": "Thing 21"}, object{"name": "Thing 22"}})
+		for _, other := range []string{"", "&category=x", "&sort=price", "&sort=-name", "&q=thing"} {
+			if !strings.HasPrefix(other, "&category") {
+				other += "&category=" + shelf
+			}
+			if other != "&category="+shelf {
+				v.do("GET /api/inventory?after="+token+other).refuses(422, "after")
+			}
+		}
+		v.do("GET /api/inventory?after="+token).refuses(422, "after")
+		v.do("GET /api/inventory?category="+shelf+"&after="+token[1:]).refuses(422, "after")
+		v.do("GET /api/inventory?category="+shelf+"&after="+token+"A").refuses(422, "after")
+		v.do("GET /api/inventory?category="+shelf+"&page=3&after="+token).refuses(422, "page")
+		v.do("GET /api/inventory?category="+shelf+"&after="+token+"&after="+token).refuses(400, "after")
+	})
 }
 
 var link = regexp.MustCompile(`<([^>]*)>; rel="([a-z]+)"`)

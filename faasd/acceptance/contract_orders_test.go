@@ -146,11 +146,22 @@ func orderList(v visit) {
 	middle := v.do("GET /api/orders?page=2&limit=2").as(ada).answers(200, list{ids[2], ids[3]})
 	if middle.rpc == "" {
 		rels := links(v, middle)
-		for rel, want := range map[string]string{"first": "1", "prev": "1", "next": "3", "last": "3"} {
+		for rel, want := range map[string]string{"first": "1", "prev": "1", "next": "", "last": "3"} {
 			if rels[rel].Get("page") != want {
 				v.Errorf("Link %s of page 2 leads to %v", rel, rels[rel])
 			}
 		}
+		next := "/api/orders?" + rels["next"].Encode()
+		v.buys(v, ada, line(tea, 1)) // a newer one moves no other over to the next page
+		end := v.do("GET "+next).as(ada).answers(200, list{ids[4]})
+		if rels := links(v, end); rels["next"] != nil || rels["prev"] != nil || end.header.Get("X-Total-Count") != "6" {
+			v.Errorf("the last page counts %s, and its links are %v", end.header.Get("X-Total-Count"), rels)
+		}
+		v.do("GET "+next).as(grace).refuses(422, "after")
+		v.do("GET "+next+"&status=PENDING").as(ada).refuses(422, "after")
+		v.do("GET "+next+"&page=2").as(ada).refuses(422, "page")
+		v.do("GET /api/orders?page=501").as(ada).refuses(422, "page")
+		ids = append(list{object{"user_id": ada.id}}, ids...)
 	}
 	v.setStatus(v, ada, ids[1].(object)["id"].(string), client.Cancelled)
 	v.do("GET /api/orders?status=CANCELLED").as(ada).answers(200, list{object{"id": ids[1].(object)["id"], "status": "CANCELLED"}})

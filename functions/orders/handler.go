@@ -89,17 +89,17 @@ func list(desk *order.Desk, customers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		orders, total, err := desk.List(r.Context(), actor, order.Query{
+		orders, err := desk.List(r.Context(), actor, order.Query{
 			UserID: kiosk.ID(query.Get("user_id")), Status: order.Status(query.Get("status")), Page: page,
 		})
 		if err != nil {
 			return rest.Response{}, err
 		}
-		items := make([]view, len(orders))
-		for i, o := range orders {
+		items := make([]view, len(orders.Items))
+		for i, o := range orders.Items {
 			items[i] = show(o)
 		}
-		response, err := rest.List(r, "/api/orders", items, total, page)
+		response, err := rest.List(r, "/api/orders", page, orders, items)
 		maps.Copy(response.Header, header)
 		return response, err
 	}

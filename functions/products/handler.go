@@ -35,6 +35,7 @@ func New(ctx context.Context) (handler.FunctionHandler, error) {
 	catalogue, keeper := s.Catalogue(), s.Admission()
 	copies := nearcache.New(maxCopies, answer.size, time.Now)
 	s.WatchProducts(ctx, copies)
+	s.KeepSearchable(ctx)
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{$}", rest.AtMost(ListsAtOnce, list(catalogue, show)))
 		f.Route("GET /{id}", get(catalogue, copies, show))
@@ -90,18 +91,18 @@ func list(catalogue *inventory.Catalogue, show view) rest.Handler {
 		if sort == "" && !descending {
 			sort = string(inventory.SortName)
 		}
-		products, total, err := catalogue.List(r.Context(), inventory.Query{
+		products, err := catalogue.List(r.Context(), inventory.Query{
 			Category: query.Get("category"), Text: query.Get("q"),
 			Sort: inventory.Sort(sort), Descending: descending, Page: page,
 		})
 		if err != nil {
 			return rest.Response{}, err
 		}
-		items := make([]product, len(products))
-		for i, p := range products {
+		items := make([]product, len(products.Items))
+		for i, p := range products.Items {
 			items[i] = show.product(p)
 		}
-		return rest.List(r, home, items, total, page)
+		return rest.List(r, home, page, products, items)
 	}
 }
 

@@ -39,7 +39,8 @@ type InventoryServiceClient interface {
 	UpdateProduct(ctx context.Context, in *UpdateProductRequest, opts ...grpc.CallOption) (*ProductResponse, error)
 	DeleteProduct(ctx context.Context, in *DeleteProductRequest, opts ...grpc.CallOption) (*DeleteProductResponse, error)
 	// ListProducts answers one page; the header metadata "x-total-count" tells
-	// how many products there are on all pages.
+	// how many products there are on all pages, exactly up to 10000: beyond that,
+	// "x-total-count-exact" is "false".
 	ListProducts(ctx context.Context, in *ListProductsRequest, opts ...grpc.CallOption) (*ListProductsResponse, error)
 }
 
@@ -114,7 +115,8 @@ type InventoryServiceServer interface {
 	UpdateProduct(context.Context, *UpdateProductRequest) (*ProductResponse, error)
 	DeleteProduct(context.Context, *DeleteProductRequest) (*DeleteProductResponse, error)
 	// ListProducts answers one page; the header metadata "x-total-count" tells
-	// how many products there are on all pages.
+	// how many products there are on all pages, exactly up to 10000: beyond that,
+	// "x-total-count-exact" is "false".
 	ListProducts(context.Context, *ListProductsRequest) (*ListProductsResponse, error)
 	mustEmbedUnimplementedInventoryServiceServer()
 }

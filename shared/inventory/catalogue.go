@@ -2,6 +2,8 @@ package inventory
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -13,8 +15,10 @@ type Repository interface {
 	Insert(ctx context.Context, p Product) error
 	// ByID gives KindNotFound where there is none.
 	ByID(ctx context.Context, id kiosk.ID) (Product, error)
-	// List gives a page of products and the number of all that match.
-	List(ctx context.Context, q Query) (products []Product, total int, err error)
+	// List gives the products of a selection, whether more follow, and the
+	// number of all that it selects from: above kiosk.MaxDepth that says no
+	// more than that.
+	List(ctx context.Context, s Selection) (products []Product, more bool, total int, err error)
 	// Replace writes the product if its revision is still p.Revision, and
 	// counts it up; else KindStale. A SKU that another has: KindConflict.
 	Replace(ctx context.Context, p Product) error
@@ -22,6 +26,10 @@ type Repository interface {
 	Delete(ctx context.Context, p Product) error
 	// Record adds to the ledger.
 	Record(ctx context.Context, movements ...Movement) error
+	// Relist notes that lists are no longer what they were. It belongs at the
+	// end of the transaction that changed them, since it makes two that overlap
+	// conflict.
+	Relist(ctx context.Context) error
 }
 
 // Cache holds copies of products for readers. It must be told of each change
@@ -48,30 +56,70 @@ const (
 	SortCreatedAt Sort = "created_at"
 )
 
-// Query selects products.
+// Query is what a client asks a list for.
 type Query struct {
 	Category   string // exactly; empty: all
-	Text       string // in name or description, letters' case aside; empty: all
-	Sort       Sort   // empty: by name
+	Text       string // see Selection.Terms; empty: all
+	Sort       Sort
 	Descending bool
 	Page       kiosk.Page
 }
 
-func (q Query) check() error {
-	var v kiosk.Violations
-	v.Add(kiosk.CheckText("category", q.Category, 0, 100))
-	v.Add(kiosk.CheckText("q", q.Text, 0, 100))
-	v.Require(q.Sort == SortName || q.Sort == SortPrice || q.Sort == SortCreatedAt, "sort", "must be name, price or created_at, with - before it for descending")
-	v.Add(q.Page.Check())
-	return v.Err()
+// Selection is a Query that has been checked: what a Repository lists.
+type Selection struct {
+	Category   string   // exactly; empty: all
+	Terms      []string // each begins a word of the product's (Product.Words); none: all
+	Sort       Sort
+	Descending bool
+	Skip       int          // products to pass over; 0 where After is set
+	After      *kiosk.Place // nil: from the first
+	Limit      int
 }
 
-// List gives a page of products and the number of all that match.
-func (c *Catalogue) List(ctx context.Context, q Query) ([]Product, int, error) {
-	if err := q.check(); err != nil {
-		return nil, 0, err
+// Key is the product's in a list that is sorted so, as a kiosk.Place has it.
+func (s Sort) Key(p Product) string {
+	switch s {
+	case SortPrice:
+		return kiosk.NumberKey(int64(p.Price))
+	case SortCreatedAt:
+		return kiosk.NumberKey(p.CreatedAt.UnixMilli())
 	}
-	return c.Products.List(ctx, q)
+	return p.Name
+}
+
+// selection checks q. list names the list for its places.
+func (q Query) selection() (s Selection, list string, err error) {
+	var v kiosk.Violations
+	v.Add(kiosk.CheckText("category", q.Category, 0, 100))
+	v.Add(kiosk.CheckText("q", q.Text, 0, MaxQuery))
+	v.Require(q.Sort == SortName || q.Sort == SortPrice || q.Sort == SortCreatedAt, "sort", "must be name, price or created_at, with - before it for descending")
+	v.Add(q.Page.Check())
+	if err := v.Err(); err != nil {
+		return s, "", err
+	}
+	s = Selection{Category: q.Category, Terms: terms(q.Text), Sort: q.Sort, Descending: q.Descending, Skip: q.Page.Skip(), Limit: q.Page.Limit}
+	list = fmt.Sprintf("products\x00%s\x00%t\x00%s\x00%s", q.Sort, q.Descending, q.Category, strings.Join(s.Terms, " "))
+	s.After, err = q.Page.Place(list)
+	return s, list, err
+}
+
+// List gives a page of products. A text without a letter or a digit finds
+// none.
+func (c *Catalogue) List(ctx context.Context, q Query) (kiosk.Listing[Product], error) {
+	s, list, err := q.selection()
+	if err != nil || q.Text != "" && len(s.Terms) == 0 {
+		return kiosk.Listing[Product]{}, err
+	}
+	products, more, total, err := c.Products.List(ctx, s)
+	if err != nil {
+		return kiosk.Listing[Product]{}, err
+	}
+	page := kiosk.Listing[Product]{Items: products, Total: total}
+	if more && len(products) > 0 {
+		last := products[len(products)-1]
+		page.Next = kiosk.Place{Key: q.Sort.Key(last), ID: last.ID}.Token(list)
+	}
+	return page, nil
 }
 
 // Get gives a product, a few minutes old at the worst where a write's word to
@@ -96,7 +144,10 @@ func (c *Catalogue) Create(ctx context.Context, actor kiosk.Actor, d Details) (P
 		if err := c.Products.Insert(ctx, p); err != nil {
 			return err
 		}
-		return c.Products.Record(ctx, c.movement(p, p.Stock, CauseCreated, actor))
+		if err := c.Products.Record(ctx, c.movement(p, p.Stock, CauseCreated, actor)); err != nil {
+			return err
+		}
+		return c.Products.Relist(ctx)
 	})
 	if err != nil {
 		return Product{}, err
@@ -120,7 +171,7 @@ func (c *Catalogue) Replace(ctx context.Context, actor kiosk.Actor, id kiosk.ID,
 		return Product{}, err
 	}
 	err := c.change(ctx, id, match, func(ctx context.Context, p Product) error {
-		before := p.Stock
+		before := p
 		if err := d.apply(&p); err != nil {
 			return err
 		}
@@ -130,15 +181,25 @@ func (c *Catalogue) Replace(ctx context.Context, actor kiosk.Actor, id kiosk.ID,
 		}
 		p.Revision++
 		replaced = p
-		if p.Stock == before {
+		if p.Stock != before.Stock {
+			if err := c.Products.Record(ctx, c.movement(p, p.Stock-before.Stock, CauseAdjusted, actor)); err != nil {
+				return err
+			}
+		}
+		if p.listed() == before.listed() {
 			return nil
 		}
-		return c.Products.Record(ctx, c.movement(p, p.Stock-before, CauseAdjusted, actor))
+		return c.Products.Relist(ctx)
 	})
 	if err != nil {
 		return Product{}, err
 	}
 	return replaced, nil
+}
+
+// listed is what decides in which lists a product is, and where in them.
+func (p Product) listed() [5]string {
+	return [5]string{p.Name, p.Description, p.Category, p.SKU, p.Price.String()}
 }
 
 // Delete takes a product out of the catalogue; orders keep what they noted of it.
@@ -150,7 +211,10 @@ func (c *Catalogue) Delete(ctx context.Context, actor kiosk.Actor, id kiosk.ID, 
 		if err := c.Products.Delete(ctx, p); err != nil {
 			return err
 		}
-		return c.Products.Record(ctx, c.movement(p, -p.Stock, CauseDeleted, actor))
+		if err := c.Products.Record(ctx, c.movement(p, -p.Stock, CauseDeleted, actor)); err != nil {
+			return err
+		}
+		return c.Products.Relist(ctx)
 	})
 }
 

@@ -31,6 +31,8 @@ const (
 	// abortTimeout bounds the end of a transaction that failed for want of an
 	// answer.
 	abortTimeout = time.Second
+	// indexTimeout bounds the building of indexes.
+	indexTimeout = 10 * time.Minute
 	// maxConnections of one process; a shop has a dozen functions.
 	maxConnections = 32
 )
@@ -41,8 +43,12 @@ type DB struct {
 	client *mongo.Client
 	db     *mongo.Database
 
-	prepare  sync.Mutex
-	prepared bool
+	prepare sync.Mutex
+	indexed *indexing
+
+	found     memory[finding]
+	gathering chan struct{}
+	tallies   memory[tally]
 }
 
 // Open prepares a connection to the database name at uri; it does not wait for
@@ -62,7 +68,7 @@ func Open(uri, name string) (*DB, error) {
 		// The driver's message may quote the URI, which may hold a password.
 		return nil, errors.New("MONGO_URI is not a MongoDB connection string")
 	}
-	return &DB{client: client, db: client.Database(name)}, nil
+	return &DB{client: client, db: client.Database(name), gathering: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the connections.
@@ -89,21 +95,49 @@ func (d *DB) Ready(ctx context.Context) error {
 	return d.ensureIndexes(ctx)
 }
 
+// indexing is one try to have all indexes.
+type indexing struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
 // ensureIndexes is part of what every insertion relies on: without its unique
-// indexes a collection would take doubles.
+// indexes a collection would take doubles. A new one over a shop that has grown
+// takes longer to build than anybody here may wait, and a server gives up on it
+// when its caller does: so it is built in the background, and until it is there
+// the database is not available.
 func (d *DB) ensureIndexes(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
 	d.prepare.Lock()
-	defer d.prepare.Unlock()
-	if d.prepared {
-		return nil
+	try := d.indexed
+	if try == nil {
+		try = &indexing{done: make(chan struct{})}
+		d.indexed = try
+		go d.createIndexes(try)
 	}
+	d.prepare.Unlock()
+	select {
+	case <-try.done:
+		return try.err
+	case <-ctx.Done():
+		return kiosk.Unavailable(fmt.Errorf("indexes are being made: %w", ctx.Err()))
+	}
+}
+
+func (d *DB) createIndexes(try *indexing) {
+	defer close(try.done)
+	ctx, cancel := context.WithTimeout(context.Background(), indexTimeout)
+	defer cancel()
 	for collection, models := range indexes {
 		if _, err := d.db.Collection(collection).Indexes().CreateMany(ctx, models); err != nil {
-			return fmt.Errorf("indexes of %s: %w", collection, unavailable(err))
+			try.err = fmt.Errorf("indexes of %s: %w", collection, unavailable(err))
+			d.prepare.Lock()
+			d.indexed = nil // the next who needs them tries again
+			d.prepare.Unlock()
+			return
 		}
 	}
-	d.prepared = true
-	return nil
 }
 
 // indexes names every index of the shop, collection by collection.
@@ -204,23 +238,6 @@ func objectIDs(ids []kiosk.ID) []bson.ObjectID {
 }
 
 func id(oid bson.ObjectID) kiosk.ID { return kiosk.ID(oid.Hex()) }
-
-// list reads one page of what filter selects, and counts all of it.
-func list[D any](ctx context.Context, c *mongo.Collection, filter, sort bson.D, page kiosk.Page) ([]D, int, error) {
-	total, err := c.CountDocuments(ctx, filter)
-	if err != nil {
-		return nil, 0, unavailable(err)
-	}
-	cursor, err := c.Find(ctx, filter, options.Find().SetSort(sort).SetSkip(page.Skip()).SetLimit(int64(page.Limit)).SetBatchSize(int32(page.Limit)))
-	if err != nil {
-		return nil, 0, unavailable(err)
-	}
-	docs := []D{}
-	if err := cursor.All(ctx, &docs); err != nil {
-		return nil, 0, unavailable(err)
-	}
-	return docs, int(total), nil
-}
 
 // find reads all that filter selects: its callers bound that.
 func find[D any](ctx context.Context, c *mongo.Collection, filter bson.D, opts ...options.Lister[options.FindOptions]) ([]D, error) {

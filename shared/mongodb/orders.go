@@ -16,6 +16,7 @@ const orders = "orders"
 
 var orderIndexes = []mongo.IndexModel{
 	index(bson.D{{Key: "user_id", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
+	index(bson.D{{Key: "user_id", Value: 1}, {Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
 	index(bson.D{{Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
 	index(bson.D{{Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
 	{Keys: bson.D{{Key: "key", Value: 1}}, Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("key"))},
@@ -29,10 +30,11 @@ type Orders struct {
 	// prepare makes sure that the indexes exist: without the unique one an
 	// idempotency key could be claimed twice.
 	prepare func(context.Context) error
+	tallies *memory[tally]
 }
 
 // Orders keeps the orders.
-func (d *DB) Orders() Orders { return Orders{d.db.Collection(orders), d.ensureIndexes} }
+func (d *DB) Orders() Orders { return Orders{d.db.Collection(orders), d.ensureIndexes, &d.tallies} }
 
 type orderDocument struct {
 	ID        bson.ObjectID    `bson:"_id"`
@@ -155,18 +157,69 @@ func (r Orders) ByID(ctx context.Context, id kiosk.ID) (order.Order, error) {
 	return d.order(), nil
 }
 
-// List gives a page of orders, newest first, and the number of all that match.
-func (r Orders) List(ctx context.Context, q order.Query) ([]order.Order, int, error) {
-	filter := bson.D{}
-	if q.UserID != "" {
-		filter = append(filter, bson.E{Key: "user_id", Value: objectID(q.UserID)})
+// List gives the orders of a selection, newest first, whether more follow, and
+// the number of all that it selects from, up to one above kiosk.MaxDepth.
+func (r Orders) List(ctx context.Context, s order.Selection) ([]order.Order, bool, int, error) {
+	l := listing{collection: r.collection, filter: bson.D{}, sort: "created_at", descending: true, covered: true}
+	if s.UserID != "" {
+		l.filter = append(l.filter, bson.E{Key: "user_id", Value: objectID(s.UserID)})
+		l.index = append(l.index, bson.E{Key: "user_id", Value: 1})
 	}
-	if q.Status != "" {
-		filter = append(filter, bson.E{Key: "status", Value: q.Status})
+	if s.Status != "" {
+		l.filter = append(l.filter, bson.E{Key: "status", Value: s.Status})
+		l.index = append(l.index, bson.E{Key: "status", Value: 1})
 	}
-	sort := bson.D{{Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}
-	docs, total, err := list[orderDocument](ctx, r.collection, filter, sort, q.Page)
-	return convert(docs, orderDocument.order), total, err
+	l.index = append(l.index, bson.E{Key: "created_at", Value: -1}, bson.E{Key: "_id", Value: -1})
+	var from *position
+	if s.After != nil {
+		from = &position{key: bson.DateTime(s.After.Number()), id: objectID(s.After.ID)}
+	}
+	docs, more, err := page(ctx, l, func(d orderDocument) bson.ObjectID { return d.ID }, s.Skip, from, s.Limit)
+	if err != nil {
+		return nil, false, 0, err
+	}
+	total := s.Skip + len(docs)
+	if more || s.After != nil || len(docs) == 0 && s.Skip > 0 {
+		if s.Status != "" {
+			total, err = l.count(ctx, counted)
+		} else {
+			total, err = r.total(ctx, l, string(s.UserID), time.Now())
+		}
+	}
+	return convert(docs, orderDocument.order), more, total, err
+}
+
+// tally is how many orders of a list are from before a moment: a number that
+// stays, since no order goes or gets another time or owner.
+type tally struct {
+	before time.Time
+	n      int
+}
+
+// settled is how long after the time it carries an order may still appear: a
+// transaction's duration and the difference of two clocks.
+const settled = 5 * time.Minute
+
+// total counts a list of orders of any status: those that are not in its tally
+// yet.
+func (r Orders) total(ctx context.Context, l listing, name string, now time.Time) (int, error) {
+	at := func(operator string, t time.Time) bson.E {
+		return bson.E{Key: l.sort, Value: bson.D{{Key: operator, Value: t}}}
+	}
+	t, ok := r.tallies.get(name)
+	if !ok {
+		t.before = now.Add(-settled)
+		var err error
+		if t.n, err = l.count(ctx, counted, at("$lt", t.before)); err != nil {
+			return 0, err
+		}
+		r.tallies.put(name, t, 0)
+	}
+	if t.n >= counted {
+		return t.n, nil
+	}
+	n, err := l.count(ctx, counted-t.n, at("$gte", t.before))
+	return t.n + n, err
 }
 
 // Save writes what has become of orders since they were read, in the caller's

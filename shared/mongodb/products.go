@@ -2,7 +2,6 @@ package mongodb
 
 import (
 	"context"
-	"regexp"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -28,6 +27,7 @@ var productIndexes = []mongo.IndexModel{
 	index(bson.D{{Key: "category", Value: 1}, {Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
 	index(bson.D{{Key: "category", Value: 1}, {Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
 	index(bson.D{{Key: "category", Value: 1}, {Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
+	index(wordsIndex),
 	{
 		Keys:    bson.D{{Key: "sku", Value: 1}},
 		Options: options.Index().SetUnique(true).SetPartialFilterExpression(bson.D{{Key: "sku", Value: bson.D{{Key: "$gt", Value: ""}}}}),
@@ -45,11 +45,15 @@ var movementIndexes = []mongo.IndexModel{
 }
 
 // Products is an inventory.Repository and inventory.Shelves.
-type Products struct{ collection, ledger *mongo.Collection }
+type Products struct {
+	collection, ledger, revisions *mongo.Collection
+	found                         *memory[finding]
+	gathering                     chan struct{}
+}
 
 // Products keeps the catalogue, the stock and its ledger.
 func (d *DB) Products() Products {
-	return Products{d.db.Collection(products), d.db.Collection(movements)}
+	return Products{d.db.Collection(products), d.db.Collection(movements), d.db.Collection(revisions), &d.found, d.gathering}
 }
 
 var (
@@ -70,12 +74,13 @@ type productDocument struct {
 	Revision    int64         `bson:"revision"`
 	CreatedAt   time.Time     `bson:"created_at"`
 	UpdatedAt   time.Time     `bson:"updated_at"`
+	Words       []string      `bson:"words"` // inventory.Product.Words; only written
 }
 
 func fromProduct(p inventory.Product) productDocument {
 	return productDocument{
 		objectID(p.ID), p.Name, p.Description, p.Category, p.SKU, p.ImageURL,
-		p.Stock, int64(p.Price), p.Revision, p.CreatedAt, p.UpdatedAt,
+		p.Stock, int64(p.Price), p.Revision, p.CreatedAt, p.UpdatedAt, p.Words(),
 	}
 }
 
@@ -114,29 +119,7 @@ func (r Products) ByIDs(ctx context.Context, ids []kiosk.ID) ([]inventory.Produc
 	return convert(docs, productDocument.product), err
 }
 
-// List gives a page of products and the number of all that match.
-func (r Products) List(ctx context.Context, q inventory.Query) ([]inventory.Product, int, error) {
-	filter := bson.D{}
-	if q.Category != "" {
-		filter = append(filter, bson.E{Key: "category", Value: q.Category})
-	}
-	if q.Text != "" {
-		match := bson.Regex{Pattern: regexp.QuoteMeta(q.Text), Options: "i"}
-		filter = append(filter, bson.E{Key: "$or", Value: bson.A{
-			bson.D{{Key: "name", Value: match}},
-			bson.D{{Key: "description", Value: match}},
-		}})
-	}
-	direction := 1
-	if q.Descending {
-		direction = -1
-	}
-	sort := bson.D{{Key: string(q.Sort), Value: direction}, {Key: "_id", Value: direction}}
-	docs, total, err := list[productDocument](ctx, r.collection, filter, sort, q.Page)
-	return convert(docs, productDocument.product), total, err
-}
-
-func revision(p inventory.Product) bson.D {
+func unchanged(p inventory.Product) bson.D {
 	return bson.D{{Key: "_id", Value: objectID(p.ID)}, {Key: "revision", Value: p.Revision}}
 }
 
@@ -146,7 +129,7 @@ var errProductChanged = kiosk.Stale("the product was changed at the same time")
 func (r Products) Replace(ctx context.Context, p inventory.Product) error {
 	d := fromProduct(p)
 	d.Revision++
-	result, err := r.collection.ReplaceOne(ctx, revision(p), d)
+	result, err := r.collection.ReplaceOne(ctx, unchanged(p), d)
 	if err != nil {
 		return skuTaken(err)
 	}
@@ -158,7 +141,7 @@ func (r Products) Replace(ctx context.Context, p inventory.Product) error {
 
 // Delete removes a product that has not changed since it was read.
 func (r Products) Delete(ctx context.Context, p inventory.Product) error {
-	result, err := r.collection.DeleteOne(ctx, revision(p))
+	result, err := r.collection.DeleteOne(ctx, unchanged(p))
 	if err != nil {
 		return unavailable(err)
 	}

@@ -126,8 +126,10 @@ type Repository interface {
 	// ByKey finds the order that was placed under an idempotency key since then;
 	// KindNotFound where there is none.
 	ByKey(ctx context.Context, key string, since time.Time) (Order, error)
-	// List returns a page, newest first, and the number of all that match.
-	List(ctx context.Context, q Query) (orders []Order, total int, err error)
+	// List returns the orders of a selection, whether more follow, and the number
+	// of all that it selects from: above kiosk.MaxDepth that says no more than
+	// that.
+	List(ctx context.Context, s Selection) (orders []Order, more bool, total int, err error)
 	// Save writes the one change that each order has had, if its revision is
 	// still the one that was read; else KindConflict.
 	Save(ctx context.Context, orders ...Order) error

@@ -35,32 +35,6 @@ func owned(actor kiosk.Actor, o Order, err error) (Order, error) {
 	return o, err
 }
 
-// Query selects orders.
-type Query struct {
-	UserID kiosk.ID // empty: everybody's, which only an administrator sees
-	Status Status   // empty: any
-	Page   kiosk.Page
-}
-
-// List gives a page of orders, newest first, and the number of all that match.
-// Without a user named, a customer sees his own and an administrator all.
-func (d *Desk) List(ctx context.Context, actor kiosk.Actor, q Query) ([]Order, int, error) {
-	if q.UserID == "" && !actor.Administers() {
-		q.UserID = actor.ID
-	}
-	var v kiosk.Violations
-	v.Require(q.UserID == "" || q.UserID.Valid(), "user_id", "is no identifier")
-	v.Require(q.Status == "" || q.Status == Pending || q.Status == Completed || q.Status == Cancelled, "status", "must be PENDING, COMPLETED or CANCELLED")
-	v.Add(q.Page.Check())
-	if err := v.Err(); err != nil {
-		return nil, 0, err
-	}
-	if !actor.Administers() && q.UserID != actor.ID {
-		return nil, 0, kiosk.Forbidden("only an administrator sees other people's orders")
-	}
-	return d.Orders.List(ctx, q)
-}
-
 // SetStatus completes or cancels an order: an administrator both, its owner
 // may cancel it until it is completed. A move that its life does not have:
 // KindConflict. Stock that was taken goes back with the cancellation, once.

@@ -123,9 +123,12 @@ func malformedQuery(name, message string) error {
 	return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "the query is not what this request takes", Fields: []kiosk.FieldError{{Field: name, Message: message}}}
 }
 
-// Page reads page and limit from a query.
+// Page reads page, limit and after from a query.
 func Page(query url.Values) (kiosk.Page, error) {
-	page := kiosk.Page{Number: 1, Limit: kiosk.DefaultLimit}
+	page := kiosk.Page{Number: 1, Limit: kiosk.DefaultLimit, After: query.Get("after")}
+	if page.After != "" {
+		page.Number = 0
+	}
 	for name, target := range map[string]*int{"page": &page.Number, "limit": &page.Limit} {
 		if !query.Has(name) {
 			continue
@@ -139,29 +142,43 @@ func Page(query url.Values) (kiosk.Page, error) {
 	return page, nil
 }
 
-// List answers a page of a list of total items: X-Total-Count, and RFC 8288
-// links to the pages around it, at path of the front door.
-func List(r *http.Request, path string, items any, total int, page kiosk.Page) (Response, error) {
+// ExactHeader is false where X-Total-Count is no more than how far a list is
+// counted.
+const ExactHeader = "X-Total-Count-Exact"
+
+// List answers a page of the list at path of the front door: how many items
+// the list has, and RFC 8288 links to the pages around this one. items are what
+// the listing's items look like.
+func List[T any](r *http.Request, path string, page kiosk.Page, listing kiosk.Listing[T], items any) (Response, error) {
+	total, exact := listing.Total, listing.Total <= kiosk.MaxDepth
+	if !exact {
+		total = kiosk.MaxDepth
+	}
 	last := max((total+page.Limit-1)/page.Limit, 1)
 	var links []string
-	link := func(rel string, number int) {
+	link := func(rel, name, value string) {
 		query := r.URL.Query()
-		query.Set("page", strconv.Itoa(number))
+		query.Del("page")
+		query.Del("after")
+		query.Set(name, value)
 		query.Set("limit", strconv.Itoa(page.Limit))
 		links = append(links, fmt.Sprintf("<%s?%s>; rel=%q", path, query.Encode(), rel))
 	}
-	link("first", 1)
+	link("first", "page", "1")
 	if page.Number > 1 {
-		link("prev", min(page.Number-1, last))
+		link("prev", "page", strconv.Itoa(min(page.Number-1, last)))
 	}
-	if page.Number < last {
-		link("next", page.Number+1)
+	if listing.Next != "" {
+		link("next", "after", listing.Next)
 	}
-	link("last", last)
-	return Response{Status: http.StatusOK, Body: items, Header: http.Header{
-		"X-Total-Count": {strconv.Itoa(total)},
-		"Link":          {strings.Join(links, ", ")},
-	}}, nil
+	header := http.Header{"X-Total-Count": {strconv.Itoa(total)}}
+	if exact {
+		link("last", "page", strconv.Itoa(last))
+	} else {
+		header.Set(ExactHeader, "false")
+	}
+	header.Set("Link", strings.Join(links, ", "))
+	return Response{Status: http.StatusOK, Body: items, Header: header}, nil
 }
 
 // Matches tells whether an If-Match or If-None-Match header names the entity

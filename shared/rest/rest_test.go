@@ -217,23 +217,38 @@ func TestPageAndLinks(t *testing.T) {
 			t.Errorf("%s: %+v, %v", target, got, err)
 		}
 	}
-	if got, err := page("/?page=99999999999999999999"); err != nil || !kiosk.KindInvalid.Is(got.Check()) {
-		t.Errorf("a page beyond numbers: %+v, %v", got, err)
+	if got, err := page("/?after=abc&limit=7"); err != nil || got != (kiosk.Page{Limit: 7, After: "abc"}) {
+		t.Errorf("after a place: %+v, %v", got, err)
 	}
-	for _, target := range []string{"/?page=x", "/?limit=1.5", "/?page=1&page=2", "/?%zz=1"} {
+	for _, target := range []string{"/?page=99999999999999999999", "/?page=1&after=abc"} {
+		if got, err := page(target); err != nil || !kiosk.KindInvalid.Is(got.Check()) {
+			t.Errorf("%s: %+v, %v", target, got, err)
+		}
+	}
+	for _, target := range []string{"/?page=x", "/?limit=1.5", "/?page=1&page=2", "/?after=a&after=b", "/?%zz=1"} {
 		if _, err := page(target); !kiosk.KindMalformed.Is(err) {
 			t.Errorf("%s: %v", target, err)
 		}
 	}
-	for number, want := range map[int]string{
-		1: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=2&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`,
-		2: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=1&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`,
-		3: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=2&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="last"`,
-		9: `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=3&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="last"`,
+	for _, test := range []struct {
+		page        kiosk.Page
+		total       int
+		next        string
+		count, link string
+	}{
+		{kiosk.Page{Number: 1, Limit: 2}, 5, "P", "5", `</x?limit=2&page=1&q=a+b>; rel="first", </x?after=P&limit=2&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`},
+		{kiosk.Page{Number: 2, Limit: 2}, 5, "P", "5", `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=1&q=a+b>; rel="prev", </x?after=P&limit=2&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`},
+		{kiosk.Page{Number: 3, Limit: 2}, 5, "", "5", `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=2&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="last"`},
+		{kiosk.Page{Number: 9, Limit: 2}, 5, "", "5", `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=3&q=a+b>; rel="prev", </x?limit=2&page=3&q=a+b>; rel="last"`},
+		{kiosk.Page{Limit: 2, After: "O"}, 5, "P", "5", `</x?limit=2&page=1&q=a+b>; rel="first", </x?after=P&limit=2&q=a+b>; rel="next", </x?limit=2&page=3&q=a+b>; rel="last"`},
+		{kiosk.Page{Number: 1, Limit: 30}, 10_000, "P", "10000", `</x?limit=30&page=1&q=a+b>; rel="first", </x?after=P&limit=30&q=a+b>; rel="next", </x?limit=30&page=334&q=a+b>; rel="last"`},
+		{kiosk.Page{Number: 2, Limit: 2}, 10_001, "P", "10000 false", `</x?limit=2&page=1&q=a+b>; rel="first", </x?limit=2&page=1&q=a+b>; rel="prev", </x?after=P&limit=2&q=a+b>; rel="next"`},
 	} {
-		resp, err := rest.List(request(t, "/?q=a+b&page=7", nil), "/x", []int{}, 5, kiosk.Page{Number: number, Limit: 2})
-		if err != nil || resp.Header.Get("Link") != want || resp.Header.Get("X-Total-Count") != "5" {
-			t.Errorf("page %d: %s, want %s", number, resp.Header.Get("Link"), want)
+		r := request(t, "/?q=a+b&page=7&after=O", nil)
+		resp, err := rest.List(r, "/x", test.page, kiosk.Listing[int]{Total: test.total, Next: test.next}, []int{})
+		count := strings.TrimSpace(resp.Header.Get("X-Total-Count") + " " + resp.Header.Get("X-Total-Count-Exact"))
+		if err != nil || resp.Header.Get("Link") != test.link || count != test.count {
+			t.Errorf("page %+v of %d: %s; %s; want %s; %s", test.page, test.total, count, resp.Header.Get("Link"), test.count, test.link)
 		}
 	}
 }

@@ -93,17 +93,17 @@ func TestListProducts(t *testing.T) {
 		{"the second page", inventory.Query{Sort: inventory.SortPrice, Page: kiosk.Page{Number: 2, Limit: 3}}, []string{"Pear"}, 4},
 		{"beyond the last page", inventory.Query{Sort: inventory.SortPrice, Page: kiosk.Page{Number: 9, Limit: 3}}, nil, 4},
 	} {
-		products, total, err := s.Catalogue().List(t.Context(), test.query)
+		page, err := s.Catalogue().List(t.Context(), test.query)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
 		}
 		var got []string
-		for _, p := range products {
+		for _, p := range page.Items {
 			got = append(got, p.Name)
 		}
-		if total != test.total || len(got) != len(test.want) {
-			t.Errorf("%s: %q of %d, want %q of %d", test.name, got, total, test.want, test.total)
+		if page.Total != test.total || len(got) != len(test.want) {
+			t.Errorf("%s: %q of %d, want %q of %d", test.name, got, page.Total, test.want, test.total)
 			continue
 		}
 		for i := range got {
@@ -119,9 +119,67 @@ func TestListProducts(t *testing.T) {
 		"no page":      {Sort: inventory.SortName},
 		"long text":    {Sort: inventory.SortName, Page: page, Text: string(make([]byte, 101))},
 	} {
-		_, _, err := s.Catalogue().List(t.Context(), query)
+		_, err := s.Catalogue().List(t.Context(), query)
 		expectKind(t, err, kiosk.KindInvalid, name)
 	}
+}
+
+// TestListsFollowChanges: a list that was counted or gathered before shows what
+// has changed since, and an order's stock is no change of a list.
+func TestListsFollowChanges(t *testing.T) {
+	s := open(t)
+	catalogue := s.Catalogue()
+	expect := func(what string, all, paper, feather int) {
+		t.Helper()
+		for _, test := range []struct {
+			query inventory.Query
+			want  int
+		}{{inventory.Query{}, all}, {inventory.Query{Category: "paper"}, paper}, {inventory.Query{Text: "feather"}, feather}} {
+			test.query.Sort, test.query.Page = inventory.SortPrice, kiosk.Page{Number: 1, Limit: 1}
+			got, err := catalogue.List(t.Context(), test.query)
+			if err != nil || got.Total != test.want || len(got.Items) != min(test.want, 1) || (got.Next != "") != (test.want > 1) {
+				t.Errorf("%s, %+v: %+v, %v, want %d", what, test.query, got, err, test.want)
+			}
+		}
+	}
+	expect("at first", 0, 0, 0)
+	var last inventory.Product
+	for n := range 3 {
+		var err error
+		if last, err = catalogue.Create(t.Context(), admin, details("Pen", "paper", "1", 5)); err != nil {
+			t.Fatal(err)
+		}
+		expect("one more", n+1, n+1, 0)
+	}
+	for _, change := range []struct {
+		what                string
+		details             inventory.Details
+		all, paper, feather int
+	}{
+		{"another name", details("Feather", "paper", "1", 5), 3, 3, 1},
+		{"another category", details("Feather", "birds", "1", 5), 3, 2, 1},
+		{"another stock", details("Feather", "birds", "1", 6), 3, 2, 1},
+		{"another description", inventory.Details{Name: "Quill", Description: "of a feather", Category: "birds", Stock: new(6), Price: "1"}, 3, 2, 1},
+		{"another SKU", inventory.Details{Name: "Quill", SKU: "FEATHER-1", Category: "birds", Stock: new(6), Price: "1"}, 3, 2, 1},
+		{"none of it", details("Quill", "paper", "1", 5), 3, 3, 0},
+	} {
+		if _, err := catalogue.Replace(t.Context(), admin, last.ID, nil, change.details); err != nil {
+			t.Fatal(err)
+		}
+		expect(change.what, change.all, change.paper, change.feather)
+	}
+	if _, err := catalogue.Replace(t.Context(), admin, last.ID, nil, details("Quill", "paper", "0.5", 5)); err != nil {
+		t.Fatal(err)
+	}
+	query := inventory.Query{Text: "p", Sort: inventory.SortPrice, Page: kiosk.Page{Number: 1, Limit: 1}}
+	if got, err := catalogue.List(t.Context(), query); err != nil || len(got.Items) != 1 || got.Items[0].ID != last.ID {
+		t.Errorf("the cheapest is %+v, %v", got, err)
+	}
+	expect("another price", 3, 3, 0)
+	if err := catalogue.Delete(t.Context(), admin, last.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	expect("one deleted", 2, 2, 0)
 }
 
 // TestShopkeeperAndCustomersAtOnce corrects the stock, seen by ETag, while

@@ -72,8 +72,8 @@ func TestPlaceRefuses(t *testing.T) {
 		_, _, err := s.Placing().Place(t.Context(), test.actor, test.draft)
 		expectKind(t, err, test.want, name)
 	}
-	if _, total, err := s.Desk().List(t.Context(), admin, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || total != 0 {
-		t.Errorf("%d orders were stored, %v", total, err)
+	if orders, err := s.Desk().List(t.Context(), admin, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 0 {
+		t.Errorf("%d orders were stored, %v", orders.Total, err)
 	}
 	if o, _, err := s.Placing().Place(t.Context(), admin, order.Draft{Lines: one, UserID: u.ID}); err != nil || o.UserID != u.ID {
 		t.Errorf("an administrator, for a customer: %+v, %v", o, err)
@@ -136,8 +136,8 @@ func TestIdempotencyKeyAtOnce(t *testing.T) {
 			t.Errorf("one key, several orders: %v", ids)
 		}
 	}
-	if _, total, err := s.Desk().List(t.Context(), actor, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || total != 1 {
-		t.Errorf("%d orders, %v", total, err)
+	if orders, err := s.Desk().List(t.Context(), actor, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 1 {
+		t.Errorf("%d orders, %v", orders.Total, err)
 	}
 }
 
@@ -492,7 +492,8 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 		{"a customer's, to the administrator", admin, order.Query{UserID: ada.ID, Status: order.Cancelled, Page: page}, 1},
 		{"everybody's", admin, order.Query{Page: page}, 4},
 	} {
-		orders, total, err := s.Desk().List(t.Context(), test.actor, test.query)
+		listed, err := s.Desk().List(t.Context(), test.actor, test.query)
+		orders, total := listed.Items, listed.Total
 		if err != nil || total != test.total || len(orders) != min(total, 2) {
 			t.Errorf("%s: %d of %d, %v, want %d", test.name, len(orders), total, err, test.total)
 		}
@@ -502,9 +503,9 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 			}
 		}
 	}
-	_, _, err := s.Desk().List(t.Context(), bob, order.Query{UserID: ada.ID, Page: page})
+	_, err := s.Desk().List(t.Context(), bob, order.Query{UserID: ada.ID, Page: page})
 	expectKind(t, err, kiosk.KindForbidden, "somebody else's")
-	_, _, err = s.Desk().List(t.Context(), bob, order.Query{Status: "X", Page: page})
+	_, err = s.Desk().List(t.Context(), bob, order.Query{Status: "X", Page: page})
 	expectKind(t, err, kiosk.KindInvalid, "of no status")
 	_, err = s.Desk().Get(t.Context(), bob, ids[0])
 	_, none := s.Desk().Get(t.Context(), bob, kiosk.NewID())

@@ -215,6 +215,13 @@ func (s *Shop) Catalogue() *inventory.Catalogue {
 	return &inventory.Catalogue{Products: s.db.Products(), Cache: s.productCache(), Transact: s.db.Transact, Now: now}
 }
 
+// KeepSearchable gives products that lack them the words that a search finds
+// them by, beside the function's requests, until ctx ends.
+func (s *Shop) KeepSearchable(ctx context.Context) {
+	conn := s.NATS()
+	s.Run(ctx, func(ctx context.Context) { s.db.KeepWords(ctx, conn.ProductsChanged) })
+}
+
 // Placing takes orders.
 func (s *Shop) Placing() *order.Placing {
 	orders, daily := s.db.Orders(), s.limit("RATE_LIMIT_ORDERS", "200/24h")

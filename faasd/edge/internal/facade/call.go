@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -139,4 +140,23 @@ func decimal(field string, amount float64) (json.Number, error) {
 		amount = cents / 100
 	}
 	return json.Number(strconv.FormatFloat(amount, 'f', -1, 64)), nil
+}
+
+// totalHeaders tell how many items a list has.
+var totalHeaders = []string{"X-Total-Count", "X-Total-Count-Exact"}
+
+var nextLink = regexp.MustCompile(`<([^>]*)>; rel="next"`)
+
+// next is where the page after an answer's begins, as the answer's Link has it;
+// empty where there is none.
+func next(header http.Header) string {
+	match := nextLink.FindStringSubmatch(header.Get("Link"))
+	if match == nil {
+		return ""
+	}
+	target, err := url.Parse(match[1])
+	if err != nil {
+		return ""
+	}
+	return target.Query().Get("after")
 }

@@ -97,26 +97,23 @@ func (s orders) ListUserOrders(ctx context.Context, r *pb.ListUserOrdersRequest)
 		query.Set("user_id", r.UserId)
 	}
 	list := &pb.ListUserOrdersResponse{}
-	seen := make(map[string]bool) // an order that arrives meanwhile moves others to the next page
 	for number := 1; number <= maxPages; number++ {
-		query.Set("page", strconv.Itoa(number))
 		var page []order
 		header, err := s.do(ctx, call{method: "GET", function: "orders", query: query}, &page)
 		if err != nil {
 			return nil, err
 		}
 		if number == 1 {
-			tell(ctx, header, "X-Total-Count")
+			tell(ctx, header, totalHeaders...)
 		}
 		for _, o := range page {
-			if !seen[o.ID] {
-				seen[o.ID] = true
-				list.Orders = append(list.Orders, o.message())
-			}
+			list.Orders = append(list.Orders, o.message())
 		}
-		if len(page) < pageSize {
+		after := next(header)
+		if after == "" {
 			break
 		}
+		query.Set("after", after)
 	}
 	return list, nil
 }

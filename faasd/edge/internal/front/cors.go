@@ -40,7 +40,7 @@ func (d *Door) allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 	h.Set("Access-Control-Allow-Origin", origin)
 	h.Set("Access-Control-Expose-Headers",
-		"ETag, Idempotent-Replayed, Link, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Call-Id, X-Total-Count")
+		"ETag, Idempotent-Replayed, Link, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Call-Id, X-Total-Count, X-Total-Count-Exact")
 }
 
 // preflight answers a browser's question before a cross-origin request.

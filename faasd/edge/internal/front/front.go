@@ -72,7 +72,7 @@ var (
 	answerHeaders = []string{
 		"Allow", "Cache-Control", "Content-Language", "Content-Type", "Etag", "Idempotent-Replayed",
 		"Last-Modified", "Link", "Location", "Ratelimit", "Ratelimit-Limit", "Ratelimit-Policy",
-		"Ratelimit-Remaining", "Ratelimit-Reset", "Retry-After", "Vary", "Www-Authenticate", "X-Total-Count",
+		"Ratelimit-Remaining", "Ratelimit-Reset", "Retry-After", "Vary", "Www-Authenticate", "X-Total-Count", "X-Total-Count-Exact",
 	}
 )
 

@@ -97,22 +97,30 @@ const money = (amount, currency) => new Intl.NumberFormat(undefined, { style: "c
 
 // --- products --------------------------------------------------------------
 
-let page = 1;
+let more = ""; // where the page after the last one shown is
 let asked = 0; // the latest search wins, whatever order answers come in
+
+// linked gives the path that an answer's Link header (RFC 8288) has for a
+// relation, or nothing.
+function linked(response, relation) {
+  const links = (response.headers.get("Link") || "").matchAll(/<([^>]*)>; rel="([^"]*)"/g);
+  return [...links].find(([, , name]) => name === relation)?.[1] || "";
+}
 
 async function showProducts(next) {
   const mine = ++asked;
-  page = next ? page + 1 : 1;
-  const query = new URLSearchParams({ page, limit: 24, sort: $("#search").sort.value });
+  const query = new URLSearchParams({ limit: 24, sort: $("#search").sort.value });
   if ($("#search").q.value.trim()) query.set("q", $("#search").q.value.trim());
   $("#products").setAttribute("aria-busy", "true");
+  if (!next) $("#more").hidden = true; // it leads on in another list
   try {
-    const { json, response } = await api("GET", `/api/inventory?${query}`);
+    const { json, response } = await api("GET", next ? more : `/api/inventory?${query}`);
     if (mine !== asked) return;
     if (!next) $("#products").replaceChildren();
     $("#products").append(...json.map(productCard));
     $("#nothing").hidden = $("#products").children.length > 0;
-    $("#more").hidden = page * 24 >= Number(response.headers.get("X-Total-Count"));
+    more = linked(response, "next");
+    $("#more").hidden = !more;
   } catch (error) {
     if (mine === asked) say(error.message);
   } finally {
