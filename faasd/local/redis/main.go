@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -30,6 +31,8 @@ func main() {
 	}
 	// The collector works harder before it lets garbage take as much again.
 	debug.SetMemoryLimit(2 * maxMemory)
+	// Commands run one at a time: more processors would only look for work.
+	runtime.GOMAXPROCS(1)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *addr, os.Getenv("REDIS_PASSWORD")); err != nil {

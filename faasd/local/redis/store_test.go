@@ -250,6 +250,9 @@ func TestMemory(t *testing.T) {
 // TestScan: what is there from the first SCAN to the last is found, whatever
 // comes and goes meanwhile.
 func TestScan(t *testing.T) {
+	if next := newStore(maxMemory).scan(0, 1<<40, 10, func(*entry) { t.Error("there is nothing") }); next != 0 {
+		t.Errorf("the cursor after the last is %d", next)
+	}
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 200 {
 		s := newStore(maxMemory)
@@ -260,11 +263,13 @@ func TestScan(t *testing.T) {
 		found, rounds := map[string]bool{}, 0
 		for cursor := -1; cursor != 0; rounds++ {
 			cursor = s.scan(0, max(cursor, 0), 1+random.IntN(10), func(e *entry) { found[e.key] = true })
-			for range random.IntN(5) {
+			for range random.IntN(20) {
 				if e := s.get(0, fmt.Appendf(nil, "goes-%d", random.IntN(100))); e != nil {
 					s.remove(e)
 				}
-				s.put(0, fmt.Appendf(nil, "comes-%d", random.IntN(1000)), nil, 0)
+				if random.IntN(3) == 0 {
+					s.put(0, fmt.Appendf(nil, "comes-%d", random.IntN(1000)), nil, 0)
+				}
 			}
 			if rounds > 1000 {
 				t.Fatal("it does not end")
