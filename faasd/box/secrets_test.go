@@ -306,6 +306,33 @@ func TestSettingsAreKept(t *testing.T) {
 	}
 }
 
+// TestBoxTakesEverySetting holds box.sh to the settings that README tells of.
+func TestBoxTakesEverySetting(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(readme), "\n| name | default | what it is |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	script, err := os.ReadFile("box.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := regexp.MustCompile(`(?s)\nsettings="(.*?)"\nports="(.*?)"\n`).FindSubmatch(script)
+	if !found || list == nil {
+		t.Fatal("there is no table, or no list")
+	}
+	taken := strings.Fields(string(list[1]) + " " + string(list[2]))
+	// The local box's own, what the real box has its own of, and secrets.
+	other := strings.Fields("DATA_DIR CALLBACK_NETWORKS MONGO_PORT REDIS_PORT SMTP_PORT MONGO_INITDB_ROOT_USERNAME MONGO_INITDB_ROOT_PASSWORD " +
+		"REDIS_ADDR REDIS_PASSWORD REDIS_DB REDIS_TLS NATS_URL NATS_REPLICAS MAIL_TEMPLATES JWT_SECRET EDGE_SECRET MONGO_URI SMTP_PASSWORD ADMIN_PASSWORD")
+	for _, name := range regexp.MustCompile("`([A-Z][A-Z_]+)`").FindAllStringSubmatch(table, -1) {
+		if !slices.Contains(taken, name[1]) && !slices.Contains(other, name[1]) {
+			t.Errorf("make box does not take %s", name[1])
+		}
+	}
+}
+
 // TestNoPasswordInArguments runs MongoDB's set-up with a shell that writes down
 // how it was called.
 func TestNoPasswordInArguments(t *testing.T) {

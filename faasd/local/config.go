@@ -225,8 +225,12 @@ func (c *config) claimData() (unlock func(), err error) {
 }
 
 // ownData refuses a DATA_DIR that holds other things than a box's: its modes
-// are about to be changed.
+// are about to be changed. The default is the project's own, whatever make has
+// put there.
 func (c *config) ownData() error {
+	if c.dataDir == filepath.Join(c.root, ".data") {
+		return nil
+	}
 	entries, err := os.ReadDir(c.dataDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -427,7 +431,8 @@ func (c *config) functionEnvironment() map[string]string {
 	}
 	for _, name := range []string{"MONGO_DB_NAME", "REDIS_DB", "REDIS_PASSWORD", "REDIS_TLS", "NATS_REPLICAS",
 		"SMTP_USERNAME", "SMTP_PASSWORD", "MAIL_FROM", "MAIL_TEMPLATES", "SHOP_NAME", "CURRENCY",
-		"RATE_LIMIT", "RATE_LIMIT_LOGIN", "RATE_LIMIT_REGISTER", "RATE_LIMIT_WRITES", "LOG_LEVEL"} {
+		"RATE_LIMIT", "RATE_LIMIT_LOGIN", "RATE_LIMIT_REGISTER", "RATE_LIMIT_READS", "RATE_LIMIT_WRITES", "RATE_LIMIT_ORDERS",
+		"RATE_LIMIT_LETTERS", "RATE_LIMIT_LETTERS_UNVERIFIED", "MAX_WAITING_ORDERS", "NATS_EVENT_BYTES"} {
 		if value := os.Getenv(name); value != "" {
 			environment[name] = value
 		}

@@ -153,6 +153,16 @@ func TestDataIsClosed(t *testing.T) {
 		}
 	}
 
+	// The project's own folder may hold what make has put there.
+	project := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(project, ".data", "bench"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if unlock, err = (&config{root: project, dataDir: filepath.Join(project, ".data")}).claimData(); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+
 	// A folder of somebody's other things is left as it is.
 	other := t.TempDir()
 	if err := errors.Join(os.WriteFile(filepath.Join(other, "thesis.txt"), []byte("x"), 0o600), os.Chmod(other, 0o755)); err != nil {
