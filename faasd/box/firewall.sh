@@ -22,12 +22,16 @@ export PATH=$PATH:/usr/sbin:/sbin
 
 bridge=openfaas0 network=10.62.0.0/16 provider=8081 # as faasd has them
 
-hook() { iptables -w 10 -t "$1" -C "$2" -j "$3" 2>/dev/null || iptables -w 10 -t "$1" "$4" "$2" -j "$3"; }
+# hook IPTABLES TABLE CHAIN OURS -I|-A: has CHAIN ask our chain, once.
+hook() { "$1" -w 10 -t "$2" -C "$3" -j "$4" 2>/dev/null || "$1" -w 10 -t "$2" "$5" "$3" -j "$4"; }
 
+# unhook IPTABLES TABLE CHAIN OURS: removes our chain.
 unhook() {
-	while iptables -w 10 -t "$1" -D "$2" -j "$3" 2>/dev/null; do :; done
-	iptables -w 10 -t "$1" -F "$3" 2>/dev/null && iptables -w 10 -t "$1" -X "$3" || true
+	while "$1" -w 10 -t "$2" -D "$3" -j "$4" 2>/dev/null; do :; done
+	"$1" -w 10 -t "$2" -F "$4" 2>/dev/null && "$1" -w 10 -t "$2" -X "$4" || true
 }
+
+ipv6() { [ -e /proc/sys/net/ipv6 ]; }
 
 up() {
 	iptables-restore -w 10 --noflush <<-END
@@ -44,7 +48,19 @@ up() {
 		-A KIOSK -p tcp --dport $provider -m addrtype --dst-type LOCAL -j DROP
 		COMMIT
 	END
-	hook raw PREROUTING KIOSK -I
+	hook iptables raw PREROUTING KIOSK -I
+	# faasd's network is IPv4's alone, but the provider listens on both.
+	if ipv6; then
+		ip6tables-restore -w 10 --noflush <<-END
+			*raw
+			:KIOSK -
+			-A KIOSK -i lo -j RETURN
+			-A KIOSK -i $bridge -j RETURN
+			-A KIOSK -p tcp --dport $provider -m addrtype --dst-type LOCAL -j DROP
+			COMMIT
+		END
+		hook ip6tables raw PREROUTING KIOSK -I
+	fi
 	[ "${1:-}" = only ] || return 0
 	iptables-restore -w 10 --noflush <<-END
 		*filter
@@ -54,12 +70,13 @@ up() {
 		-A KIOSK-FORWARD -j DROP
 		COMMIT
 	END
-	hook filter FORWARD KIOSK-FORWARD -A
+	hook iptables filter FORWARD KIOSK-FORWARD -A
 }
 
 down() {
-	unhook raw PREROUTING KIOSK
-	unhook filter FORWARD KIOSK-FORWARD
+	unhook iptables raw PREROUTING KIOSK
+	unhook iptables filter FORWARD KIOSK-FORWARD
+	! ipv6 || unhook ip6tables raw PREROUTING KIOSK
 }
 
 case ${1:-} in

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ const (
 	boxSide, neighbourSide = "192.0.2.1", "192.0.2.2"
 	otherBoxSide, other    = "198.51.100.1", "198.51.100.2"
 	bridgeIP, containerIP  = "10.62.0.1", "10.62.0.5"
+	boxSide6               = "fd00:62::1" // RFC 4193
 	metadata               = "169.254.169.254"
 )
 
@@ -67,12 +69,21 @@ func openNetworks(t *testing.T) networks {
 	n.in("container", "ip", "route", "add", "default", "via", bridgeIP)
 	n.in("box", "sysctl", "-qw", "net.ipv4.conf.all.forwarding=1")
 	n.in("box", "iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.62.0.0/16", "!", "-d", "10.62.0.0/16", "-j", "MASQUERADE")
+	if hasIPv6() {
+		n.in("box", "ip", "address", "add", boxSide6+"/64", "dev", "eth0", "nodad")
+		n.in("neighbour", "ip", "address", "add", "fd00:62::2/64", "dev", "eth0", "nodad")
+	}
 	n.in("neighbour", "ip", "route", "add", "10.62.0.0/16", "via", boxSide)
 	n.in("neighbour", "ip", "route", "add", "198.51.100.0/24", "via", boxSide)
 	n.in("other", "ip", "route", "add", "192.0.2.0/24", "via", otherBoxSide)
 	n.in("neighbour", "ip", "address", "add", metadata+"/32", "dev", "lo")
 	n.in("box", "ip", "route", "add", metadata, "via", neighbourSide)
 	return n
+}
+
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 // name keeps apart what several tests do at a time.
@@ -121,7 +132,7 @@ func (n networks) listen(ns, address string) {
 
 // listen takes connections, and closes them, until the test ends.
 func listen(t *testing.T, address string) error {
-	l, err := net.Listen("tcp4", address)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -146,7 +157,7 @@ const patience, impatience = 10 * time.Second, 1500 * time.Millisecond
 func connects(ctx context.Context, address string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp4", address)
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err == nil {
 		err = c.Close()
 	}
@@ -168,13 +179,15 @@ func TestFirewall(t *testing.T) {
 	n.listen("neighbour", ":53")
 	n.listen("neighbour", ":8081")
 	n.listen("other", ":80")
-	ways := []struct {
+	type way struct {
 		what, from, to string
 		closed         bool
-	}{
+	}
+	ways := []way{
 		{"a neighbour to the database", "neighbour", containerIP + ":27017", true},
 		{"a neighbour to the provider by faasd's bridge", "neighbour", bridgeIP + ":8081", true},
 		{"a neighbour to the provider", "neighbour", boxSide + ":8081", true},
+		{"a neighbour to the provider over IPv6", "neighbour", "[" + boxSide6 + "]:8081", true},
 		{"a container to the metadata service", "container", metadata + ":80", true},
 		{"a neighbour through this machine to another", "neighbour", other + ":80", true},
 		{"a container to the resolver beside the metadata service", "container", metadata + ":53", false},
@@ -185,6 +198,11 @@ func TestFirewall(t *testing.T) {
 		{"this machine to the provider", "box", "127.0.0.1:8081", false},
 		{"this machine to the provider by faasd's bridge", "box", bridgeIP + ":8081", false},
 		{"a neighbour to what this machine publishes", "neighbour", boxSide + ":8000", false},
+		{"a neighbour to what this machine publishes, over IPv6", "neighbour", "[" + boxSide6 + "]:8000", false},
+		{"this machine to the provider over IPv6", "box", "[::1]:8081", false},
+	}
+	if !hasIPv6() {
+		ways = slices.DeleteFunc(ways, func(w way) bool { return strings.HasPrefix(w.to, "[") })
 	}
 	for _, way := range ways {
 		if !n.connects(way.from, way.to, patience) {
@@ -203,8 +221,10 @@ func TestFirewall(t *testing.T) {
 		}
 	}
 	n.in("box", "./firewall.sh", "down")
-	if out, err := exec.Command("ip", "netns", "exec", n.name("box"), "iptables-save").Output(); err != nil || strings.Contains(string(out), "KIOSK") {
-		t.Errorf("%v, it leaves behind:\n%s", err, out)
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		if out, err := exec.Command("ip", "netns", "exec", n.name("box"), save).Output(); err != nil || strings.Contains(string(out), "KIOSK") {
+			t.Errorf("%v, it leaves behind:\n%s", err, out)
+		}
 	}
 	if way := ways[0]; !n.connects(way.from, way.to, patience) {
 		t.Errorf("after the firewall: %s is closed", way.what)
