@@ -20,12 +20,15 @@ import (
 // lines is an answer of 5 MB, which allocates 37 MB while it is made.
 const ListsAtOnce = 2
 
+// listsPerUser bounds how many of one user's wait for their turn.
+const listsPerUser = 8
+
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("orders")
 	desk, customers := s.Desk(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{$}", rest.AtMost(ListsAtOnce, list(desk, customers)))
+		f.Route("GET /{$}", list(desk, customers, rest.NewTurns(ListsAtOnce, listsPerUser)))
 		f.Route("GET /{id}", get(desk, customers))
 		f.Route("PUT /{id}/status", setStatus(desk, customers))
 	})
@@ -75,12 +78,17 @@ func show(o order.Order) view {
 	return v
 }
 
-func list(desk *order.Desk, customers rest.Admission) rest.Handler {
+func list(desk *order.Desk, customers rest.Admission, turns *rest.Turns) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		actor, header, err := customers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
+		done, err := turns.Take(r.Context(), actor)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		defer done()
 		query, err := rest.Query(r)
 		if err != nil {
 			return rest.Response{}, err

@@ -3,6 +3,8 @@ package rest
 import (
 	"context"
 	"net/http"
+	"sync"
+	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/origin"
@@ -60,6 +62,58 @@ func AtMost(n int, h Handler) Handler {
 		case <-r.Context().Done():
 			return Response{}, kiosk.Unavailable(r.Context().Err())
 		}
+	}
+}
+
+// Turns lets requests through whose answers are large, a few at once; the
+// others wait for their turn. How many of one user may be there is bounded, so
+// that nobody waits long behind one who asks for a hundred.
+type Turns struct {
+	atOnce  chan struct{}
+	perUser int
+
+	mu     sync.Mutex
+	byUser map[kiosk.ID]int // those that wait, too
+}
+
+// NewTurns lets atOnce requests through at once, and perUser of one user be
+// there, waiting or let through.
+func NewTurns(atOnce, perUser int) *Turns {
+	return &Turns{atOnce: make(chan struct{}, atOnce), perUser: perUser, byUser: map[kiosk.ID]int{}}
+}
+
+// Take waits for a turn in the name of an actor, who gives it back with done.
+// Its error is KindTooMany where too many of the user's requests are there
+// already, of which the shop's own programs may have any number, and
+// KindUnavailable where ctx ends first.
+func (t *Turns) Take(ctx context.Context, actor kiosk.Actor) (done func(), err error) {
+	if actor.Role != kiosk.RoleService && !t.enter(actor.ID) {
+		return nil, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests of this kind at once: wait for their answers", RetryAfter: time.Second}
+	}
+	select {
+	case t.atOnce <- struct{}{}:
+		return func() { <-t.atOnce; t.leave(actor.ID) }, nil
+	case <-ctx.Done():
+		t.leave(actor.ID)
+		return nil, kiosk.Unavailable(ctx.Err())
+	}
+}
+
+func (t *Turns) enter(user kiosk.ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byUser[user] >= t.perUser {
+		return false
+	}
+	t.byUser[user]++
+	return true
+}
+
+func (t *Turns) leave(user kiosk.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byUser[user]--; t.byUser[user] <= 0 {
+		delete(t.byUser, user)
 	}
 }
 

@@ -374,6 +374,49 @@ func TestAtMost(t *testing.T) {
 	}
 }
 
+// TestTurns: one user's requests wait for their turns up to a number, beyond
+// which they are refused; others', and the shop's own programs', wait on.
+func TestTurns(t *testing.T) {
+	turns := rest.NewTurns(1, 2)
+	greedy, other, service := kiosk.Actor{ID: "a", Role: kiosk.RoleUser}, kiosk.Actor{ID: "b", Role: kiosk.RoleUser}, kiosk.Service()
+	leave, err := turns.Take(t.Context(), greedy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 { // whoever gives up leaves nothing behind
+		for _, actor := range []kiosk.Actor{greedy, other, service} {
+			if _, err := turns.Take(over, actor); !kiosk.KindUnavailable.Is(err) {
+				t.Errorf("%s, whose time is over: %v", actor.ID, err)
+			}
+		}
+	}
+	waiting := make(chan error)
+	wait := func(actor kiosk.Actor) {
+		done, err := turns.Take(t.Context(), actor)
+		if err == nil {
+			done()
+		}
+		waiting <- err
+	}
+	go wait(greedy)
+	go wait(greedy)
+	if err := <-waiting; !kiosk.KindTooMany.Is(err) {
+		t.Errorf("the third request of one user: %v, want it refused", err)
+	}
+	for range 3 {
+		go wait(service)
+	}
+	go wait(other)
+	leave()
+	for range 5 {
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestAdmissionCounts: reads and writes have limits of their own, and the
 // shop's own programs none.
 func TestAdmissionCounts(t *testing.T) {
