@@ -88,7 +88,10 @@ func NewTurns(atOnce, perUser int) *Turns {
 // KindUnavailable where ctx ends first.
 func (t *Turns) Take(ctx context.Context, actor kiosk.Actor) (done func(), err error) {
 	if actor.Role != kiosk.RoleService && !t.enter(actor.ID) {
-		return nil, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests of this kind at once: wait for their answers", RetryAfter: time.Second}
+		// The limit tells the edge that this is the client's affair: it takes
+		// a 429 without one for a replica that is busy.
+		limit := &kiosk.Limit{Requests: t.perUser, Window: time.Second, Reset: time.Second}
+		return nil, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests of this kind at once: wait for their answers", RetryAfter: time.Second, Limit: limit}
 	}
 	select {
 	case t.atOnce <- struct{}{}:

@@ -402,8 +402,9 @@ func TestTurns(t *testing.T) {
 	}
 	go wait(greedy)
 	go wait(greedy)
-	if err := <-waiting; !kiosk.KindTooMany.Is(err) {
-		t.Errorf("the third request of one user: %v, want it refused", err)
+	var refusal *kiosk.Error
+	if err := <-waiting; !errors.As(err, &refusal) || refusal.Kind != kiosk.KindTooMany || refusal.Limit == nil {
+		t.Errorf("the third request of one user: %v, want it refused for a limit", err)
 	}
 	for range 3 {
 		go wait(service)

@@ -158,6 +158,13 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	}
 
 	answer, err := c.roundTrip(ctx, r)
+	for _, pause := range busyPauses {
+		if err != nil || !busy(answer) || !sleep(ctx, pause) {
+			break
+		}
+		answer.Release()
+		answer, err = c.roundTrip(ctx, r)
+	}
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -177,6 +184,29 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 		answer.Release()
 	}
 	return judged
+}
+
+// busyPauses are how long a call waits before it is made again where every
+// replica was busy, which has then begun nothing of it: a burst of one client's
+// is over by then, and has cost no other client an answer.
+var busyPauses = []time.Duration{50 * time.Millisecond, 150 * time.Millisecond, 400 * time.Millisecond}
+
+// sleep reports false where ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// busy reports whether no replica took the call: max_inflight is ours, a rate
+// limit is the client's affair.
+func busy(a *Answer) bool {
+	return a.Status == http.StatusTooManyRequests && !rateLimited(a.Header)
 }
 
 // Ended is the answer to a call whose ctx has ended before it.
@@ -233,7 +263,7 @@ func judge(a *Answer, r Request) *Answer {
 	}
 	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	switch {
-	case a.Status == http.StatusTooManyRequests && !rateLimited(a.Header):
+	case busy(a):
 		r.log(slog.LevelWarn, "every replica is busy")
 		return unavailable(time.Second)
 	case kind == problemType && a.Status >= 400:

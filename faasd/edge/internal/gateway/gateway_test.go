@@ -83,6 +83,43 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestBusy: a burst that fills every replica costs nobody else an answer, and
+// what was sent is sent whole again; a rate limit is not tried again.
+func TestBusy(t *testing.T) {
+	for name, test := range map[string]struct {
+		refusals, tries, want int
+		limited               bool
+	}{
+		"for a moment":   {refusals: 2, tries: 3, want: 201},
+		"for longer":     {refusals: 100, tries: 1 + len(busyPauses), want: 503},
+		"a rate limit's": {refusals: 100, tries: 1, want: 429, limited: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tries := 0
+			client := open(t, func(w http.ResponseWriter, r *http.Request) {
+				tries++
+				if body, err := io.ReadAll(r.Body); err != nil || string(body) != `{"a":1}` {
+					t.Errorf("try %d brings %q (%v)", tries, body, err)
+				}
+				if tries > test.refusals {
+					w.WriteHeader(http.StatusCreated)
+					return
+				}
+				if test.limited {
+					w.Header().Set("RateLimit-Limit", "5")
+				}
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(http.StatusTooManyRequests)
+				_, _ = io.WriteString(w, `{"title":"T","status":429}`)
+			})
+			answer := client.Call(t.Context(), Request{Method: "POST", Function: "create-order", Body: []byte(`{"a":1}`)})
+			if answer.Status != test.want || tries != test.tries {
+				t.Errorf("answered %d after %d tries, want %d after %d", answer.Status, tries, test.want, test.tries)
+			}
+		})
+	}
+}
+
 // TestBroken breaks the connection in every place where it can.
 func TestBroken(t *testing.T) {
 	hijack := func(write string) http.HandlerFunc {
