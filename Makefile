@@ -15,8 +15,8 @@ RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
 # All but the tests is compiled in one way, the way of the functions, so that
 # nothing is compiled twice.
-run demo lint chaos bench bench-full: export CGO_ENABLED := 0
-run demo lint chaos bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
+run demo lint chaos siege bench bench-full: export CGO_ENABLED := 0
+run demo lint chaos siege bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
 
 .PHONY: help
 help: ## list the commands
@@ -68,6 +68,10 @@ vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev
 .PHONY: chaos
 chaos: ## kill, pause and cut a shop under load, and check that nothing is lost: DURATION=60s SEED=1
 	@go run ./faasd/acceptance/chaos -duration $(or $(DURATION),60s) -seed $(or $(SEED),1)
+
+.PHONY: siege
+siege: ## attack a shop of its own, and check that it withstands: ONLY=login-race,paths
+	@go run ./faasd/acceptance/siege -only "$(ONLY)"
 
 .PHONY: bench
 bench: ## measure the shop beside an empty function and the bare drivers, in a few minutes: BASELINE=COMMIT

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
+)
+
+const mib = 1 << 20
+
+// running are the processes of the box and its database by what they are: the
+// name of a function, or of a part such as edge or documents.
+func (s *siege) running() map[string][]box.Process {
+	found := map[string][]box.Process{}
+	both := box.Box{Options: box.Options{Dir: filepath.Dir(s.box.Options.Dir)}}
+	images := filepath.Join(s.box.Options.Dir, "gateway", "images")
+	for _, p := range both.Processes() {
+		path, err := os.Readlink(proc(p.PID, "exe"))
+		if err != nil {
+			continue
+		}
+		name := filepath.Base(path)
+		if folder := filepath.Dir(path); filepath.Dir(folder) == images {
+			name = filepath.Base(folder)
+		}
+		found[name] = append(found[name], p)
+	}
+	return found
+}
+
+func proc(pid int, file string) string { return filepath.Join("/proc", strconv.Itoa(pid), file) }
+
+// usage is the memory of one process, in bytes.
+type usage struct{ now, peak int64 }
+
+// memoryOf reads VmRSS and VmHWM of proc_pid_status(5). A process that has
+// ended has none.
+func memoryOf(pid int) (u usage) {
+	text, err := os.ReadFile(proc(pid, "status"))
+	if err != nil {
+		return u
+	}
+	for line := range bytes.Lines(text) {
+		fields := strings.Fields(string(line))
+		if len(fields) != 3 {
+			continue
+		}
+		n, _ := strconv.ParseInt(fields[1], 10, 64)
+		switch fields[0] {
+		case "VmRSS:":
+			u.now = n << 10
+		case "VmHWM:":
+			u.peak = n << 10
+		}
+	}
+	return u
+}
+
+// stopped tells whether every thread of a process is stopped: proc_pid_stat(5).
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(proc(pid, "task/*/stat"))
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if i := bytes.LastIndexByte(text, ')'); err == nil && !bytes.HasPrefix(text[i+1:], []byte(" T")) {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// survey is the memory of every process of the box, by what it is.
+type survey map[string]map[int]usage
+
+// lookAtMemory also begins the peaks anew: proc_pid_clear_refs(5).
+func (s *siege) lookAtMemory() survey {
+	all := survey{}
+	for name, processes := range s.running() {
+		all[name] = map[int]usage{}
+		for _, p := range processes {
+			all[name][p.PID] = memoryOf(p.PID)
+			_ = os.WriteFile(proc(p.PID, "clear_refs"), []byte("5"), 0)
+		}
+	}
+	return all
+}
+
+// peak is the most that one process of a name had.
+func (v survey) peak(name string) (most int64) {
+	for _, u := range v[name] {
+		most = max(most, u.peak)
+	}
+	return most
+}
+
+// now is what all processes of a name have.
+func (v survey) now(name string) (sum int64) {
+	for _, u := range v[name] {
+		sum += u.now
+	}
+	return sum
+}
+
+// heldTo tells whether a process is in a control group that holds it to limit
+// bytes; otherwise nothing but our own look at its peak does.
+func heldTo(pid int, limit int64) bool {
+	groups, err := os.ReadFile(proc(pid, "cgroup"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(groups)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		for _, file := range []string{
+			filepath.Join("/sys/fs/cgroup/memory", fields[2], "memory.limit_in_bytes"),
+			filepath.Join("/sys/fs/cgroup", fields[2], "memory.max"),
+		} {
+			if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == strconv.FormatInt(limit, 10) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func inMiB(bytes int64) string { return fmt.Sprintf("%.0f MiB", float64(bytes)/mib) }

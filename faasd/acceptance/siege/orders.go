@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+)
+
+// heavyReaders: the largest lists that there are, read by many at once.
+func heavyReaders(ctx context.Context, s *siege, r *record) error {
+	const readers, orders, lines = 120, 100, 100
+	items := make([]client.Item, lines)
+	var mu sync.Mutex
+	var failed error
+	note := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil && failed == nil {
+			failed = err
+		}
+	}
+	each(lines, 4, func(i int) {
+		p, err := s.product(ctx, 1_000_000)
+		note(err)
+		items[i] = client.Item{ProductID: p.ID, Quantity: 1}
+	})
+	p, err := s.customer(ctx, "reader")
+	note(err)
+	if failed != nil {
+		return failed
+	}
+	each(orders, 2, func(int) { note(p.must(ctx, 201, nil, "POST", "/api/orders", client.NewOrder{Items: items})) })
+	if failed != nil {
+		return failed
+	}
+	began := time.Now()
+	var answers tally
+	var read atomic.Int64
+	each(readers, readers, func(int) {
+		a, err := p.do(ctx, "GET", "/api/orders?limit=100", nil)
+		answers.add(a, err)
+		read.Add(int64(len(a.Body)))
+		r.require(err == nil && (a.Status == 200 || a.Status == 429 || a.Status == 503), "a reader is answered %d (%v)", a.Status, err)
+	})
+	r.answered("%s, %s within %.1f s", &answers, inMiB(read.Load()), time.Since(began).Seconds())
+	return nil
+}
+
+// ordersADay is what one account may place by default.
+const ordersADay = 200
+
+func hoarder(ctx context.Context, s *siege, r *record) error {
+	product, err := s.product(ctx, 10_000)
+	if err != nil {
+		return err
+	}
+	p, err := s.customer(ctx, "hoarder")
+	if err != nil {
+		return err
+	}
+	var answers tally
+	var last client.Answer
+	each(230, 4, func(int) {
+		a, err := p.do(ctx, "POST", "/api/orders", client.NewOrder{Items: []client.Item{{ProductID: product.ID, Quantity: 1}}})
+		answers.add(a, err)
+		if a.Status == 429 {
+			r.mu.Lock()
+			last = a
+			r.mu.Unlock()
+		}
+	})
+	r.answered("%s", &answers)
+	r.require(answers.of[201] <= ordersADay, "one account placed %d orders", answers.of[201])
+	r.require(answers.of[429] > 0 && last.Header.Get("Retry-After") != "", "the refusal does not say when to come back")
+	return nil
+}
+
+// fullStream: the stream of order events has no room, and nobody takes events
+// from it. No event may be lost: every order that was answered 201 has its
+// stock decided when there is room again.
+func fullStream(ctx context.Context, s *siege, r *record) error {
+	const orders = 60
+	product, err := s.product(ctx, orders/2)
+	if err != nil {
+		return err
+	}
+	p, err := s.customer(ctx, "buyer")
+	if err != nil {
+		return err
+	}
+	resume, err := s.pause(ctx, "inventory-updater")
+	if err != nil {
+		return err
+	}
+	defer resume()
+	stream, err := s.js.Stream(ctx, "ORDERS")
+	if err != nil {
+		return err
+	}
+	roomy := stream.CachedInfo().Config
+	tight := roomy
+	tight.MaxBytes = int64(stream.CachedInfo().State.Bytes) + 4096
+	if _, err := s.js.UpdateStream(ctx, tight); err != nil {
+		return err
+	}
+	var answers tally
+	var placed []string
+	each(orders, 8, func(int) {
+		var o client.Order
+		a, err := p.do(ctx, "POST", "/api/orders", client.NewOrder{Items: []client.Item{{ProductID: product.ID, Quantity: 1}}})
+		answers.add(a, err)
+		if err == nil && a.Status == 201 && a.Decode(&o) == nil {
+			r.mu.Lock()
+			placed = append(placed, o.ID)
+			r.mu.Unlock()
+		}
+	})
+	// What the worker has acknowledged may go to make room, nothing else.
+	worker, err := stream.Consumer(ctx, "inventory-updater")
+	if err != nil {
+		return err
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	handled := worker.CachedInfo().AckFloor.Stream
+	r.require(info.State.FirstSeq <= handled+1, "the stream has thrown away %d events that nobody had handled", info.State.FirstSeq-handled-1)
+	if _, err := s.js.UpdateStream(ctx, roomy); err != nil {
+		return err
+	}
+	resume()
+	ends := map[string]int{}
+	wait, cancel := context.WithTimeout(ctx, 75*time.Second)
+	defer cancel()
+	waiting := placed
+	stuck := client.Until(wait, "the orders to be decided", func() (bool, error) {
+		var still []string
+		for _, id := range waiting {
+			var o client.Order
+			if err := p.must(ctx, 200, &o, "GET", "/api/orders/"+id, nil); err != nil || o.Stock == client.Pending {
+				still = append(still, id)
+				continue
+			}
+			ends[o.Stock]++
+		}
+		waiting = still
+		return len(waiting) == 0, nil
+	})
+	r.answered("%s; of %d orders %d ended TAKEN, %d SHORT", &answers, len(placed), ends[client.Taken], ends[client.Short])
+	r.require(stuck == nil, "%d of %d orders wait for ever for their stock, order %s among them", len(waiting), len(placed), append(waiting, "")[0])
+	r.require(len(placed) > 0, "no order was taken")
+	return nil
+}

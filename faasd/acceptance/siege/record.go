@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// record is what came of one attack.
+type record struct {
+	attack    attack
+	took      time.Duration
+	customers noticed
+
+	mu       sync.Mutex
+	answers  []string // what it was answered
+	cost     []string // what it cost in memory
+	evidence []string // that it succeeded
+}
+
+// answered notes what the attack was answered.
+func (r *record) answered(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers = append(r.answers, fmt.Sprintf(format, args...))
+}
+
+// broke notes that the attack succeeded, and how.
+func (r *record) broke(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.evidence = append(r.evidence, fmt.Sprintf(format, args...))
+}
+
+// require notes that the attack succeeded, unless ok.
+func (r *record) require(ok bool, format string, args ...any) {
+	if !ok {
+		r.broke(format, args...)
+	}
+}
+
+// limitOfEdge is how much more memory the edge may have under an attack.
+const limitOfEdge = 64 * mib
+
+// memory notes what the attack cost: the function that came nearest to its
+// limit, and the edge. Where no control group does, it holds the functions to
+// their limits.
+func (r *record) memory(limits map[string]int64, before, after survey) {
+	most, share := "", 0.0
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		peak := after.peak(name)
+		if part := float64(peak) / float64(limits[name]); part > share {
+			most, share = name, part
+		}
+		r.require(peak <= limits[name], "%s had %s of the %s that it may have", name, inMiB(peak), inMiB(limits[name]))
+	}
+	if most != "" {
+		r.cost = append(r.cost, fmt.Sprintf("%s %d of %d MiB", most, after.peak(most)/mib, limits[most]/mib))
+	}
+	grown := after.peak("edge") - before.now("edge")
+	r.cost = append(r.cost, fmt.Sprintf("edge +%d MiB", max(grown, 0)/mib))
+	r.require(grown < limitOfEdge, "the edge grew by %s, to %s", inMiB(grown), inMiB(after.peak("edge")))
+}
+
+// mostEvidence is how much of the evidence is printed.
+const mostEvidence = 8
+
+func head() {
+	say("\n| attack | tried | answered | memory at most | customers p50, p99, refused | |\n|---|---|---|---|---|---|")
+}
+
+// print prints the record as a row of a Markdown table, and what the attack
+// achieved below it.
+func (r *record) print() {
+	verdict := "withstood"
+	if len(r.evidence) > 0 {
+		verdict = "**SUCCEEDED**"
+	}
+	noticed := "nobody came meanwhile"
+	if n := r.customers; n.steps > 0 {
+		noticed = fmt.Sprintf("%d ms, %d ms, %d of %d", n.p50.Milliseconds(), n.p99.Milliseconds(), n.failed, n.steps)
+	}
+	say("| `%s` | %s | %s | %s | %s | %s in %.1f s |", r.attack.name, r.attack.tries, strings.Join(r.answers, "; "), strings.Join(r.cost, ", "), noticed, verdict, r.took.Seconds())
+	for _, line := range r.evidence[:min(len(r.evidence), mostEvidence)] {
+		say("    %s", line)
+	}
+	if more := len(r.evidence) - mostEvidence; more > 0 {
+		say("    and %d more", more)
+	}
+}
