@@ -34,6 +34,9 @@ const (
 type change struct {
 	ProductID kiosk.ID `json:"product_id"`
 	Revision  int64    `json:"revision"` // 0: unknown
+	// Pending says that the change is about to be committed. Whether it was, the
+	// next announcement says.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // announced is a change and when it was announced.
@@ -56,17 +59,25 @@ func (c *Conn) ProductsChanged(ids ...kiosk.ID) {
 	}
 	c.saying.Unlock()
 	for _, id := range ids {
-		announce(c.nc, id)
+		announce(c.nc, change{ProductID: id})
 	}
 }
 
-func announce(nc *nats.Conn, id kiosk.ID) {
-	payload, err := json.Marshal(change{ProductID: id})
+// ProductsChanging announces that products are about to change, before that is
+// committed. ProductsChanged has to follow, whatever comes of it.
+func (c *Conn) ProductsChanging(ids ...kiosk.ID) {
+	for _, id := range ids {
+		announce(c.nc, change{ProductID: id, Pending: true})
+	}
+}
+
+func announce(nc *nats.Conn, e change) {
+	payload, err := json.Marshal(e)
 	if err == nil {
 		err = nc.Publish(subjectChanged, payload)
 	}
 	if err != nil && nc.IsConnected() {
-		slog.Warn("a change was not announced", "product", string(id), "error", err)
+		slog.Warn("a change was not announced", "product", string(e.ProductID), "error", err)
 	}
 }
 
@@ -81,12 +92,14 @@ func (c *Conn) repeat(nc *nats.Conn) {
 	}
 	c.saying.Unlock()
 	for _, id := range again {
-		announce(nc, id)
+		announce(nc, change{ProductID: id})
 	}
 }
 
 // Watcher is told which products change.
 type Watcher interface {
+	// Changing says that a product is about to change: Changed follows.
+	Changing(id kiosk.ID)
 	Changed(id kiosk.ID)
 	// Heard says that every change which the server had been told before sent has
 	// been passed to Changed.
@@ -118,7 +131,11 @@ func (c *Conn) WatchProducts(ctx context.Context, w Watcher) {
 			slog.Warn("an announcement that nobody understands", "subject", subjectChanged, "bytes", len(m.Data))
 			return
 		}
-		w.Changed(e.ProductID)
+		if e.Pending {
+			w.Changing(e.ProductID)
+		} else {
+			w.Changed(e.ProductID)
+		}
 	}
 	var connections uint64
 	var missed int

@@ -17,16 +17,23 @@ import (
 
 // watcher counts what it is told.
 type watcher struct {
-	mu      sync.Mutex
-	changed map[kiosk.ID]int
-	heard   time.Time // zero once lost
-	losses  int
+	mu       sync.Mutex
+	changing map[kiosk.ID]int
+	changed  map[kiosk.ID]int
+	heard    time.Time // zero once lost
+	losses   int
 }
 
 func (w *watcher) Changed(id kiosk.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.changed[id]++
+}
+
+func (w *watcher) Changing(id kiosk.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changing[id]++
 }
 
 func (w *watcher) Heard(sent time.Time) {
@@ -57,7 +64,7 @@ func (w *watcher) since(t *testing.T, moment time.Time) {
 
 func watch(t *testing.T, conn *nats.Conn) *watcher {
 	t.Helper()
-	w := &watcher{changed: make(map[kiosk.ID]int)}
+	w := &watcher{changing: make(map[kiosk.ID]int), changed: make(map[kiosk.ID]int)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() { defer close(done); conn.WatchProducts(ctx, w) }()

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -35,6 +36,12 @@ const (
 	lifetime = 30 * time.Second
 	// loadTimeout bounds a load that others may be waiting for.
 	loadTimeout = 25 * time.Second
+	// holdTime is how long a product that is about to change has no copies, if its
+	// change is never announced: longer than a commit takes.
+	holdTime = 2 * time.Second
+	// maxHolds bounds how many products are held at once; beyond it all copies
+	// are forgotten instead.
+	maxHolds = 8192
 	// overhead is what an entry takes beside its value, in bytes.
 	overhead = 256
 )
@@ -52,8 +59,13 @@ type Cache[V any] struct {
 	listsChanged atomic.Int64 // the first change since lists were dropped last
 	listsDropped atomic.Int64 // how often lists were dropped
 
+	holds atomic.Int64 // the moment at which the last hold ends
+
 	mu    sync.Mutex
 	loads map[string]*load[V]
+
+	holding sync.Mutex       // taken last
+	held    map[string]int64 // the moments at which holds end, by key
 }
 
 type copied[V any] struct {
@@ -87,6 +99,7 @@ func New[V any](maxBytes uint64, weigh func(V) int, now func() time.Time) *Cache
 		start:   now().Add(-time.Nanosecond), // so that no moment is 0
 		now:     now,
 		loads:   make(map[string]*load[V]),
+		held:    make(map[string]int64),
 	}
 }
 
@@ -125,7 +138,16 @@ func (c *Cache[V]) trusted(key Key, now int64) bool {
 		trust = listTrust
 	}
 	heard := c.heard.Load()
-	return heard > 0 && now-heard < int64(trust)
+	return heard > 0 && now-heard < int64(trust) && !c.isHeld(key, now)
+}
+
+func (c *Cache[V]) isHeld(key Key, now int64) bool {
+	if key.list || now >= c.holds.Load() { // nearly always: no product is held
+		return false
+	}
+	c.holding.Lock()
+	defer c.holding.Unlock()
+	return now < c.held[key.text]
 }
 
 func (c *Cache[V]) outdated(list copied[V], now int64) bool {
@@ -206,11 +228,35 @@ func guarded[V any](ctx context.Context, fn func(context.Context) (V, bool, erro
 	return fn(ctx)
 }
 
+// Changing forgets a product that is about to change, and keeps no copy of it
+// until Changed: who has seen what else changed with it, an order whose stock is
+// taken, does not see it as it was before.
+func (c *Cache[V]) Changing(id kiosk.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(string(id))
+	c.holding.Lock()
+	defer c.holding.Unlock()
+	now := c.moment()
+	if len(c.held) >= maxHolds {
+		maps.DeleteFunc(c.held, func(_ string, until int64) bool { return until <= now })
+	}
+	if len(c.held) >= maxHolds {
+		c.lose()
+		return
+	}
+	c.held[string(id)] = now + int64(holdTime)
+	c.holds.Store(now + int64(holdTime))
+}
+
 // Changed forgets a product at once, and after a moment the lists.
 func (c *Cache[V]) Changed(id kiosk.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget(string(id))
+	c.holding.Lock()
+	delete(c.held, string(id))
+	c.holding.Unlock()
 	c.listsChanged.CompareAndSwap(0, c.moment())
 }
 
@@ -231,6 +277,10 @@ func (c *Cache[V]) Heard(sent time.Time) { c.heard.Store(int64(sent.Sub(c.start)
 func (c *Cache[V]) Lost() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.lose()
+}
+
+func (c *Cache[V]) lose() {
 	c.heard.Store(0)
 	c.dropLists()
 	for key := range c.loads {

@@ -308,3 +308,38 @@ func BenchmarkGet(b *testing.B) {
 		}
 	}
 }
+
+// TestHold: between the announcements before and after a commit no copy is
+// given or kept.
+func TestHold(t *testing.T) {
+	c, k := open()
+	var s shop
+	heard(c, k)
+	s.wants(t, c, product(pen), 0, 1)
+	c.Changing(pen)
+	s.wants(t, c, product(pen), 0, 2) // loaded before the commit
+	s.price.Store(5)                  // the commit
+	s.wants(t, c, product(pen), 5, 3)
+	s.wants(t, c, product(pen), 5, 4)
+	s.wants(t, c, product(paper), 5, 5) // others go on
+	s.wants(t, c, product(paper), 5, 5)
+	c.Changed(pen)
+	s.wants(t, c, product(pen), 5, 6)
+	s.wants(t, c, product(pen), 5, 6)
+
+	// A change that is never announced does not hold for ever.
+	c.Changing(pen)
+	s.wants(t, c, product(pen), 5, 7)
+	k.pass(holdTime)
+	heard(c, k)
+	s.wants(t, c, product(pen), 5, 8)
+	s.wants(t, c, product(pen), 5, 8)
+
+	// However many products change, what is remembered of them is bounded.
+	for range 3 * maxHolds {
+		c.Changing(kiosk.NewID())
+	}
+	if len(c.held) > maxHolds {
+		t.Errorf("%d products are held, want at most %d", len(c.held), maxHolds)
+	}
+}

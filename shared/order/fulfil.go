@@ -20,8 +20,12 @@ type Stockroom interface {
 	Return(ctx context.Context, order kiosk.ID, lines []inventory.Line) error
 }
 
-// ProductCache is told of products whose stock has moved.
+// ProductCache is told of products whose stock moves.
 type ProductCache interface {
+	// Changing is called before the move is committed, so that nobody who sees
+	// what became of an order is shown the stock of before.
+	Changing(ctx context.Context, ids ...kiosk.ID)
+	// Drop is called afterwards, whatever came of it.
 	Drop(ctx context.Context, ids ...kiosk.ID)
 }
 
@@ -111,24 +115,37 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 		if err := f.Orders.Save(ctx, orders...); err != nil {
 			return err
 		}
-		return f.Outbox.Add(ctx, entries...)
+		if err := f.Outbox.Add(ctx, entries...); err != nil {
+			return err
+		}
+		f.ProductCache.Changing(ctx, products(orders)...)
+		return nil
 	})
 	// Whatever came of it: an event that comes again may have been committed by
 	// a worker that died before it dropped the copies.
-	f.dropCopies(context.WithoutCancel(ctx), ids, events)
+	ctx = context.WithoutCancel(ctx)
+	f.Cache.Drop(ctx, ids...)
+	moved := products(orders)
+	for _, e := range events {
+		for _, item := range e.Items {
+			moved = append(moved, item.ProductID)
+		}
+	}
+	slices.Sort(moved)
+	f.ProductCache.Drop(ctx, slices.Compact(moved)...)
 	return err
 }
 
-func (f *Fulfilment) dropCopies(ctx context.Context, orders []kiosk.ID, events []Event) {
-	f.Cache.Drop(ctx, orders...)
-	var products []kiosk.ID
-	for _, e := range events {
-		for _, item := range e.Items {
-			products = append(products, item.ProductID)
+// products returns those of the orders' lines, each once.
+func products(orders []Order) []kiosk.ID {
+	var ids []kiosk.ID
+	for _, o := range orders {
+		for _, line := range o.Lines {
+			ids = append(ids, line.ProductID)
 		}
 	}
-	slices.Sort(products)
-	f.ProductCache.Drop(ctx, slices.Compact(products)...)
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 func (o *Order) lines() []inventory.Line {

@@ -97,13 +97,19 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 		if err := d.Orders.Save(ctx, o); err != nil {
 			return err
 		}
-		return d.Outbox.Add(ctx, append(entries, entry)...)
+		if err := d.Outbox.Add(ctx, append(entries, entry)...); err != nil {
+			return err
+		}
+		if len(returned) > 0 {
+			d.ProductCache.Changing(ctx, returned...)
+		}
+		return nil
 	})
 	// Whatever came of it: a refusal may rest on what another has just changed.
 	d.Cache.Drop(context.WithoutCancel(ctx), id)
+	d.ProductCache.Drop(context.WithoutCancel(ctx), returned...)
 	if err != nil {
 		return Order{}, err
 	}
-	d.ProductCache.Drop(context.WithoutCancel(ctx), returned...)
 	return changed, nil
 }

@@ -2,6 +2,7 @@ package shop
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ type listener struct {
 	catalogue *inventory.Catalogue
 	ready     chan bool
 	saw       chan inventory.Product
+	changing  atomic.Int64 // announcements before a commit
 }
 
 func (l *listener) Heard(time.Time) {
@@ -26,6 +28,8 @@ func (l *listener) Heard(time.Time) {
 }
 
 func (l *listener) Lost() {}
+
+func (l *listener) Changing(kiosk.ID) { l.changing.Add(1) }
 
 func (l *listener) Changed(id kiosk.ID) {
 	p, err := l.catalogue.Get(context.Background(), id)
@@ -40,7 +44,7 @@ func (l *listener) Changed(id kiosk.ID) {
 func TestChangesAreAnnounced(t *testing.T) {
 	s := open(t)
 	catalogue := s.Catalogue()
-	l := &listener{catalogue, make(chan bool, 1), make(chan inventory.Product, 100)}
+	l := &listener{catalogue: catalogue, ready: make(chan bool, 1), saw: make(chan inventory.Product, 100)}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.WatchProducts(ctx, l)
@@ -86,7 +90,15 @@ func TestChangesAreAnnounced(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			before := l.changing.Load()
 			step.do()
+			defer func() {
+				// An order shows that its stock has moved: nobody who sees that may
+				// be shown the stock of before.
+				if moved := step.name == "taken" || step.name == "returned"; moved && l.changing.Load() == before {
+					t.Error("it was not announced before the commit")
+				}
+			}()
 			for timeout := time.After(20 * time.Second); ; {
 				select {
 				case seen := <-l.saw:

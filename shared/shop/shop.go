@@ -390,6 +390,11 @@ func (c productCache) Drop(ctx context.Context, ids ...kiosk.ID) {
 	c.changes.ProductsChanged(ids...)
 }
 
+func (c productCache) Changing(ctx context.Context, ids ...kiosk.ID) {
+	c.Cache.Drop(ctx, ids...)
+	c.changes.ProductsChanging(ids...)
+}
+
 func (s *Shop) orderCache() *redis.Cache[order.Order] {
 	return redis.NewCache[order.Order](s.redis, "order", copyLifetime)
 }

@@ -114,7 +114,7 @@ func (t *Tokens) ParseAccess(text string) (kiosk.Actor, error) {
 
 // Refresh makes the refresh token of a session's generation.
 func (t *Tokens) Refresh(userID, session kiosk.ID, generation int64) string {
-	text := string(userID) + "." + string(session) + "." + strconv.FormatInt(generation, 10)
+	text := string(session) + "." + strconv.FormatInt(generation, 10) + "." + string(userID)
 	return text + "." + base64.RawURLEncoding.EncodeToString(t.sign(text))
 }
 
@@ -129,11 +129,11 @@ func (t *Tokens) ParseRefresh(token string) (userID, session kiosk.ID, generatio
 	if err != nil || !hmac.Equal(given, t.sign(strings.Join(parts[:3], "."))) {
 		return "", "", 0, errToken
 	}
-	generation, err = strconv.ParseInt(parts[2], 10, 64)
+	generation, err = strconv.ParseInt(parts[1], 10, 64)
 	if err != nil {
 		return "", "", 0, errToken
 	}
-	return kiosk.ID(parts[0]), kiosk.ID(parts[1]), generation, nil
+	return kiosk.ID(parts[2]), kiosk.ID(parts[0]), generation, nil
 }
 
 // maxRefresh is longer than any refresh token: two identifiers, a number and
