@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -118,6 +119,9 @@ func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 
 	response := s.answer(r, c)
 	maps.Copy(h, response.Header)
+	if len(response.Body) > 0 {
+		h["Content-Length"] = []string{strconv.Itoa(len(response.Body))} // whoever reads it needs no larger buffer
+	}
 	w.WriteHeader(response.StatusCode)
 	if _, err := w.Write(response.Body); err != nil {
 		c.log(slog.Default(), slog.LevelWarn, "the answer was not delivered", slog.Any("error", err))

@@ -17,10 +17,10 @@ const (
 	// budget keeps nobody from an ordinary request. Others bound how many there
 	// are: connections, calls.
 	free = 4 << 10
-	// growth is how many times larger each next buffer is.
+	// growth is how many times larger the next buffer is than one of up to large
+	// bytes; beyond that it is twice as large.
 	growth = 4
-	// share is the part of a budget that one client may have: a quarter.
-	share = 4
+	large  = 64 << 10
 )
 
 var (
@@ -32,16 +32,16 @@ var (
 
 // Budget is a number of bytes that may be in memory at once.
 type Budget struct {
-	total int64
+	total, share int64
 
 	mu       sync.Mutex
 	used     int64
 	byClient map[netip.Prefix]int64
 }
 
-// New returns a Budget of total bytes.
-func New(total int64) *Budget {
-	return &Budget{total: total, byClient: make(map[netip.Prefix]int64)}
+// New returns a Budget of total bytes, of which one client may have its share.
+func New(total, share int64) *Budget {
+	return &Budget{total: total, share: share, byClient: make(map[netip.Prefix]int64)}
 }
 
 // Used is how many bytes are taken now.
@@ -54,7 +54,7 @@ func (b *Budget) Used() int64 {
 func (b *Budget) take(client netip.Prefix, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.used+n > b.total || b.byClient[client]+n > b.total/share {
+	if b.used+n > b.total || b.byClient[client]+n > b.share {
 		return false
 	}
 	b.used += n
@@ -106,7 +106,10 @@ func (b *Budget) Read(r io.Reader, size, limit int64, client string) (*Bytes, er
 			return bytes, nil
 		}
 		if len(bytes.Content) == cap(bytes.Content) {
-			next := max(growth*int64(cap(bytes.Content)), free)
+			next := 2 * int64(cap(bytes.Content))
+			if next <= 2*large {
+				next = max(growth/2*next, free)
+			}
 			if next > most/2 {
 				next = most // no further step for the little that is left
 			}

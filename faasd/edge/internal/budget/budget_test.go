@@ -13,7 +13,7 @@ func TestRead(t *testing.T) {
 	for _, length := range []int{0, 1, free - 1, free, free + 1, 5 * free, limit - 1, limit, limit + 1, 2 * limit} {
 		for name, size := range map[string]int64{"announced": int64(length), "not announced": -1} {
 			for reader, wrap := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "with EOF": iotest.DataErrReader, "in halves": iotest.HalfReader} {
-				b := New(1 << 20)
+				b := New(1<<20, 1<<18)
 				content := bytes.Repeat([]byte("x"), length)
 				got, err := b.Read(wrap(bytes.NewReader(content)), size, limit, "192.0.2.1")
 				if length > limit {
@@ -45,7 +45,7 @@ func TestRead(t *testing.T) {
 
 // TestAnnouncedIsNotCounted announces a megabyte and sends little.
 func TestAnnouncedIsNotCounted(t *testing.T) {
-	b := New(1 << 20)
+	b := New(1<<20, 1<<18)
 	sent := make([]byte, 20<<10)
 	read, err := b.Read(io.MultiReader(bytes.NewReader(sent), observer(func() {
 		if used := b.Used(); used < int64(len(sent)) || used > 2*growth*int64(len(sent)) {
@@ -62,7 +62,7 @@ type observer func()
 func (o observer) Read([]byte) (int, error) { o(); return 0, io.EOF }
 
 func TestBounds(t *testing.T) {
-	b := New(360_000)
+	b := New(360_000, 90_000)
 	read := func(n int, client string) (*Bytes, error) {
 		return b.Read(bytes.NewReader(make([]byte, n)), -1, int64(n), client)
 	}

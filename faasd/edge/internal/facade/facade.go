@@ -82,7 +82,7 @@ func New(functions Functions, config Config) *Server {
 			grpc.ReadBufferSize(8<<10),
 			grpc.WriteBufferSize(8<<10),
 			grpc.SharedWriteBuffer(true),
-			grpc.InTapHandle(new(arrivals).expect),
+			grpc.InTapHandle(newArrivals(config.Proxies).expect),
 			grpc.ConnectionTimeout(10*time.Second),
 			grpc.WaitForHandlers(true),
 			// Clients may ping every 10 s, as many are set to; more is abuse.

@@ -55,7 +55,7 @@ func New(functions Functions, config Config) (*Door, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Door{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies)}, nil
+	return &Door{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies, maxBodies/4)}, nil
 }
 
 // Stop makes /healthz and /readyz say so, for a load balancer to look elsewhere.

@@ -430,7 +430,7 @@ func TestBodyLimit(t *testing.T) {
 // theirs.
 func TestBodiesFillTheBudget(t *testing.T) {
 	door, functions := open(t, Config{})
-	door.bodies = budget.New(0)
+	door.bodies = budget.New(0, 0)
 	wantProblem(t, ask(door, "POST", "/api/inventory", strings.Repeat("x", 5000)), 503)
 	if len(functions.asked) > 0 {
 		t.Error("a body beyond the budget reached a function")

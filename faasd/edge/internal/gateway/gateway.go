@@ -76,7 +76,7 @@ func New(base string, key *origin.Key) (*Client, error) {
 			// No Proxy: the gateway is a neighbour, whatever the environment says.
 		},
 		calls:   make(chan struct{}, maxCalls),
-		answers: budget.New(maxAnswers),
+		answers: budget.New(maxAnswers, maxAnswers/2),
 	}, nil
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -327,5 +328,57 @@ func TestProof(t *testing.T) {
 	}
 	if header.Get(origin.ProofHeader) != "" {
 		t.Error("the proof is in the caller's own header")
+	}
+}
+
+// TestAnswersAreBounded holds what the answers under way take: large ones are
+// refused beyond the budget, small ones never.
+func TestAnswersAreBounded(t *testing.T) {
+	const large = 1 << 20
+	client := open(t, func(w http.ResponseWriter, r *http.Request) {
+		size := 1000
+		if r.URL.RawQuery == "large" {
+			size = large
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(size)) // as the functions' template does
+		_, _ = w.Write(make([]byte, size))
+	})
+	ask := func(query, from string) *Answer {
+		return client.Call(t.Context(), Request{Method: "GET", Function: "orders", Query: query, Header: http.Header{"X-Forwarded-For": {from}}})
+	}
+	var held []*Answer
+	for i := range 256 {
+		answer := ask("large", fmt.Sprintf("192.0.2.%d", i))
+		if answer.Status == 503 {
+			if answer.Header.Get("Retry-After") == "" {
+				t.Error("without Retry-After")
+			}
+			break
+		}
+		held = append(held, answer)
+		if used := client.answers.Used(); used < int64(len(held))*large || used > maxAnswers {
+			t.Fatalf("%d bytes are counted for %d answers", used, len(held))
+		}
+	}
+	if len(held) < maxAnswers/large/2 || len(held) > maxAnswers/large {
+		t.Errorf("%d answers fit", len(held))
+	}
+	if answer := ask("", "192.0.2.1"); answer.Status != 200 {
+		t.Errorf("a small answer: %d", answer.Status)
+	}
+	held[0].Release()
+	held[0].Release()
+	held[1].Keep()
+	held[1].Release()
+	if answer := ask("large", "192.0.2.1"); answer.Status != 200 {
+		t.Errorf("once there is room: %d", answer.Status)
+	} else {
+		answer.Release()
+	}
+	for _, answer := range held {
+		answer.Release()
+	}
+	if used := client.answers.Used(); used != 0 {
+		t.Errorf("%d bytes are still counted", used)
 	}
 }
