@@ -47,9 +47,9 @@ type finding struct {
 	revision int64
 	total    int     // up to counted
 	places   []place // of a search that found few enough, ascending
-	// first is where a search's first product is, of each direction: what comes
-	// before it need not be walked over again.
-	first [2]*position
+	// first is what the first pages of a search that found more show, in each
+	// direction: what comes between them need not be walked over again.
+	first [2][]bson.ObjectID
 }
 
 // place is a product's place in a sorted list.
@@ -165,21 +165,27 @@ func (r Products) search(ctx context.Context, s inventory.Selection) ([]productD
 		}
 		return docs, more, f.total, err
 	}
-	l := r.listing(s)
-	l.filter, l.covered = extend(l.filter, matching(s.Terms)...), false
-	from, direction := positionOf(s), 0
+	direction, end := 0, s.Skip+s.Limit
 	if s.Descending {
 		direction = 1
 	}
-	if from == nil && s.Skip == 0 {
-		from = f.first[direction]
+	if first := f.first[direction]; s.After == nil && end <= len(first) {
+		docs, err := byIDs(ctx, r.listing(s), productDocument.identify, first[s.Skip:end])
+		return docs, true, f.total, err
 	}
-	docs, more, err := page(ctx, l, productDocument.identify, s.Skip, from, s.Limit)
-	if from == nil && s.Skip == 0 && len(docs) > 0 {
-		f.first[direction] = docs[0].position(s.Sort)
-		r.found.put(key, f, 0)
+	l := r.listing(s)
+	l.filter, l.covered = extend(l.filter, matching(s.Terms)...), false
+	if s.After != nil || end > kiosk.MaxLimit {
+		docs, more, err := page(ctx, l, productDocument.identify, s.Skip, positionOf(s), s.Limit)
+		return docs, more, f.total, err
 	}
-	return docs, more, f.total, err
+	docs, more, err := page(ctx, l, productDocument.identify, 0, nil, kiosk.MaxLimit)
+	if err != nil || len(docs) < end {
+		return docs[min(s.Skip, len(docs)):], more, f.total, err
+	}
+	f.first[direction] = convert(docs, productDocument.identify)
+	r.found.put(key, f, 2*12*kiosk.MaxLimit)
+	return docs[s.Skip:end], true, f.total, nil
 }
 
 // matching is the condition that each term begins a word.
@@ -274,11 +280,6 @@ func (f finding) page(s inventory.Selection) (ids []bson.ObjectID, more bool) {
 }
 
 func (d productDocument) identify() bson.ObjectID { return d.ID }
-
-func (d productDocument) position(s inventory.Sort) *position {
-	keys := map[inventory.Sort]any{inventory.SortName: d.Name, inventory.SortPrice: d.Price, inventory.SortCreatedAt: d.CreatedAt}
-	return &position{key: keys[s], id: d.ID, with: true}
-}
 
 const (
 	// wordsInterval is how often somebody looks for products without words.

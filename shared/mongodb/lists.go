@@ -27,11 +27,10 @@ type listing struct {
 }
 
 // position is where a part of a listing begins: behind the document of the key
-// and the _id, or with it.
+// and the _id.
 type position struct {
-	key  any
-	id   bson.ObjectID
-	with bool
+	key any
+	id  bson.ObjectID
 }
 
 // deepSkip is how many documents a page may have before it that are read to
@@ -47,10 +46,10 @@ func page[D any](ctx context.Context, l listing, identify func(D) bson.ObjectID,
 	case from != nil:
 		// What has the same key comes first. As one query, a planner could take
 		// it for a scan from the list's beginning.
-		same := extend(l.filter, bson.E{Key: l.sort, Value: from.key}, bson.E{Key: "_id", Value: bson.D{{Key: l.beyond(from.with), Value: from.id}}})
+		same := extend(l.filter, bson.E{Key: l.sort, Value: from.key}, bson.E{Key: "_id", Value: bson.D{{Key: l.beyond(), Value: from.id}}})
 		if docs, err = listed[D](ctx, l, same, 0, limit, l.projection); err == nil && len(docs) < limit {
 			var rest []D
-			next := extend(l.filter, bson.E{Key: l.sort, Value: bson.D{{Key: l.beyond(false), Value: from.key}}})
+			next := extend(l.filter, bson.E{Key: l.sort, Value: bson.D{{Key: l.beyond(), Value: from.key}}})
 			rest, err = listed[D](ctx, l, next, 0, limit-len(docs), l.projection)
 			docs = append(docs, rest...)
 		}
@@ -74,15 +73,12 @@ type key struct {
 	ID bson.ObjectID `bson:"_id"`
 }
 
-func (l listing) beyond(with bool) string {
-	operator := "$gt"
+// beyond is the comparison with what comes later in the listing.
+func (l listing) beyond() string {
 	if l.descending {
-		operator = "$lt"
+		return "$lt"
 	}
-	if with {
-		operator += "e"
-	}
-	return operator
+	return "$gt"
 }
 
 // extend gives a filter with more conditions.
