@@ -201,15 +201,6 @@ func (w *replies) header(kind byte, n int) {
 	w.out = append(w.out, '\r', '\n')
 }
 
-// result writes OK, or the error.
-func (w *replies) result(err error) {
-	if err != nil {
-		w.error(err.Error())
-	} else {
-		w.status("OK")
-	}
-}
-
 // add is a + b, unless that is more than an int64 holds.
 func add(a, b int) (int, bool) {
 	if b > 0 && a > math.MaxInt64-b || b < 0 && a < math.MinInt64-b {

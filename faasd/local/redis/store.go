@@ -15,8 +15,8 @@ const (
 )
 
 // errFull is the answer to a write for which there is no room and nothing to
-// evict.
-var errFull = errors.New("OOM command not allowed when used memory > 'maxmemory'.")
+// evict. It is Redis's own, but for the full stop.
+var errFull = errors.New("OOM command not allowed when used memory > 'maxmemory'")
 
 // entry is one key and its value.
 type entry struct {

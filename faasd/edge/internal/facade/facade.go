@@ -81,7 +81,6 @@ func New(functions Functions, config Config) *Server {
 			grpc.InitialConnWindowSize(256<<10),
 			grpc.ReadBufferSize(8<<10),
 			grpc.WriteBufferSize(8<<10),
-			grpc.SharedWriteBuffer(true),
 			grpc.InTapHandle(newArrivals(config.Proxies).expect),
 			grpc.ConnectionTimeout(10*time.Second),
 			grpc.WaitForHandlers(true),
