@@ -169,16 +169,15 @@ func Exactly(ctx context.Context, clients, n int, operation func(client int) Ope
 		t, do := newTally(), operation(i)
 		tallies[i] = t
 		wait.Go(func() {
-			for ctx.Err() == nil && broken.Load() == 0 && left.Add(-1) >= 0 {
+			for again := false; ctx.Err() == nil && broken.Load() == 0 && (again || left.Add(-1) >= 0); {
 				start := time.Now()
 				err := do(ctx)
 				t.count(err, time.Since(start))
 				var refusal Refusal
-				switch {
-				case errors.As(err, &refusal):
-					left.Add(1)
+				again = errors.As(err, &refusal)
+				if again {
 					obey(ctx, err, start.Add(time.Hour))
-				case err != nil:
+				} else if err != nil {
 					broken.Store(1)
 				}
 			}

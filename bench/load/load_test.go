@@ -37,6 +37,10 @@ func TestMedianRatio(t *testing.T) {
 	if got := MedianRatio(a, b); got != 0.5 {
 		t.Errorf("the ratio is %v, not 0.5", got)
 	}
+	// A round that was slow for one of them alone does not count for the other.
+	if got := MedianRatio([]float64{100, 30, 110}, []float64{200, 300, 220}); got != 0.5 {
+		t.Errorf("with a round that was disturbed the ratio is %v, not 0.5", got)
+	}
 	if got := MedianRatio([]float64{1, 8}, []float64{0, 2}); got != 4 {
 		t.Errorf("with a round that says nothing the ratio is %v, not 4", got)
 	}
