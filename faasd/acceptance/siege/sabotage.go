@@ -19,7 +19,7 @@ var guards = sabotage.Guards{
 	// Bodies under way at the edge are not counted.
 	"budget": {{
 		File: "faasd/edge/internal/budget/budget.go",
-		Old:  `if b.used+n > b.total || b.byClient[client]+n > b.total/share {`,
+		Old:  `if b.used+n > b.total || b.byClient[client]+n > b.share {`,
 		New:  `if b.total < 0 {`,
 	}},
 	// A function believes X-Forwarded-For, whoever wrote it.
