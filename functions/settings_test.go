@@ -31,7 +31,7 @@ func TestMalformedSettings(t *testing.T) {
 	for name := range functions {
 		all = append(all, name)
 	}
-	events := []string{"register", "products", "create-order", "orders", "inventory-updater", "outbox-relay"}
+	events := []string{"register", "authenticate", "users", "products", "create-order", "orders", "inventory-updater", "outbox-relay"}
 	for _, test := range []struct {
 		setting, value string
 		readers        []string
@@ -48,6 +48,9 @@ func TestMalformedSettings(t *testing.T) {
 		{"MAIL_FROM", "nobody", []string{"send-email"}},
 		{"MAIL_TEMPLATES", "/nowhere", []string{"send-email"}},
 		{"RATE_LIMIT", "perhaps", []string{"register", "authenticate", "users", "products", "orders", "create-order"}},
+		{"RATE_LIMIT_LINKS", "fast", []string{"authenticate", "users"}},
+		{"RATE_LIMIT_LINK_LETTERS", "fast", []string{"authenticate", "users"}},
+		{"REQUIRE_VERIFIED_EMAIL", "perhaps", []string{"create-order"}},
 		{"RATE_LIMIT_WRITES", "fast", []string{"users", "products", "orders", "create-order"}},
 		{"NATS_REPLICAS", "three", events},
 	} {

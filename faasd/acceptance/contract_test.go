@@ -21,6 +21,11 @@ var chapters = []chapter{
 	{"logout", false, logout},
 	{"profiles", true, profiles},
 	{"changing a profile", false, changingAProfile},
+	{"a forgotten password", false, forgottenPassword},
+	{"verifying an address", false, verification},
+	{"changing an address", false, changingAnAddress},
+	{"sessions", false, ownSessions},
+	{"export and erasure", false, exportAndErasure},
 
 	{"product list", true, productList},
 	{"product list in pages", true, productPages},

@@ -390,6 +390,7 @@ func TestOpenAPIWatch(t *testing.T) {
 // for and each asks the database for it.
 func everything(v visit, ada, admin person) (all []*asking) {
 	const nobody = "ffffffffffffffffffffffff"
+	token := nobody + "." + strings.Repeat("A", 43)
 	out, again := ada, ada
 	v.login(v, &out)
 	v.login(v, &again)
@@ -399,6 +400,14 @@ func everything(v visit, ada, admin person) (all []*asking) {
 		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": "a wrong guess"}),
 		v.do("POST /api/users/refresh").body(object{"refresh_token": again.grant.RefreshToken}),
 		v.do("POST /api/users/logout").as(out),
+		v.do("POST /api/users/forgot").body(object{"email": "nobody@example.com"}),
+		v.do("POST /api/users/reset").body(object{"token": token, "password": "a wholly new one"}),
+		v.do("POST /api/users/verify").body(object{"token": token}),
+		v.do("POST /api/users/me/verification").as(ada),
+		v.do("GET /api/users/me/sessions").as(ada),
+		v.do("DELETE /api/users/me/sessions/" + nobody).as(ada),
+		v.do("GET /api/users/me/export").as(ada),
+		v.do("POST /api/users/me/erase").as(ada).body(object{"current_password": "a wrong guess"}),
 		v.do("GET /api/users/me").as(ada),
 		v.do("PATCH /api/users/me").as(ada).body(object{"name": "Ada"}),
 		v.do("GET /api/users/" + nobody).as(admin),
@@ -434,7 +443,7 @@ func allAnswer(v visit, all []*asking, status int) {
 
 // Whoever asks too often is told so, by every request that counts.
 func TestTooMany(t *testing.T) {
-	b := ownBox(t, "RATE_LIMIT_LOGIN=2/1h", "RATE_LIMIT_REGISTER=2/1h", "RATE_LIMIT_WRITES=2/1h")
+	b := ownBox(t, "RATE_LIMIT_LOGIN=2/1h", "RATE_LIMIT_REGISTER=2/1h", "RATE_LIMIT_WRITES=2/1h", "RATE_LIMIT_LINKS=2/1h", "RATE_LIMIT_LINK_LETTERS=2/1h")
 	start(t, b)
 	s := newShop(b.Target)
 	v := visit{t, s, httpDoor{s.Client}}

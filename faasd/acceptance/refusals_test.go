@@ -111,6 +111,10 @@ func (x victims) bodies() (all []refusal) {
 		{"POST /api/users/authenticate", "", object{"username": x.ada.email, "password": x.ada.password}, "username"},
 		{"POST /api/users/refresh", "", object{"refresh_token": "spare me"}, "refresh_token"},
 		{"PATCH /api/users/me", x.ada.grant.Token, object{"name": "Ada"}, "name"},
+		{"POST /api/users/forgot", "", object{"email": "nobody@example.com"}, "email"},
+		{"POST /api/users/reset", "", object{"token": "spare me", "password": x.ada.password}, "token"},
+		{"POST /api/users/verify", "", object{"token": "spare me"}, "token"},
+		{"POST /api/users/me/erase", x.ada.grant.Token, object{"current_password": "spare me"}, "current_password"},
 		{"POST /api/inventory", x.admin.grant.Token, object{"name": "Vase", "category": "vases", "stock": 1, "price": 1}, "name"},
 		{"PUT /api/inventory/" + x.product.ID, x.admin.grant.Token, object{"name": "Vase", "category": "vases", "stock": 1, "price": 1}, "category"},
 		{"POST /api/orders", x.ada.grant.Token, lines(line(x.product, 1)).but("user_id", x.ada.id), "user_id"},
@@ -247,7 +251,7 @@ func (x victims) logins() (all []refusal) {
 	generation, signature, _ := strings.Cut(rest, ".")
 	for name, token := range map[string]string{
 		"any text": "spare me", "dots": "..", "an access token": x.ada.grant.Token, "no signature": family + "." + generation + ".",
-		"the next generation": family + ".2." + signature, "another's family": x.ada.id + "." + rest, "a blank behind": x.ada.grant.RefreshToken + " ",
+		"the next generation": family + ".2." + signature, "another's family": x.grace.id + "." + rest, "a blank behind": x.ada.grant.RefreshToken + " ",
 		"a signature too long": x.ada.grant.RefreshToken + "AA", "10 kB": strings.Repeat("a.", 5_000), "a NUL": x.ada.grant.RefreshToken + "\x00",
 	} {
 		all = append(all, refusal{name: name, request: "POST /api/users/refresh", body: object{"refresh_token": token}, status: 401})
@@ -255,6 +259,13 @@ func (x victims) logins() (all []refusal) {
 	return append(all,
 		refusal{name: "no token", request: "POST /api/users/refresh", body: object{}, status: 422},
 		refusal{name: "nobody", request: "POST /api/users/logout", status: 401},
+		refusal{name: "no address", request: "POST /api/users/forgot", body: object{"email": x.ada.username}, status: 422},
+		refusal{name: "any token", request: "POST /api/users/reset", body: object{"token": "spare me", "password": x.ada.password}, status: 422},
+		refusal{name: "a short password", request: "POST /api/users/reset", body: object{"token": "spare me", "password": "short"}, status: 422},
+		refusal{name: "an access token", request: "POST /api/users/verify", body: object{"token": x.ada.grant.Token}, status: 422},
+		refusal{name: "a wrong password", request: "POST /api/users/me/erase", token: x.grace.grant.Token, body: object{"current_password": "wrong password"}, status: 422},
+		refusal{name: "the only administrator", request: "POST /api/users/me/erase", token: x.admin.grant.Token, body: object{"current_password": x.admin.password}, status: 409},
+		refusal{name: "somebody else's", request: "DELETE /api/users/me/sessions/" + x.ada.id, token: x.grace.grant.Token, status: 404},
 		refusal{name: "a refresh token", request: "POST /api/users/logout", token: x.ada.grant.RefreshToken, status: 401},
 	)
 }
@@ -340,6 +351,10 @@ func (x victims) tokens(t *testing.T) (all []refusal) {
 		all = append(all,
 			refusal{name: "of a service", request: "GET /api/users/me", token: service, status: 404},
 			refusal{name: "of a service", request: "PATCH /api/users/me", token: service, body: object{"name": "x"}, status: 404},
+			refusal{name: "of a service", request: "POST /api/users/me/verification", token: service, status: 404},
+			refusal{name: "of a service", request: "GET /api/users/me/sessions", token: service, status: 404},
+			refusal{name: "of a service", request: "GET /api/users/me/export", token: service, status: 404},
+			refusal{name: "of a service", request: "POST /api/users/me/erase", token: service, body: object{"current_password": "x"}, status: 404},
 		)
 	}
 	for name, token := range forged {
@@ -348,6 +363,7 @@ func (x victims) tokens(t *testing.T) (all []refusal) {
 	for _, request := range []string{
 		"GET /api/users/" + x.ada.id, "PATCH /api/users/me", "POST /api/inventory", "PUT /api/inventory/" + x.product.ID, "DELETE /api/inventory/" + x.product.ID,
 		"POST /api/orders", "GET /api/orders", "GET /api/orders/" + x.order.ID, "PUT /api/orders/" + x.order.ID + "/status", "POST /api/email", "POST /api/users/logout",
+		"POST /api/users/me/verification", "GET /api/users/me/sessions", "DELETE /api/users/me/sessions/ffffffffffffffffffffffff", "GET /api/users/me/export", "POST /api/users/me/erase",
 	} {
 		body := any(object{"status": "CANCELLED"})
 		if strings.HasPrefix(request, "GET") || strings.HasPrefix(request, "DELETE") {
@@ -382,7 +398,7 @@ func (x victims) profiles() (all []refusal) {
 	for _, field := range []string{"role", "id", "username", "created_at", "password_hash", "revision"} {
 		add(field+" is not the client's to change", "me", object{field: "admin"}, 400)
 	}
-	add("a taken address", "me", object{"email": x.ada.email}, 409)
+	add("a taken address", "me", object{"email": x.ada.email, "current_password": x.grace.password}, 409)
 	add("an empty address", "me", object{"email": ""}, 422)
 	add("an address with a header", "me", object{"email": "grace@example.com\nBcc: eve@example.com"}, 422)
 	add("a long name", "me", object{"name": strings.Repeat("x", 101)}, 422)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -428,11 +429,13 @@ func (c *config) functionEnvironment() map[string]string {
 		"SMTP_HOST":   c.smtpHost,
 		"SMTP_PORT":   c.smtpPort,
 		"ADMIN_EMAIL": c.adminEmail,
+		"PUBLIC_URL":  cmp.Or(os.Getenv("PUBLIC_URL"), "http://"+local(c.front)),
 	}
 	for _, name := range []string{"MONGO_DB_NAME", "REDIS_DB", "REDIS_PASSWORD", "REDIS_TLS", "NATS_REPLICAS",
 		"SMTP_USERNAME", "SMTP_PASSWORD", "MAIL_FROM", "MAIL_TEMPLATES", "SHOP_NAME", "CURRENCY",
 		"RATE_LIMIT", "RATE_LIMIT_LOGIN", "RATE_LIMIT_REGISTER", "RATE_LIMIT_READS", "RATE_LIMIT_WRITES", "RATE_LIMIT_ORDERS",
-		"RATE_LIMIT_LETTERS", "RATE_LIMIT_LETTERS_UNVERIFIED", "MAX_WAITING_ORDERS", "NATS_EVENT_BYTES"} {
+		"RATE_LIMIT_LETTERS", "RATE_LIMIT_LETTERS_UNVERIFIED", "RATE_LIMIT_LINKS", "RATE_LIMIT_LINK_LETTERS",
+		"REQUIRE_VERIFIED_EMAIL", "MAX_WAITING_ORDERS", "NATS_EVENT_BYTES"} {
 		if value := os.Getenv(name); value != "" {
 			environment[name] = value
 		}

@@ -1,6 +1,6 @@
-// Package function opens, renews and ends sessions: POST / is
-// /api/users/authenticate, POST /refresh and POST /logout are
-// /api/users/refresh and /api/users/logout.
+// Package function opens, renews and ends sessions, and gets people back into
+// their accounts: POST / is /api/users/authenticate, and POST /refresh, /logout,
+// /forgot, /reset and /verify are those of /api/users.
 package function
 
 import (
@@ -20,11 +20,14 @@ import (
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("authenticate")
 	s.Administrator()
-	authentication, gate, clients := s.Authentication(), s.Gatekeeper(), s.Clients()
+	authentication, recovery, gate, clients := s.Authentication(), s.Recovery(), s.Gatekeeper(), s.Clients()
 	return s.Function(func(f *rest.Function) {
 		f.Route("POST /{$}", login(authentication, clients))
 		f.Route("POST /refresh", refresh(authentication))
 		f.Route("POST /logout", logout(authentication, gate))
+		f.Route("POST /forgot", forgot(recovery, clients))
+		f.Route("POST /reset", reset(recovery, clients))
+		f.Route("POST /verify", verify(recovery, clients))
 	})
 }
 
@@ -89,5 +92,47 @@ func logout(authentication *user.Authentication, gate user.Gatekeeper) rest.Hand
 			return rest.Response{}, err
 		}
 		return rest.Response{Status: http.StatusNoContent}, authentication.Logout(r.Context(), actor)
+	}
+}
+
+func forgot(recovery *user.Recovery, clients rest.Clients) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		var body struct {
+			Email string `json:"email"`
+		}
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		if err := recovery.Forgot(r.Context(), body.Email, clients.Limited(r)); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusAccepted, Body: map[string]string{
+			"message": "if there is an account with this address, a letter is on its way to it",
+		}}, nil
+	}
+}
+
+func reset(recovery *user.Recovery, clients rest.Clients) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		var body struct {
+			Token    string `json:"token"`
+			Password string `json:"password"`
+		}
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusNoContent}, recovery.Reset(r.Context(), body.Token, body.Password, clients.Limited(r))
+	}
+}
+
+func verify(recovery *user.Recovery, clients rest.Clients) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		var body struct {
+			Token string `json:"token"`
+		}
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusNoContent}, recovery.Verify(r.Context(), body.Token, clients.Limited(r))
 	}
 }

@@ -1,14 +1,17 @@
-// Package function shows and changes accounts: GET and PATCH /{id} are those
-// of /api/users/{id}, where me stands for the caller.
+// Package function shows, changes and erases accounts: GET and PATCH /{id} are
+// those of /api/users/{id}, where me stands for the caller, and the paths below
+// /me are those below /api/users/me.
 package function
 
 import (
 	"context"
 	"net/http"
+	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/privacy"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
 	"github.com/kiosk-shop/kiosk/shared/user"
@@ -17,10 +20,16 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("users")
-	profiles, customers, clients := s.Profiles(), s.Admission(), s.Clients()
+	profiles, authentication, recovery, privacy := s.Profiles(), s.Authentication(), s.Recovery(), s.Privacy()
+	customers, clients := s.Admission(), s.Clients()
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{id}", get(profiles, customers))
 		f.Route("PATCH /{id}", update(profiles, customers, clients))
+		f.Route("POST /me/verification", requestVerification(recovery, customers, clients))
+		f.Route("GET /me/sessions", sessions(authentication, customers))
+		f.Route("DELETE /me/sessions/{id}", endSession(authentication, customers))
+		f.Route("GET /me/export", rest.AtMost(exports, export(privacy, customers)))
+		f.Route("POST /me/erase", erase(privacy, customers, clients))
 	})
 }
 
@@ -74,5 +83,91 @@ func update(profiles *user.Profiles, customers rest.Admission, clients rest.Clie
 			return rest.Response{}, err
 		}
 		return rest.Response{Status: http.StatusOK, Header: header, Body: profile}, nil
+	}
+}
+
+func requestVerification(recovery *user.Recovery, customers rest.Admission, clients rest.Clients) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, header, err := customers.Admit(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		if err := recovery.RequestVerification(r.Context(), actor, clients.Limited(r)); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusAccepted, Header: header, Body: map[string]string{"message": "the letter is on its way"}}, nil
+	}
+}
+
+func sessions(authentication *user.Authentication, customers rest.Admission) rest.Handler {
+	type view struct {
+		ID        kiosk.ID  `json:"id"`
+		CreatedAt time.Time `json:"created_at"`
+		ExpiresAt time.Time `json:"expires_at"`
+		Current   bool      `json:"current"`
+	}
+	return func(r *http.Request) (rest.Response, error) {
+		actor, header, err := customers.Admit(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		sessions, err := authentication.Sessions(r.Context(), actor)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		views := make([]view, len(sessions))
+		for i, s := range sessions {
+			views[i] = view{s.ID, s.CreatedAt, s.ExpiresAt, s.ID == actor.Session}
+		}
+		return rest.Response{Status: http.StatusOK, Header: header, Body: views}, nil
+	}
+}
+
+func endSession(authentication *user.Authentication, customers rest.Admission) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, header, err := customers.Admit(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		id, err := rest.ID(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusNoContent, Header: header}, authentication.EndSession(r.Context(), actor, id)
+	}
+}
+
+// exports is how many are made at once: the largest is an answer of several
+// megabytes.
+const exports = 2
+
+func export(privacy *privacy.Privacy, customers rest.Admission) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, header, err := customers.Admit(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		document, err := privacy.Export(r.Context(), actor)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		header.Set("Cache-Control", "no-store")
+		return rest.Response{Status: http.StatusOK, Header: header, Body: document}, nil
+	}
+}
+
+func erase(privacy *privacy.Privacy, customers rest.Admission, clients rest.Clients) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		actor, header, err := customers.Admit(r)
+		if err != nil {
+			return rest.Response{}, err
+		}
+		var body struct {
+			CurrentPassword string `json:"current_password"`
+		}
+		if err := rest.Decode(r, &body); err != nil {
+			return rest.Response{}, err
+		}
+		return rest.Response{Status: http.StatusNoContent, Header: header}, privacy.Erase(r.Context(), actor, body.CurrentPassword, clients.Address(r))
 	}
 }

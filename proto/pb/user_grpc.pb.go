@@ -19,9 +19,19 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	UserService_RegisterUser_FullMethodName     = "/pb.UserService/RegisterUser"
-	UserService_AuthenticateUser_FullMethodName = "/pb.UserService/AuthenticateUser"
-	UserService_GetUserProfile_FullMethodName   = "/pb.UserService/GetUserProfile"
+	UserService_RegisterUser_FullMethodName        = "/pb.UserService/RegisterUser"
+	UserService_AuthenticateUser_FullMethodName    = "/pb.UserService/AuthenticateUser"
+	UserService_GetUserProfile_FullMethodName      = "/pb.UserService/GetUserProfile"
+	UserService_GetAccount_FullMethodName          = "/pb.UserService/GetAccount"
+	UserService_ForgotPassword_FullMethodName      = "/pb.UserService/ForgotPassword"
+	UserService_ResetPassword_FullMethodName       = "/pb.UserService/ResetPassword"
+	UserService_VerifyEmail_FullMethodName         = "/pb.UserService/VerifyEmail"
+	UserService_RequestVerification_FullMethodName = "/pb.UserService/RequestVerification"
+	UserService_UpdateUserProfile_FullMethodName   = "/pb.UserService/UpdateUserProfile"
+	UserService_ListSessions_FullMethodName        = "/pb.UserService/ListSessions"
+	UserService_EndSession_FullMethodName          = "/pb.UserService/EndSession"
+	UserService_ExportAccount_FullMethodName       = "/pb.UserService/ExportAccount"
+	UserService_EraseAccount_FullMethodName        = "/pb.UserService/EraseAccount"
 )
 
 // UserServiceClient is the client API for UserService service.
@@ -38,6 +48,33 @@ type UserServiceClient interface {
 	AuthenticateUser(ctx context.Context, in *AuthRequest, opts ...grpc.CallOption) (*AuthResponse, error)
 	// GetUserProfile shows one's own account; an administrator may see any.
 	GetUserProfile(ctx context.Context, in *UserID, opts ...grpc.CallOption) (*UserProfile, error)
+	// GetAccount shows all of it that there is to see.
+	GetAccount(ctx context.Context, in *UserID, opts ...grpc.CallOption) (*Account, error)
+	// ForgotPassword has a letter sent whose link sets a new password, if there
+	// is an account with that address. The answer does not tell.
+	ForgotPassword(ctx context.Context, in *ForgotPasswordRequest, opts ...grpc.CallOption) (*AccountMessage, error)
+	// ResetPassword sets a new password with the token of that link, once, and
+	// ends every session. INVALID_ARGUMENT, field token: it is not good.
+	ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*AccountMessage, error)
+	// VerifyEmail verifies an address with the token of a letter's link, once; a
+	// pending address becomes the account's. INVALID_ARGUMENT, field token: it is
+	// not good.
+	VerifyEmail(ctx context.Context, in *VerifyEmailRequest, opts ...grpc.CallOption) (*AccountMessage, error)
+	// RequestVerification has the letter sent again that verifies the caller's
+	// address, the pending one where there is one.
+	RequestVerification(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*AccountMessage, error)
+	// UpdateUserProfile changes one's own account; an administrator may change
+	// any.
+	UpdateUserProfile(ctx context.Context, in *UpdateUserProfileRequest, opts ...grpc.CallOption) (*Account, error)
+	// ListSessions shows the caller's sessions, the newest first.
+	ListSessions(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*SessionList, error)
+	// EndSession ends one of them.
+	EndSession(ctx context.Context, in *EndSessionRequest, opts ...grpc.CallOption) (*AccountMessage, error)
+	// ExportAccount gives the caller all that the shop keeps about them.
+	ExportAccount(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*AccountExport, error)
+	// EraseAccount removes the caller's account and all that names them.
+	// FAILED_PRECONDITION: it is the only administrator's.
+	EraseAccount(ctx context.Context, in *EraseAccountRequest, opts ...grpc.CallOption) (*AccountMessage, error)
 }
 
 type userServiceClient struct {
@@ -78,6 +115,106 @@ func (c *userServiceClient) GetUserProfile(ctx context.Context, in *UserID, opts
 	return out, nil
 }
 
+func (c *userServiceClient) GetAccount(ctx context.Context, in *UserID, opts ...grpc.CallOption) (*Account, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Account)
+	err := c.cc.Invoke(ctx, UserService_GetAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) ForgotPassword(ctx context.Context, in *ForgotPasswordRequest, opts ...grpc.CallOption) (*AccountMessage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountMessage)
+	err := c.cc.Invoke(ctx, UserService_ForgotPassword_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*AccountMessage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountMessage)
+	err := c.cc.Invoke(ctx, UserService_ResetPassword_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) VerifyEmail(ctx context.Context, in *VerifyEmailRequest, opts ...grpc.CallOption) (*AccountMessage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountMessage)
+	err := c.cc.Invoke(ctx, UserService_VerifyEmail_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) RequestVerification(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*AccountMessage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountMessage)
+	err := c.cc.Invoke(ctx, UserService_RequestVerification_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) UpdateUserProfile(ctx context.Context, in *UpdateUserProfileRequest, opts ...grpc.CallOption) (*Account, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Account)
+	err := c.cc.Invoke(ctx, UserService_UpdateUserProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) ListSessions(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*SessionList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SessionList)
+	err := c.cc.Invoke(ctx, UserService_ListSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) EndSession(ctx context.Context, in *EndSessionRequest, opts ...grpc.CallOption) (*AccountMessage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountMessage)
+	err := c.cc.Invoke(ctx, UserService_EndSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) ExportAccount(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*AccountExport, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountExport)
+	err := c.cc.Invoke(ctx, UserService_ExportAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *userServiceClient) EraseAccount(ctx context.Context, in *EraseAccountRequest, opts ...grpc.CallOption) (*AccountMessage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountMessage)
+	err := c.cc.Invoke(ctx, UserService_EraseAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // UserServiceServer is the server API for UserService service.
 // All implementations must embed UnimplementedUserServiceServer
 // for forward compatibility.
@@ -92,6 +229,33 @@ type UserServiceServer interface {
 	AuthenticateUser(context.Context, *AuthRequest) (*AuthResponse, error)
 	// GetUserProfile shows one's own account; an administrator may see any.
 	GetUserProfile(context.Context, *UserID) (*UserProfile, error)
+	// GetAccount shows all of it that there is to see.
+	GetAccount(context.Context, *UserID) (*Account, error)
+	// ForgotPassword has a letter sent whose link sets a new password, if there
+	// is an account with that address. The answer does not tell.
+	ForgotPassword(context.Context, *ForgotPasswordRequest) (*AccountMessage, error)
+	// ResetPassword sets a new password with the token of that link, once, and
+	// ends every session. INVALID_ARGUMENT, field token: it is not good.
+	ResetPassword(context.Context, *ResetPasswordRequest) (*AccountMessage, error)
+	// VerifyEmail verifies an address with the token of a letter's link, once; a
+	// pending address becomes the account's. INVALID_ARGUMENT, field token: it is
+	// not good.
+	VerifyEmail(context.Context, *VerifyEmailRequest) (*AccountMessage, error)
+	// RequestVerification has the letter sent again that verifies the caller's
+	// address, the pending one where there is one.
+	RequestVerification(context.Context, *OwnAccount) (*AccountMessage, error)
+	// UpdateUserProfile changes one's own account; an administrator may change
+	// any.
+	UpdateUserProfile(context.Context, *UpdateUserProfileRequest) (*Account, error)
+	// ListSessions shows the caller's sessions, the newest first.
+	ListSessions(context.Context, *OwnAccount) (*SessionList, error)
+	// EndSession ends one of them.
+	EndSession(context.Context, *EndSessionRequest) (*AccountMessage, error)
+	// ExportAccount gives the caller all that the shop keeps about them.
+	ExportAccount(context.Context, *OwnAccount) (*AccountExport, error)
+	// EraseAccount removes the caller's account and all that names them.
+	// FAILED_PRECONDITION: it is the only administrator's.
+	EraseAccount(context.Context, *EraseAccountRequest) (*AccountMessage, error)
 	mustEmbedUnimplementedUserServiceServer()
 }
 
@@ -110,6 +274,36 @@ func (UnimplementedUserServiceServer) AuthenticateUser(context.Context, *AuthReq
 }
 func (UnimplementedUserServiceServer) GetUserProfile(context.Context, *UserID) (*UserProfile, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetUserProfile not implemented")
+}
+func (UnimplementedUserServiceServer) GetAccount(context.Context, *UserID) (*Account, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAccount not implemented")
+}
+func (UnimplementedUserServiceServer) ForgotPassword(context.Context, *ForgotPasswordRequest) (*AccountMessage, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgotPassword not implemented")
+}
+func (UnimplementedUserServiceServer) ResetPassword(context.Context, *ResetPasswordRequest) (*AccountMessage, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetPassword not implemented")
+}
+func (UnimplementedUserServiceServer) VerifyEmail(context.Context, *VerifyEmailRequest) (*AccountMessage, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyEmail not implemented")
+}
+func (UnimplementedUserServiceServer) RequestVerification(context.Context, *OwnAccount) (*AccountMessage, error) {
+	return nil, status.Error(codes.Unimplemented, "method RequestVerification not implemented")
+}
+func (UnimplementedUserServiceServer) UpdateUserProfile(context.Context, *UpdateUserProfileRequest) (*Account, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateUserProfile not implemented")
+}
+func (UnimplementedUserServiceServer) ListSessions(context.Context, *OwnAccount) (*SessionList, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSessions not implemented")
+}
+func (UnimplementedUserServiceServer) EndSession(context.Context, *EndSessionRequest) (*AccountMessage, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndSession not implemented")
+}
+func (UnimplementedUserServiceServer) ExportAccount(context.Context, *OwnAccount) (*AccountExport, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExportAccount not implemented")
+}
+func (UnimplementedUserServiceServer) EraseAccount(context.Context, *EraseAccountRequest) (*AccountMessage, error) {
+	return nil, status.Error(codes.Unimplemented, "method EraseAccount not implemented")
 }
 func (UnimplementedUserServiceServer) mustEmbedUnimplementedUserServiceServer() {}
 func (UnimplementedUserServiceServer) testEmbeddedByValue()                     {}
@@ -186,6 +380,186 @@ func _UserService_GetUserProfile_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _UserService_GetAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UserID)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).GetAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_GetAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).GetAccount(ctx, req.(*UserID))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_ForgotPassword_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgotPasswordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).ForgotPassword(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_ForgotPassword_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).ForgotPassword(ctx, req.(*ForgotPasswordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_ResetPassword_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetPasswordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).ResetPassword(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_ResetPassword_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).ResetPassword(ctx, req.(*ResetPasswordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_VerifyEmail_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyEmailRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).VerifyEmail(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_VerifyEmail_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).VerifyEmail(ctx, req.(*VerifyEmailRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_RequestVerification_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OwnAccount)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).RequestVerification(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_RequestVerification_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).RequestVerification(ctx, req.(*OwnAccount))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_UpdateUserProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateUserProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).UpdateUserProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_UpdateUserProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).UpdateUserProfile(ctx, req.(*UpdateUserProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_ListSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OwnAccount)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).ListSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_ListSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).ListSessions(ctx, req.(*OwnAccount))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_EndSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).EndSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_EndSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).EndSession(ctx, req.(*EndSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_ExportAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OwnAccount)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).ExportAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_ExportAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).ExportAccount(ctx, req.(*OwnAccount))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _UserService_EraseAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).EraseAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_EraseAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).EraseAccount(ctx, req.(*EraseAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // UserService_ServiceDesc is the grpc.ServiceDesc for UserService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +578,46 @@ var UserService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetUserProfile",
 			Handler:    _UserService_GetUserProfile_Handler,
+		},
+		{
+			MethodName: "GetAccount",
+			Handler:    _UserService_GetAccount_Handler,
+		},
+		{
+			MethodName: "ForgotPassword",
+			Handler:    _UserService_ForgotPassword_Handler,
+		},
+		{
+			MethodName: "ResetPassword",
+			Handler:    _UserService_ResetPassword_Handler,
+		},
+		{
+			MethodName: "VerifyEmail",
+			Handler:    _UserService_VerifyEmail_Handler,
+		},
+		{
+			MethodName: "RequestVerification",
+			Handler:    _UserService_RequestVerification_Handler,
+		},
+		{
+			MethodName: "UpdateUserProfile",
+			Handler:    _UserService_UpdateUserProfile_Handler,
+		},
+		{
+			MethodName: "ListSessions",
+			Handler:    _UserService_ListSessions_Handler,
+		},
+		{
+			MethodName: "EndSession",
+			Handler:    _UserService_EndSession_Handler,
+		},
+		{
+			MethodName: "ExportAccount",
+			Handler:    _UserService_ExportAccount_Handler,
+		},
+		{
+			MethodName: "EraseAccount",
+			Handler:    _UserService_EraseAccount_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -30,7 +30,10 @@ var builtin embed.FS
 
 // names are the letters that the shop sends; each has a NAME.html and a
 // NAME.txt, which also defines the subject.
-var names = []string{user.Welcome, order.Confirmation, order.Apology, order.Completion, order.Cancellation}
+var names = []string{
+	user.Welcome, user.VerifyEmail, user.ResetPassword, user.PasswordChanged, user.EmailChanging, user.EmailChanged,
+	order.Confirmation, order.Apology, order.Completion, order.Cancellation,
+}
 
 // Templates are the shop's letters.
 type Templates struct {
@@ -59,7 +62,7 @@ func LoadTemplates(folder string) (*Templates, error) {
 			return nil, fmt.Errorf("mail template: %w", err)
 		}
 		// A shopkeeper's mistake comes to light now, not with the first order.
-		if _, err := t.render(name, letter{Shop: "Kiosk", Name: "Ada", Order: orderView(order.Order{Lines: []order.Line{{}}})}); err != nil {
+		if _, err := t.render(name, letter{Shop: "Kiosk", Name: "Ada", Link: "https://shop.example/#verify=x", Order: orderView(order.Order{Lines: []order.Line{{}}})}); err != nil {
 			return nil, err
 		}
 	}
@@ -85,7 +88,8 @@ func source(folder, name string) (string, error) {
 // letter is what a template sees.
 type letter struct {
 	Shop    string
-	Name    string // of a customer whose address is verified; else empty
+	Name    string // of a customer, if this goes to their verified address; else empty
+	Link    string // URL; empty: none
 	Subject string
 	Order   view
 }
@@ -151,6 +155,16 @@ type LetterStore interface {
 type Customers interface {
 	// ByIDs returns those that exist.
 	ByIDs(ctx context.Context, ids []kiosk.ID) ([]user.User, error)
+	// ByLogin finds by the user.Key of a user name or an e-mail address;
+	// KindNotFound where there is none.
+	ByLogin(ctx context.Context, key string) (user.User, error)
+}
+
+// Links makes the links of letters.
+type Links interface {
+	// Issue stores the link of a letter to the account recipient, and returns
+	// its token; KindNotFound where the letter is not to be sent.
+	Issue(ctx context.Context, letter kiosk.ID, l outbox.Letter, recipient kiosk.ID) (token string, err error)
 }
 
 // Orders are what the letters are about.
@@ -166,6 +180,8 @@ type Limit func(ctx context.Context, recipient string) error
 // Letters writes and sends the shop's letters.
 type Letters struct {
 	Shop      string
+	PublicURL string // where customers find the shop, without a slash at the end
+	Links     Links
 	Templates *Templates
 	Store     LetterStore
 	Customers Customers
@@ -184,7 +200,8 @@ const MaxLetters = 64
 
 // Send sends letters of the outbox, each of them once: one that is sent, or
 // that somebody else is sending, is left out. What the mail server does not take
-// now is tried again later. A letter to an account that is gone is dropped.
+// now is tried again later. A letter to an account that is gone, or whose link
+// was used already, is dropped.
 func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) error {
 	if actor.Role != kiosk.RoleService {
 		return kiosk.Forbidden("only the shop's own programs may send letters")
@@ -206,7 +223,7 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 	ctx = context.WithoutCancel(ctx)
 	sendable, messages, err := l.write(ctx, claimed)
 	if err != nil {
-		return errors.Join(err, l.postpone(ctx, claimed, err))
+		return errors.Join(err, l.postpone(ctx, claimed, err.Error()))
 	}
 	sendCtx, cancel := context.WithTimeout(ctx, lease/2)
 	errs := l.Transport.Send(sendCtx, messages...)
@@ -215,7 +232,7 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 	defer cancel()
 	var sent []kiosk.ID
 	var failed []outbox.Entry
-	var reason error
+	var reason string
 	for i, e := range sendable {
 		switch {
 		case errs[i] == nil:
@@ -223,9 +240,9 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 			slog.Info("letter sent", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "user_id", e.Letter.UserID)
 		case errors.Is(errs[i], ErrRefused):
 			slog.Error("letter refused for good by the mail server", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "error", errs[i])
-			err = errors.Join(err, l.Store.GiveUp(noteCtx, e.ID, errs[i].Error(), l.Now()))
+			err = errors.Join(err, l.Store.GiveUp(noteCtx, e.ID, withoutAddress(errs[i], messages[i].To), l.Now()))
 		default:
-			failed, reason = append(failed, e), errs[i]
+			failed, reason = append(failed, e), withoutAddress(errs[i], messages[i].To)
 		}
 	}
 	if len(sent) > 0 {
@@ -239,14 +256,14 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 }
 
 // postpone leaves the letters to the relay's next attempts.
-func (l *Letters) postpone(ctx context.Context, letters []outbox.Entry, reason error) error {
+func (l *Letters) postpone(ctx context.Context, letters []outbox.Entry, reason string) error {
 	var errs []error
 	byAttempts := map[int][]kiosk.ID{}
 	for _, e := range letters {
 		byAttempts[e.Attempts] = append(byAttempts[e.Attempts], e.ID)
 	}
 	for attempts, ids := range byAttempts {
-		errs = append(errs, l.Store.Postpone(ctx, l.Now().Add(outbox.Pause(attempts)), reason.Error(), ids...))
+		errs = append(errs, l.Store.Postpone(ctx, l.Now().Add(outbox.Pause(attempts)), reason, ids...))
 	}
 	return errors.Join(errs...)
 }
@@ -261,29 +278,46 @@ func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []
 	}
 	var gone []kiosk.ID
 	for _, e := range claimed {
-		u, exists := customers[e.Letter.UserID]
+		u, exists := customers[recipient{e.Letter.UserID, user.Key(e.Letter.To)}]
 		o, ordered := orders[e.Letter.OrderID]
 		if !exists || e.Letter.OrderID != "" && !ordered {
 			gone = append(gone, e.ID)
 			continue
 		}
+		to := e.Letter.To
+		if to == "" || user.Key(to) == user.Key(u.Email) {
+			to = u.Email // as its owner writes it
+		}
+		verified := u.EmailVerified && to == u.Email
 		limit := l.Strangers
-		if u.EmailVerified {
+		if verified {
 			limit = l.Verified
 		}
 		var tooMany *kiosk.Error
-		if err := limit(ctx, digest(user.Key(u.Email))); errors.As(err, &tooMany) {
+		if err := limit(ctx, user.AddressDigest(to)); errors.As(err, &tooMany) {
 			slog.Warn("letter put off: too many to one recipient", "letter", e.ID, "template", e.Letter.Template, "user_id", u.ID, "retry_after", tooMany.RetryAfter.String())
 			if err := l.Store.Postpone(ctx, l.Now().Add(tooMany.RetryAfter), "too many letters to one recipient", e.ID); err != nil {
 				return nil, nil, err
 			}
 			continue
 		}
-		m, err := l.Templates.render(e.Letter.Template, l.about(u, o))
+		about := l.about(u, o, verified)
+		if e.Letter.Seed != nil {
+			token, err := l.Links.Issue(ctx, e.ID, *e.Letter, u.ID)
+			if kiosk.KindNotFound.Is(err) {
+				gone = append(gone, e.ID)
+				continue
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			about.Link = l.PublicURL + "/#" + fragments[e.Letter.Template] + "=" + token
+		}
+		m, err := l.Templates.render(e.Letter.Template, about)
 		if err != nil {
 			return nil, nil, err
 		}
-		m.To, m.ID = u.Email, digest(string(e.ID))
+		m.To, m.ID = to, digest(string(e.ID))
 		letters, messages = append(letters, e), append(messages, m)
 	}
 	if len(gone) > 0 {
@@ -298,22 +332,53 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
+// fragments say what the link of a letter is for. A fragment stays in the
+// browser: it reaches no server and no log.
+var fragments = map[string]string{user.Welcome: "verify", user.VerifyEmail: "verify", user.ResetPassword: "reset"}
+
+// recipient is who a letter goes to: an account, or whoever has that of an
+// address.
+type recipient struct {
+	id      kiosk.ID
+	address string // user.Key
+}
+
 // subjects reads what the letters are about.
-func (l *Letters) subjects(ctx context.Context, letters []outbox.Entry) (map[kiosk.ID]user.User, map[kiosk.ID]order.Order, error) {
-	customers, orders := map[kiosk.ID]user.User{}, map[kiosk.ID]order.Order{}
+func (l *Letters) subjects(ctx context.Context, letters []outbox.Entry) (map[recipient]user.User, map[kiosk.ID]order.Order, error) {
+	byID, orders := map[kiosk.ID]user.User{}, map[kiosk.ID]order.Order{}
 	for _, e := range letters {
-		customers[e.Letter.UserID] = user.User{}
+		if e.Letter.UserID != "" {
+			byID[e.Letter.UserID] = user.User{}
+		}
 		if e.Letter.OrderID != "" {
 			orders[e.Letter.OrderID] = order.Order{}
 		}
 	}
-	foundCustomers, err := l.Customers.ByIDs(ctx, slices.Collect(maps.Keys(customers)))
-	if err != nil {
-		return nil, nil, err
+	if len(byID) > 0 {
+		found, err := l.Customers.ByIDs(ctx, slices.Collect(maps.Keys(byID)))
+		if err != nil {
+			return nil, nil, err
+		}
+		clear(byID)
+		for _, u := range found {
+			byID[u.ID] = u
+		}
 	}
-	clear(customers)
-	for _, u := range foundCustomers {
-		customers[u.ID] = u
+	customers := map[recipient]user.User{}
+	for _, e := range letters {
+		to := recipient{e.Letter.UserID, user.Key(e.Letter.To)}
+		u, exists := byID[to.id]
+		if to.id == "" {
+			var err error
+			u, err = l.Customers.ByLogin(ctx, to.address)
+			if err != nil && !kiosk.KindNotFound.Is(err) {
+				return nil, nil, err
+			}
+			exists = err == nil && user.Key(u.Email) == to.address // a user name is no address
+		}
+		if exists {
+			customers[to] = u
+		}
 	}
 	if len(orders) == 0 {
 		return customers, orders, nil
@@ -329,9 +394,9 @@ func (l *Letters) subjects(ctx context.Context, letters []outbox.Entry) (map[kio
 // about is what a template sees. A letter to an address that nobody has
 // verified holds nothing that a stranger may have written, the name they gave;
 // and no letter holds a customer's own reason.
-func (l *Letters) about(u user.User, o order.Order) letter {
+func (l *Letters) about(u user.User, o order.Order, verified bool) letter {
 	v := letter{Shop: l.Shop}
-	if u.EmailVerified {
+	if verified {
 		v.Name = oneLine(u.Name)
 	}
 	if o.ID != "" {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -161,7 +162,7 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 	cancel()
 	state, reason := Sent, ""
 	if sendErr != nil {
-		state, reason = Sending, sendErr.Error()
+		state, reason = Sending, withoutAddress(sendErr, m.To)
 		if errors.Is(sendErr, ErrRefused) {
 			state = Refused
 		}
@@ -172,6 +173,12 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 		return Result{}, errors.Join(err, sendErr)
 	}
 	return Result{}, refusal(sendErr)
+}
+
+// withoutAddress is the text of a transport's error as it is stored: mail
+// servers quote the recipient, who may have the shop forget them.
+func withoutAddress(err error, to string) string {
+	return regexp.MustCompile("(?i)"+regexp.QuoteMeta(to)).ReplaceAllString(err.Error(), "the recipient")
 }
 
 // refusal gives an error of the transport its kind.

@@ -51,8 +51,11 @@ type eventDocument struct {
 
 type letterDocument struct {
 	Template string        `bson:"template"`
-	UserID   bson.ObjectID `bson:"user_id"`
+	UserID   bson.ObjectID `bson:"user_id,omitempty"`
 	OrderID  bson.ObjectID `bson:"order_id,omitempty"`
+	To       string        `bson:"to,omitempty"`
+	Seed     []byte        `bson:"seed,omitempty"`
+	Issued   bool          `bson:"issued,omitempty"`
 }
 
 func fromEntry(e outbox.Entry) entryDocument {
@@ -61,7 +64,8 @@ func fromEntry(e outbox.Entry) entryDocument {
 		d.Event = &eventDocument{e.Event.Subject, string(e.Event.Payload)}
 	}
 	if e.Letter != nil {
-		d.Letter = &letterDocument{e.Letter.Template, objectID(e.Letter.UserID), objectID(e.Letter.OrderID)}
+		l := e.Letter
+		d.Letter = &letterDocument{l.Template, objectID(l.UserID), objectID(l.OrderID), l.To, l.Seed, l.Issued}
 	}
 	return d
 }
@@ -72,7 +76,10 @@ func (d entryDocument) entry() outbox.Entry {
 		e.Event = &outbox.Event{Subject: d.Event.Subject, Payload: []byte(d.Event.Payload)}
 	}
 	if d.Letter != nil {
-		e.Letter = &outbox.Letter{Template: d.Letter.Template, UserID: id(d.Letter.UserID)}
+		e.Letter = &outbox.Letter{Template: d.Letter.Template, To: d.Letter.To, Seed: d.Letter.Seed, Issued: d.Letter.Issued}
+		if !d.Letter.UserID.IsZero() {
+			e.Letter.UserID = id(d.Letter.UserID)
+		}
 		if !d.Letter.OrderID.IsZero() {
 			e.Letter.OrderID = id(d.Letter.OrderID)
 		}
@@ -143,6 +150,19 @@ func (r Outbox) Claim(ctx context.Context, ids []kiosk.ID, now, until time.Time)
 	return convert(docs, entryDocument.entry), err
 }
 
+// Issued notes, in the caller's transaction, that the link of a letter is
+// stored; KindNotFound where the letter is gone.
+func (r Outbox) Issued(ctx context.Context, letter kiosk.ID) error {
+	result, err := r.collection.UpdateOne(ctx, bson.D{{Key: "_id", Value: objectID(letter)}}, bson.D{{Key: "$set", Value: bson.D{{Key: "letter.issued", Value: true}}}})
+	if err != nil {
+		return unavailable(err)
+	}
+	if result.MatchedCount == 0 {
+		return kiosk.NotFound("there is no such letter")
+	}
+	return nil
+}
+
 // Postpone ends the claims of letters, and puts their next attempt off until
 // at; reason is for people.
 func (r Outbox) Postpone(ctx context.Context, at time.Time, reason string, ids ...kiosk.ID) error {
@@ -179,9 +199,9 @@ type Waiting struct {
 // given up, at most limit.
 func (r Outbox) Waiting(ctx context.Context, limit int) ([]Waiting, error) {
 	type document struct {
-		entryDocument `bson:",inline"`
-		GivenUpAt     time.Time `bson:"given_up_at"`
-		LastError     string    `bson:"last_error"`
+		Entry     entryDocument `bson:",inline"` // the driver does not see one that is embedded and not exported
+		GivenUpAt time.Time     `bson:"given_up_at"`
+		LastError string        `bson:"last_error"`
 	}
 	docs, err := find[document](ctx, r.collection, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
 	if err != nil {
@@ -189,7 +209,7 @@ func (r Outbox) Waiting(ctx context.Context, limit int) ([]Waiting, error) {
 	}
 	waiting := make([]Waiting, len(docs))
 	for i, d := range docs {
-		waiting[i] = Waiting{d.entry(), !d.GivenUpAt.IsZero(), d.LastError}
+		waiting[i] = Waiting{d.Entry.entry(), !d.GivenUpAt.IsZero(), d.LastError}
 	}
 	return waiting, nil
 }

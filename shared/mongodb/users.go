@@ -36,10 +36,12 @@ type userDocument struct {
 	Username      string            `bson:"username"`
 	Email         string            `bson:"email"`
 	EmailVerified bool              `bson:"email_verified,omitempty"`
+	PendingEmail  string            `bson:"pending_email,omitempty"`
 	Name          string            `bson:"name"`
 	Role          kiosk.Role        `bson:"role"`
 	PasswordHash  string            `bson:"password_hash"`
 	Sessions      []sessionDocument `bson:"sessions"`
+	Links         []linkDocument    `bson:"links,omitempty"`
 	Revision      int64             `bson:"revision"`
 	CreatedAt     time.Time         `bson:"created_at"`
 	UpdatedAt     time.Time         `bson:"updated_at"`
@@ -54,25 +56,39 @@ type sessionDocument struct {
 	ExpiresAt  time.Time     `bson:"expires_at"`
 }
 
+// linkDocument is one of a user's unused links, whose number is bounded, too.
+type linkDocument struct {
+	Purpose   user.Purpose `bson:"purpose"`
+	Hash      []byte       `bson:"hash"`
+	Address   string       `bson:"address"`
+	ExpiresAt time.Time    `bson:"expires_at"`
+}
+
 func fromUser(u user.User) userDocument {
 	logins := []string{user.Key(u.Email)}
 	if name := user.Key(u.Username); name != logins[0] {
 		logins = append(logins, name)
 	}
 	return userDocument{
-		ID: objectID(u.ID), Logins: logins, Username: u.Username, Email: u.Email, EmailVerified: u.EmailVerified, Name: u.Name, Role: u.Role, PasswordHash: u.PasswordHash,
+		ID: objectID(u.ID), Logins: logins, Username: u.Username, Email: u.Email, EmailVerified: u.EmailVerified, PendingEmail: u.PendingEmail,
+		Name: u.Name, Role: u.Role, PasswordHash: u.PasswordHash,
 		Sessions: convert(u.Sessions, func(s user.Session) sessionDocument {
 			return sessionDocument{objectID(s.ID), s.Generation, s.CreatedAt, s.ExpiresAt}
 		}),
+		Links:    convert(u.Links, func(l user.Link) linkDocument { return linkDocument(l) }),
 		Revision: u.Revision, CreatedAt: u.CreatedAt, UpdatedAt: u.UpdatedAt,
 	}
 }
 
 func (d userDocument) user() user.User {
 	return user.User{
-		ID: id(d.ID), Username: d.Username, Email: d.Email, EmailVerified: d.EmailVerified, Name: d.Name, Role: d.Role, PasswordHash: d.PasswordHash,
+		ID: id(d.ID), Username: d.Username, Email: d.Email, EmailVerified: d.EmailVerified, PendingEmail: d.PendingEmail,
+		Name: d.Name, Role: d.Role, PasswordHash: d.PasswordHash,
 		Sessions: convert(d.Sessions, func(s sessionDocument) user.Session {
 			return user.Session{ID: id(s.ID), UserID: id(d.ID), Role: d.Role, Generation: s.Generation, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: s.ExpiresAt.UTC()}
+		}),
+		Links: convert(d.Links, func(l linkDocument) user.Link {
+			return user.Link{Purpose: l.Purpose, Hash: l.Hash, Address: l.Address, ExpiresAt: l.ExpiresAt.UTC()}
 		}),
 		Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
 	}
@@ -138,6 +154,16 @@ func (r Users) Exists(ctx context.Context, id kiosk.ID) (bool, error) {
 	return err == nil, err
 }
 
+// Verified tells whether an account's e-mail address is verified; false where
+// there is no such account.
+func (r Users) Verified(ctx context.Context, id kiosk.ID) (bool, error) {
+	u, err := r.ByID(ctx, id)
+	if kiosk.KindNotFound.Is(err) {
+		return false, nil
+	}
+	return u.EmailVerified, err
+}
+
 // Update writes an account that has not changed since it was read.
 func (r Users) Update(ctx context.Context, u user.User) error {
 	d := fromUser(u)
@@ -147,6 +173,18 @@ func (r Users) Update(ctx context.Context, u user.User) error {
 		return loginTaken(err, u)
 	}
 	if result.MatchedCount == 0 {
+		return kiosk.Conflict("the account was changed at the same time: try again")
+	}
+	return nil
+}
+
+// Delete removes an account that has not changed since it was read.
+func (r Users) Delete(ctx context.Context, u user.User) error {
+	result, err := r.collection.DeleteOne(ctx, bson.D{{Key: "_id", Value: objectID(u.ID)}, {Key: "revision", Value: u.Revision}})
+	if err != nil {
+		return unavailable(err)
+	}
+	if result.DeletedCount == 0 {
 		return kiosk.Conflict("the account was changed at the same time: try again")
 	}
 	return nil

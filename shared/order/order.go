@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -70,6 +71,12 @@ type Order struct {
 	Key         string // the idempotency key it was placed under, and whose; may be empty
 	Fingerprint string // of what was asked under that key
 	Traceparent string // W3C trace context of the request that placed it
+}
+
+// OwnKey returns the idempotency key as its customer gave it.
+func (o Order) OwnKey() string {
+	_, key, _ := strings.Cut(o.Key, ":")
+	return key
 }
 
 // take notes that every line's stock was taken.

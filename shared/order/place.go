@@ -54,6 +54,8 @@ type Products interface {
 // Customers tells whether somebody is a customer.
 type Customers interface {
 	Exists(ctx context.Context, id kiosk.ID) (bool, error)
+	// Verified tells whether they have verified their e-mail address.
+	Verified(ctx context.Context, id kiosk.ID) (bool, error)
 }
 
 // Announcer publishes that orders were placed.
@@ -75,6 +77,7 @@ type Placing struct {
 	Customers Customers
 	Announcer Announcer // does not wait for a confirmation: see Announcing
 	Currency  string
+	Verified  bool // only customers order whose e-mail address is verified
 	Now       func() time.Time
 }
 
@@ -174,6 +177,15 @@ func (p *Placing) price(ctx context.Context, actor kiosk.Actor, d Draft, lines [
 			return Order{}, err
 		}
 		v.Require(exists, "user_id", "is not a customer")
+	}
+	if p.Verified && !actor.Administers() {
+		verified, err := p.Customers.Verified(ctx, d.UserID)
+		if err != nil {
+			return Order{}, err
+		}
+		if !verified {
+			return Order{}, kiosk.Forbidden("this shop takes orders from verified e-mail addresses only: follow the link in the letter of welcome, or have it sent again with POST /api/users/me/verification")
+		}
 	}
 	ids := make([]kiosk.ID, len(lines))
 	for i, line := range lines {

@@ -41,8 +41,11 @@ type Event struct {
 // when it is sent.
 type Letter struct {
 	Template string   // of package mail
-	UserID   kiosk.ID // its recipient
+	UserID   kiosk.ID // its recipient; empty: whoever has the account of To
 	OrderID  kiosk.ID // what it is about; empty: the account
+	To       string   // an address; empty: the account's when it is sent
+	Seed     []byte   // of its link's token, which nobody stores; nil: no link
+	Issued   bool     // its link is stored, and perhaps sent
 }
 
 // Store keeps the entries until they are delivered.

@@ -132,8 +132,10 @@ var (
 // knownFor is how long an address is remembered as one of the owner's.
 const knownFor = 30 * 24 * time.Hour
 
+const knownPrefix = "login:known:"
+
 func pairKey(account, address string) string  { return "login:pair:" + address + ":" + account }
-func knownKey(account, address string) string { return "login:known:" + address + ":" + account }
+func knownKey(account, address string) string { return knownPrefix + address + ":" + account }
 
 // Admit counts one try to log in from address.
 func (g Logins) Admit(ctx context.Context, address string) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -20,6 +21,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/privacy"
 	"github.com/kiosk-shop/kiosk/shared/redis"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/smtp"
@@ -32,6 +34,7 @@ const (
 	defaultRedis   = "redis:6379"
 	defaultNATS    = "nats://nats:4222"
 	defaultGateway = "http://gateway:8080"
+	defaultPublic  = "http://127.0.0.1:8000" // the front door's default, for customers on the same machine
 )
 
 // copyLifetime bounds how old a cached copy can get whose invalidation was lost.
@@ -191,6 +194,25 @@ func (s *Shop) Administrator() {
 	})
 }
 
+// Recovery gets people back into their accounts.
+func (s *Shop) Recovery() *user.Recovery {
+	return &user.Recovery{
+		Users: s.db.Users(), Outbox: s.Outbox(), Copies: s.sessionCopies(), Cache: s.profileCache(), Hasher: s.hasher, Guard: s.logins(),
+		Tries: s.count("RATE_LIMIT_LINKS", "100/1m"), Letters: s.linkLetters(), Turns: user.NewTurns(2), Transact: s.Outbox().Transact, Now: now,
+	}
+}
+
+// linkLetters is the rate of letters with a link to one account.
+func (s *Shop) linkLetters() user.Limit { return s.count("RATE_LIMIT_LINK_LETTERS", "10/1h") }
+
+func (s *Shop) count(name, def string) func(context.Context, string) error {
+	limit := s.limit(name, def)
+	return func(ctx context.Context, key string) error {
+		_, err := limit(ctx, key)
+		return err
+	}
+}
+
 // Authentication opens, renews and ends sessions.
 func (s *Shop) Authentication() *user.Authentication {
 	return &user.Authentication{Users: s.db.Users(), Copies: s.sessionCopies(), Tokens: s.tokens, Hasher: s.hasher, Guard: s.logins(), Transact: s.db.Transact, Now: now}
@@ -200,7 +222,7 @@ func (s *Shop) Authentication() *user.Authentication {
 func (s *Shop) Profiles() *user.Profiles {
 	return &user.Profiles{
 		Users: s.db.Users(), Copies: s.sessionCopies(), Hasher: s.hasher, Guard: s.logins(),
-		Cache: redis.NewCache[user.Profile](s.redis, "user", copyLifetime), Transact: s.db.Transact, Now: now,
+		Letters: s.linkLetters(), Outbox: s.Outbox(), Cache: s.profileCache(), Transact: s.Outbox().Transact, Now: now,
 	}
 }
 
@@ -208,6 +230,15 @@ func (s *Shop) Profiles() *user.Profiles {
 func (s *Shop) WatchProducts(ctx context.Context, w nats.Watcher) {
 	conn := s.NATS()
 	s.Run(ctx, func(ctx context.Context) { conn.WatchProducts(ctx, w) })
+}
+
+// Privacy exports and erases accounts.
+func (s *Shop) Privacy() *privacy.Privacy {
+	return &privacy.Privacy{
+		Users: s.db.Users(), Orders: s.db.Orders(), Letters: s.db.Outbox(), Mails: s.db.Mails(), Traces: s.redis,
+		Prover: user.Prover{Guard: s.logins(), Hasher: s.hasher}, Profiles: s.profileCache(), Sessions: s.sessionCopies(), OrdersOf: s.orderCache(),
+		Transact: s.db.Transact, Now: now,
+	}
 }
 
 // Catalogue is the products.
@@ -232,7 +263,8 @@ func (s *Shop) Placing() *order.Placing {
 		},
 		Orders: orders, Backlog: &order.Backlog{Orders: orders, Limit: s.config.Int("MAX_WAITING_ORDERS", 10_000), Now: now},
 		Locks: s.redis, Products: s.db.Products(), Customers: s.db.Users(),
-		Announcer: nats.Announcer{Conn: s.NATS()}, Currency: s.Currency(), Now: now,
+		Announcer: nats.Announcer{Conn: s.NATS()}, Currency: s.Currency(),
+		Verified: s.config.Bool("REQUIRE_VERIFIED_EMAIL", false), Now: now,
 	}
 }
 
@@ -268,17 +300,11 @@ func (s *Shop) Letters() *mail.Letters {
 	templates, err := mail.LoadTemplates(s.config.String("MAIL_TEMPLATES", ""))
 	s.opened(err)
 	return &mail.Letters{
-		Shop: s.config.String("SHOP_NAME", "Kiosk"), Templates: templates,
-		Store: s.db.Outbox(), Customers: s.db.Users(), Orders: s.db.Orders(), Transport: s.mailServer(),
-		Verified: s.letterLimit("RATE_LIMIT_LETTERS", "120/1h"), Strangers: s.letterLimit("RATE_LIMIT_LETTERS_UNVERIFIED", "60/1h"), Now: now,
-	}
-}
-
-func (s *Shop) letterLimit(name, def string) mail.Limit {
-	limit := s.limit(name, def)
-	return func(ctx context.Context, recipient string) error {
-		_, err := limit(ctx, recipient)
-		return err
+		Shop: s.config.String("SHOP_NAME", "Kiosk"), PublicURL: strings.TrimRight(s.config.String("PUBLIC_URL", defaultPublic), "/"),
+		Links:     &user.Issuing{Users: s.db.Users(), Letters: s.db.Outbox(), Tokens: s.tokens, Transact: s.db.Transact, Now: now},
+		Templates: templates,
+		Store:     s.db.Outbox(), Customers: s.db.Users(), Orders: s.db.Orders(), Transport: s.mailServer(),
+		Verified: s.count("RATE_LIMIT_LETTERS", "120/1h"), Strangers: s.count("RATE_LIMIT_LETTERS_UNVERIFIED", "60/1h"), Now: now,
 	}
 }
 
@@ -367,6 +393,10 @@ func (s *Shop) Currency() string { return s.config.String("CURRENCY", "USD") }
 
 func (s *Shop) stockroom() *inventory.Stock {
 	return &inventory.Stock{Shelves: s.db.Products(), Now: now}
+}
+
+func (s *Shop) profileCache() *redis.Cache[user.Profile] {
+	return redis.NewCache[user.Profile](s.redis, "user", copyLifetime)
 }
 
 func (s *Shop) sessionCopies() *redis.Cache[user.Session] {

@@ -159,7 +159,7 @@ func (s *testShop) register(t testing.TB, email string) (user.User, kiosk.Actor)
 	return u, kiosk.Actor{ID: u.ID, Role: u.Role, Session: kiosk.NewID()}
 }
 
-func (s *testShop) product(t *testing.T, stock int) inventory.Product {
+func (s *testShop) product(t testing.TB, stock int) inventory.Product {
 	t.Helper()
 	p, err := s.Catalogue().Create(t.Context(), admin, inventory.Details{Name: "Pen", Category: "paper", Stock: &stock, Price: "1.50"})
 	if err != nil {
@@ -204,7 +204,7 @@ func (s *testShop) fulfil(t *testing.T, o order.Order) order.Order {
 
 // settle runs a relay, whose clock goes minutes ahead with each sweep, until
 // the outbox is empty.
-func (s *testShop) settle(t *testing.T) {
+func (s *testShop) settle(t testing.TB) {
 	t.Helper()
 	s.Outbox().Close() // what this process tries by itself, it has tried
 	clock := now()
@@ -223,7 +223,7 @@ func (s *testShop) settle(t *testing.T) {
 
 // expectMails polls until the customer has exactly one mail of each subject,
 // and no other, after everything in the outbox has been delivered.
-func (s *testShop) expectMails(t *testing.T, to string, subjects ...string) {
+func (s *testShop) expectMails(t testing.TB, to string, subjects ...string) {
 	t.Helper()
 	s.settle(t)
 	s.gateway.mu.Lock()
@@ -241,7 +241,7 @@ func (s *testShop) expectMails(t *testing.T, to string, subjects ...string) {
 	}
 }
 
-func expectKind(t *testing.T, err error, kind kiosk.Kind, what string) {
+func expectKind(t testing.TB, err error, kind kiosk.Kind, what string) {
 	t.Helper()
 	if !kind.Is(err) {
 		t.Errorf("%s: %v, want it to be: %s", what, err, kind)

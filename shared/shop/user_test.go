@@ -129,6 +129,9 @@ func TestTheFirstAdministratorComesOnce(t *testing.T) {
 	if _, err := s.Profiles().Update(t.Context(), kiosk.Actor{ID: u.ID, Role: kiosk.RoleAdmin}, u.ID, "192.0.2.1", change); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Recovery().Verify(t.Context(), s.token(t, "grace@example.com", verifyEmail), ""); err != nil {
+		t.Fatal(err)
+	}
 	if err := registration.EnsureAdministrator(t.Context(), "admin@kiosk.local", password); err != nil {
 		t.Fatal(err)
 	}
@@ -473,8 +476,8 @@ func TestProfile(t *testing.T) {
 	change := func(who kiosk.Actor, c user.Change) (user.Profile, error) {
 		return profiles.Update(t.Context(), who, u.ID, "192.0.2.1", c)
 	}
-	profile, err := change(actor, user.Change{Name: new("Ada L."), Email: new("ada@example.org")})
-	if err != nil || profile.Name != "Ada L." || profile.Email != "ada@example.org" || profile.Username != "ada@example.org" {
+	profile, err := change(actor, user.Change{Name: new("Ada L."), Email: new("ada@example.org"), CurrentPassword: password})
+	if err != nil || profile.Name != "Ada L." || profile.Email != "ada@example.com" || profile.PendingEmail != "ada@example.org" {
 		t.Errorf("%+v, %v", profile, err)
 	}
 	if seen, err := profiles.Get(t.Context(), actor, u.ID); err != nil || seen != profile {
@@ -487,8 +490,11 @@ func TestProfile(t *testing.T) {
 		want kiosk.Kind
 	}{
 		{"by a stranger", stranger, user.Change{Name: new("x")}, kiosk.KindNotFound},
-		{"an address that is taken", actor, user.Change{Email: new("bob@example.com")}, kiosk.KindConflict},
-		{"no address", actor, user.Change{Email: new("")}, kiosk.KindInvalid},
+		{"an address that is taken", actor, user.Change{Email: new("bob@example.com"), CurrentPassword: password}, kiosk.KindConflict},
+		{"an address that is taken, by an administrator", admin, user.Change{Email: new("bob@example.com")}, kiosk.KindConflict},
+		{"no address", actor, user.Change{Email: new(""), CurrentPassword: password}, kiosk.KindInvalid},
+		{"an address without the current password", actor, user.Change{Email: new("ada@example.net")}, kiosk.KindInvalid},
+		{"an address with a wrong password", actor, user.Change{Email: new("ada@example.net"), CurrentPassword: "x"}, kiosk.KindInvalid},
 		{"a password without the current one", actor, user.Change{Password: new("another password")}, kiosk.KindInvalid},
 		{"a wrong current password", actor, user.Change{Password: new("another password"), CurrentPassword: "x"}, kiosk.KindInvalid},
 		{"a common password", actor, user.Change{Password: new("password"), CurrentPassword: password}, kiosk.KindInvalid},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -170,6 +171,40 @@ func (a *Authentication) Logout(ctx context.Context, actor kiosk.Actor) error {
 		return a.Users.Update(ctx, u)
 	})
 	a.Copies.Drop(context.WithoutCancel(ctx), actor.Session)
+	return err
+}
+
+// Sessions returns the actor's sessions that have not ended, the newest first.
+func (a *Authentication) Sessions(ctx context.Context, actor kiosk.Actor) ([]Session, error) {
+	u, err := a.Users.ByID(ctx, actor.ID)
+	if kiosk.KindNotFound.Is(err) {
+		return nil, errAccount
+	}
+	if err != nil {
+		return nil, err
+	}
+	now := a.Now()
+	sessions := slices.DeleteFunc(u.Sessions, func(s Session) bool { return !now.Before(s.ExpiresAt) })
+	slices.Reverse(sessions)
+	return sessions, nil
+}
+
+// EndSession ends one of the actor's sessions; KindNotFound where they have no
+// such session.
+func (a *Authentication) EndSession(ctx context.Context, actor kiosk.Actor, id kiosk.ID) error {
+	err := a.Transact(ctx, func(ctx context.Context) error {
+		u, err := a.Users.ByID(ctx, actor.ID)
+		if err != nil && !kiosk.KindNotFound.Is(err) {
+			return err
+		}
+		if len(u.endSessions(func(s Session) bool { return s.ID == id && a.Now().Before(s.ExpiresAt) })) == 0 {
+			return kiosk.NotFound("there is no such session")
+		}
+		return a.Users.Update(ctx, u)
+	})
+	if !kiosk.KindNotFound.Is(err) {
+		a.Copies.Drop(context.WithoutCancel(ctx), id)
+	}
 	return err
 }
 

@@ -20,12 +20,12 @@ type Repository interface {
 	// Update writes the account if its revision is still u.Revision, and
 	// counts it up; else KindConflict, as for a name or address that is taken.
 	Update(ctx context.Context, u User) error
+	// Delete removes the account if its revision is still u.Revision; else
+	// KindConflict.
+	Delete(ctx context.Context, u User) error
 	// HasAdministrator reports whether any account is an administrator's.
 	HasAdministrator(ctx context.Context) (bool, error)
 }
-
-// Welcome is the letter to a new customer, in package mail.
-const Welcome = "welcome"
 
 // Outbox stores what has to be said, in the caller's transaction.
 type Outbox interface {
@@ -60,7 +60,8 @@ func (a NewAccount) check() error {
 	return v.Err()
 }
 
-// Register opens an account, and sends a mail of welcome. A user name or
+// Register opens an account, and sends a letter of welcome with a link that
+// verifies the address. A user name or
 // address that is taken: KindConflict.
 func (r *Registration) Register(ctx context.Context, a NewAccount) (User, error) {
 	if a.Username == "" {
@@ -89,7 +90,7 @@ func (r *Registration) open(ctx context.Context, a NewAccount, role kiosk.Role) 
 		if role == kiosk.RoleAdmin {
 			return nil
 		}
-		return r.Outbox.Add(ctx, outbox.Entry{Letter: &outbox.Letter{Template: Welcome, UserID: u.ID}})
+		return r.Outbox.Add(ctx, linkLetter(Welcome, u.ID, u.Email))
 	})
 	if err != nil {
 		return User{}, err

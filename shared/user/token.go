@@ -38,6 +38,7 @@ const (
 type Tokens struct {
 	secret  []byte
 	refresh []byte // a key of its own for refresh tokens, derived from secret
+	links   []byte // and one for the tokens of letters' links
 	now     func() time.Time
 }
 
@@ -46,9 +47,12 @@ func NewTokens(secret string, now func() time.Time) (*Tokens, error) {
 	if secret == "" {
 		return nil, errors.New("JWT_SECRET is empty")
 	}
-	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write([]byte("kiosk refresh token v1"))
-	return &Tokens{secret: []byte(secret), refresh: mac.Sum(nil), now: now}, nil
+	derive := func(use string) []byte {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte(use))
+		return mac.Sum(nil)
+	}
+	return &Tokens{secret: []byte(secret), refresh: derive("kiosk refresh token v1"), links: derive("kiosk link token v1"), now: now}, nil
 }
 
 type claims struct {

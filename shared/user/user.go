@@ -16,11 +16,13 @@ type User struct {
 	ID            kiosk.ID
 	Username      string
 	Email         string
-	EmailVerified bool // its owner has followed a letter to it
+	EmailVerified bool   // its owner has followed a letter to it
+	PendingEmail  string // becomes Email once its letter is followed; empty: none
 	Name          string
 	Role          kiosk.Role
 	PasswordHash  string
 	Sessions      []Session // the oldest first, MaxSessions at most
+	Links         []Link    // sent and not used, the oldest first, maxLinks of a purpose at most
 	Revision      int64     // counts the changes, so that two of them at once don't overwrite each other
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
@@ -28,17 +30,22 @@ type User struct {
 
 // Profile is what an account's owner sees of it.
 type Profile struct {
-	ID        kiosk.ID   `json:"id"`
-	Username  string     `json:"username"`
-	Email     string     `json:"email"`
-	Name      string     `json:"name"`
-	Role      kiosk.Role `json:"role"`
-	CreatedAt time.Time  `json:"created_at"`
+	ID            kiosk.ID   `json:"id"`
+	Username      string     `json:"username"`
+	Email         string     `json:"email"`
+	EmailVerified bool       `json:"email_verified"`
+	PendingEmail  string     `json:"pending_email,omitempty"`
+	Name          string     `json:"name"`
+	Role          kiosk.Role `json:"role"`
+	CreatedAt     time.Time  `json:"created_at"`
 }
 
 // Profile leaves out what nobody needs to see.
 func (u User) Profile() Profile {
-	return Profile{ID: u.ID, Username: u.Username, Email: u.Email, Name: u.Name, Role: u.Role, CreatedAt: u.CreatedAt}
+	return Profile{
+		ID: u.ID, Username: u.Username, Email: u.Email, EmailVerified: u.EmailVerified, PendingEmail: u.PendingEmail,
+		Name: u.Name, Role: u.Role, CreatedAt: u.CreatedAt,
+	}
 }
 
 // Key is the form in which a user name or an e-mail address is unique, and in

@@ -1,6 +1,9 @@
 package client
 
-import "time"
+import (
+	"regexp"
+	"time"
+)
 
 // The bodies of the contract, as a client writes and reads them.
 
@@ -38,6 +41,8 @@ type Account struct {
 	ID        string    `json:"id"`
 	Username  string    `json:"username"`
 	Email     string    `json:"email"`
+	Verified  bool      `json:"email_verified"`
+	Pending   string    `json:"pending_email"`
 	Name      string    `json:"name"`
 	Role      string    `json:"role"`
 	CreatedAt time.Time `json:"created_at"`
@@ -151,7 +156,13 @@ type Mail struct {
 
 // The subjects of the shop's own letters, as its built-in templates have them.
 const (
-	Welcome      = "Welcome to Kiosk"
+	Welcome         = "Welcome to Kiosk"
+	VerifyEmail     = "Please verify your e-mail address"
+	ResetPassword   = "Set a new password"
+	PasswordChanged = "Your password was changed"
+	EmailChanging   = "Your e-mail address is about to change"
+	EmailChanged    = "Your e-mail address was changed"
+
 	Confirmation = "Your order is confirmed"
 	Apology      = "We are sorry: your order is out of stock"
 	Completion   = "Your order is complete"
@@ -171,4 +182,16 @@ type Problem struct {
 type FieldError struct {
 	Field   string `json:"field"`
 	Message string `json:"message"`
+}
+
+// link is the one of a letter; its fragment reaches no server.
+var link = regexp.MustCompile(`\S*/#(verify|reset)=([A-Za-z0-9._-]+)`)
+
+// Link returns the address that a letter links to, and the token in it; empty
+// where it has none.
+func (m Mail) Link() (address, token string) {
+	if found := link.FindStringSubmatch(m.Text); found != nil {
+		return found[0], found[2]
+	}
+	return "", ""
 }

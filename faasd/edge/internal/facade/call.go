@@ -33,7 +33,7 @@ type call struct {
 	creates  bool   // whether a conflict means that the thing is there already
 }
 
-// do makes the call and decodes its answer into result. A refusal becomes a
+// do makes the call and decodes its answer into result, unless that is nil. A refusal becomes a
 // status error.
 func (c caller) do(ctx context.Context, call call, result any) (http.Header, error) {
 	header, _ := ctx.Value(callerKey{}).(http.Header)
@@ -55,6 +55,9 @@ func (c caller) do(ctx context.Context, call call, result any) (http.Header, err
 	defer answer.Release()
 	if answer.Status >= 400 {
 		return nil, refusal(answer, call.creates)
+	}
+	if result == nil { // 204
+		return answer.Header, nil
 	}
 	if err := json.Unmarshal(answer.Body, result); err != nil {
 		slog.Error("an answer that nobody understands", "function", call.function, "call_id", header.Get("X-Call-Id"), "error", err)

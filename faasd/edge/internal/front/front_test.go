@@ -168,7 +168,7 @@ func FuzzFind(f *testing.F) {
 		f.Add(strings.Replace(r.path, "{id}", id, 1))
 	}
 	f.Add("/api/orders/" + id + "/../../x/status")
-	safe := regexp.MustCompile(`^[a-z-]+(/(me|refresh|logout|[0-9a-fA-F]{24}(/status)?))?$`)
+	safe := regexp.MustCompile(`^[a-z-]+(/(me(/(verification|export|erase|sessions(/[0-9a-fA-F]{24})?))?|refresh|logout|forgot|reset|verify|[0-9a-fA-F]{24}(/status)?))?$`)
 	f.Fuzz(func(t *testing.T, path string) {
 		found, id := known.find(path)
 		if found == nil {

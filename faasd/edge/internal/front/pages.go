@@ -33,10 +33,11 @@ func loadPages(shopName string) (map[string]page, error) {
 		pages[path] = page{kind, `"` + hex.EncodeToString(sum[:8]) + `"`, content}
 	}
 	for path, file := range map[string]struct{ name, kind string }{
-		openAPIPath:  {"openapi.json", "application/json"},
-		"/style.css": {"style.css", css},
-		"/shop.js":   {"shop.js", script},
-		"/icon.svg":  {"icon.svg", "image/svg+xml"},
+		openAPIPath:   {"openapi.json", "application/json"},
+		"/style.css":  {"style.css", css},
+		"/shop.js":    {"shop.js", script},
+		"/account.js": {"account.js", script},
+		"/icon.svg":   {"icon.svg", "image/svg+xml"},
 	} {
 		content, err := assets.ReadFile("assets/" + file.name)
 		if err != nil {

@@ -17,7 +17,7 @@ import (
 func TestPages(t *testing.T) {
 	kinds := map[string]string{
 		"/": "text/html; charset=utf-8", "/docs": "text/html; charset=utf-8", "/style.css": "text/css; charset=utf-8",
-		"/shop.js": "text/javascript; charset=utf-8", "/icon.svg": "image/svg+xml", openAPIPath: "application/json",
+		"/shop.js": "text/javascript; charset=utf-8", "/account.js": "text/javascript; charset=utf-8", "/icon.svg": "image/svg+xml", openAPIPath: "application/json",
 		"/proto/user.proto": "text/plain; charset=utf-8", "/proto/inventory.proto": "text/plain; charset=utf-8",
 		"/proto/order.proto": "text/plain; charset=utf-8", "/proto/mailer.proto": "text/plain; charset=utf-8",
 	}

@@ -238,6 +238,7 @@ function state(order) {
 function showAccount() {
   $("#account").textContent = session.get() ? "Sign out" : "Sign in";
   $("#account").title = session.get()?.name || "";
+  $("#mine").hidden = !session.get();
   $("#orders-section").hidden = !session.get();
 }
 
