@@ -92,6 +92,10 @@ const (
 	// must fit into a body of OpenFaaS's queue, 256,000 bytes, and be sent within
 	// send-email's exec_timeout.
 	maxBatch = 64
+	// gather is how long letters are gathered before they are queued together.
+	gather = 100 * time.Millisecond
+	// maxGathered bounds what is gathered.
+	maxGathered = 1024
 	// maxDeliveries is how many batches a process delivers at once; what comes
 	// beyond is left to the relay.
 	maxDeliveries = 16
@@ -115,11 +119,15 @@ type Outbox struct {
 
 	slots  chan struct{} // bounds the deliveries under way
 	active sync.WaitGroup
+
+	mu      sync.Mutex
+	letters []kiosk.ID    // to be queued together
+	closing chan struct{} // ends the time for which they are gathered
 }
 
 // New makes an outbox over the database's own transactions.
 func New(store Store, transact kiosk.Transact, events Publisher, post Post, now func() time.Time) *Outbox {
-	return &Outbox{store: store, transact: transact, events: events, post: post, now: now, slots: make(chan struct{}, maxDeliveries)}
+	return &Outbox{store: store, transact: transact, events: events, post: post, now: now, slots: make(chan struct{}, maxDeliveries), closing: make(chan struct{})}
 }
 
 type batchKey struct{}
@@ -150,7 +158,16 @@ func (o *Outbox) Transact(ctx context.Context, fn func(context.Context) error) e
 }
 
 // Close waits for the deliveries under way.
-func (o *Outbox) Close() { o.active.Wait() }
+func (o *Outbox) Close() {
+	o.mu.Lock()
+	select {
+	case <-o.closing:
+	default:
+		close(o.closing)
+	}
+	o.mu.Unlock()
+	o.active.Wait()
+}
 
 // Add stores entries, in the transaction of Transact that ctx belongs to. Those
 // without an ID are given one.
@@ -212,14 +229,45 @@ func (o *Outbox) deliver(ctx context.Context, batch []Entry, again bool) {
 	if len(letters) == 0 {
 		return
 	}
-	if again {
-		err = o.post.Send(ctx, letters)
-	} else {
-		err = o.post.Queue(ctx, letters)
+	if !again {
+		o.queue(letters)
+		return
 	}
-	if err != nil {
+	if err := o.post.Send(ctx, letters); err != nil {
 		slog.Warn("letters not sent, they are tried again", "letters", len(letters), "first", letters[0], "error", err)
 	}
+}
+
+// queue has letters sent together with those of the next moments: OpenFaaS's
+// queue executes one invocation at a time, and would fall behind if each letter
+// had its own.
+func (o *Outbox) queue(letters []kiosk.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.letters) > maxGathered {
+		return // the mail server is behind: a relay has them sent after their grace
+	}
+	o.letters = append(o.letters, letters...)
+	if len(o.letters) > len(letters) {
+		return // somebody gathers already
+	}
+	o.active.Go(func() {
+		select {
+		case <-time.After(gather):
+		case <-o.closing:
+		}
+		o.mu.Lock()
+		gathered := o.letters
+		o.letters = nil
+		o.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), deliverTimeout)
+		defer cancel()
+		for batch := range slices.Chunk(gathered, maxBatch) {
+			if err := o.post.Queue(ctx, batch); err != nil {
+				slog.Warn("letters not queued, they are tried again", "letters", len(batch), "first", batch[0], "error", err)
+			}
+		}
+	})
 }
 
 // publish publishes the events of those that have one.
