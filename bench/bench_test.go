@@ -109,8 +109,8 @@ func TestCompare(t *testing.T) {
 	costly.Now.Costs[0].Total *= 1 + costNoise + 0.05
 	costly.Figures = costly.figures()
 	worse := costly.compare(last)
-	if len(worse) != 2 || !strings.HasPrefix(worse[0], "processor time an order, whole box: 6.00 ms, it was 5.00 ms") {
-		t.Errorf("a fifth more processor time gives %q", worse)
+	if len(worse) != 2 || !strings.HasPrefix(worse[0], "processor time an order, whole box: 6.50 ms, it was 5.00 ms") {
+		t.Errorf("nearly a third more processor time gives %q", worse)
 	}
 	slow := sampleReport()
 	for i := range slow.Now.Scenarios[1].Rates {
