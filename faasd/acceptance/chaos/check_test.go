@@ -54,6 +54,14 @@ func (s *smallShop) mail(to, subject, text string) {
 	s.sent = append(s.sent, client.Mail{ID: bson.NewObjectID().Hex(), To: []string{to}, Subject: subject, Text: text, Deliveries: 1})
 }
 
+// join adds a member, who is a user.
+func (s *smallShop) join() *member {
+	m := &member{customer: &customer{email: "member-x@example.com", registered: true}}
+	s.members = append(s.members, m)
+	s.users = append(s.users, userDoc{ID: bson.NewObjectID(), Email: m.email, Role: "user"})
+	return m
+}
+
 // refuse gives up the letter of welcome, as the mail server was told to.
 func (s *smallShop) refuse() {
 	s.outbox = append(s.outbox, entryDoc{ID: bson.NewObjectID(), Letter: &letterDoc{Template: "welcome", User: s.user}, GivenUp: time.Now(), LastError: "554 5.7.1 Refused"})
@@ -170,6 +178,18 @@ func TestEachCheckBites(t *testing.T) {
 		{"the poison is no dead letter", func(s *smallShop) { s.dead = nil }, deadLetters},
 		{"an order of nobody", func(s *smallShop) { s.orders[0].User = bson.NewObjectID() }, noOrphans},
 		{"an account of nobody", func(s *smallShop) { s.customers = nil }, noOrphans},
+		{"a member has no letter", func(s *smallShop) { s.join().accepted = 1 }, mailsOnce},
+		{"a member is lost", func(s *smallShop) { s.join(); s.users = s.users[:len(s.users)-1] }, notLost},
+		{"somebody erased is named", func(s *smallShop) {
+			m := s.join()
+			m.leaving, m.erased = true, true
+			s.raw = map[string]string{"outbox": `{"letter": {"to": "member-x@example.com"}}`}
+		}, nobodyLeft},
+		{"somebody erased is named in a stream", func(s *smallShop) {
+			m := s.join()
+			m.leaving, m.erased = true, true
+			s.dead = append(s.dead, event{Payload: "member-x"})
+		}, nobodyLeft},
 		{"what a client saw", func(s *smallShop) { s.violate(contract, "500") }, contract},
 	}
 	for _, c := range cases {

@@ -12,6 +12,7 @@ import (
 type journal struct {
 	mu         sync.Mutex
 	customers  []*customer
+	members    []*member
 	intents    []*intent
 	goods      []*good
 	answers    map[string]int // by request and status; status 0: none came

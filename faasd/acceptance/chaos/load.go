@@ -73,6 +73,9 @@ func (l *load) run(ctx context.Context, customers int) {
 			}
 		})
 	}
+	for i := range members {
+		people.Go(func() { l.membership(ctx, rand.New(rand.NewPCG(l.seed, uint64(3000+i)))) })
+	}
 	for i := range admins {
 		people.Go(func() {
 			random := rand.New(rand.NewPCG(l.seed, uint64(2000+i)))

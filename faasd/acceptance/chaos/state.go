@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,6 +26,7 @@ type state struct {
 	keys      []keyDoc // of the orders
 	outbox    []entryDoc
 	mails     []recordDoc
+	raw       map[string]string // the documents of a collection, as they are stored
 
 	events []event        // of the stream ORDERS
 	dead   []event        // of the stream DEAD_LETTERS
@@ -93,6 +95,7 @@ type entryDoc struct {
 
 type letterDoc struct {
 	Template string
+	To       string
 	User     bson.ObjectID `bson:"user_id"`
 	Order    bson.ObjectID `bson:"order_id"`
 }
@@ -136,12 +139,31 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 			return nil, fmt.Errorf("collection %s: %w", name, err)
 		}
 	}
+	names, err := db.ListCollectionNames(ctx, bson.D{})
+	if err != nil {
+		return nil, err
+	}
+	s.raw = map[string]string{}
+	for _, name := range names {
+		cursor, err := db.Collection(name).Find(ctx, bson.D{})
+		if err != nil {
+			return nil, fmt.Errorf("collection %s: %w", name, err)
+		}
+		var documents []bson.Raw
+		if err := cursor.All(ctx, &documents); err != nil {
+			return nil, fmt.Errorf("collection %s: %w", name, err)
+		}
+		var text strings.Builder
+		for _, d := range documents {
+			text.WriteString(d.String())
+		}
+		s.raw[name] = text.String()
+	}
 	for _, o := range s.orders {
 		if o.Key != "" {
 			s.keys = append(s.keys, keyDoc{o.Key, o.ID})
 		}
 	}
-	var err error
 	if s.events, err = readStream(ctx, js, "ORDERS"); err != nil {
 		return nil, err
 	}
