@@ -1,6 +1,7 @@
 package facade
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"sync"
@@ -29,14 +30,15 @@ const (
 // proxy speaks for many clients and has no bound of its own.
 type arrivals struct {
 	proxies listener.Proxies
+	time    time.Duration // for a message to arrive
 
 	mu       sync.Mutex
 	total    int
 	byClient map[netip.Prefix]int
 }
 
-func newArrivals(proxies listener.Proxies) *arrivals {
-	return &arrivals{proxies: proxies, byClient: make(map[netip.Prefix]int)}
+func newArrivals(config Config) *arrivals {
+	return &arrivals{proxies: config.Proxies, time: cmp.Or(config.ArrivalTime, arrivalTime), byClient: make(map[netip.Prefix]int)}
 }
 
 type arrivedKey struct{}
@@ -49,7 +51,7 @@ func (a *arrivals) expect(ctx context.Context, _ *tap.Info) (context.Context, er
 		return nil, status.Error(codes.Unavailable, "too many calls are arriving: try again in a second")
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	late := time.AfterFunc(arrivalTime, cancel)
+	late := time.AfterFunc(a.time, cancel)
 	arrived := sync.OnceFunc(func() {
 		late.Stop()
 		a.leave(client)

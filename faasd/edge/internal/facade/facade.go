@@ -45,6 +45,8 @@ type Config struct {
 	ServiceToken func() (string, error)
 	// Proxies are those whose x-forwarded-for metadata is believed.
 	Proxies listener.Proxies
+	// ArrivalTime is how long a call's message may take to arrive: 5 s by default.
+	ArrivalTime time.Duration
 }
 
 // Server is the facade on the network.
@@ -81,7 +83,7 @@ func New(functions Functions, config Config) *Server {
 			grpc.InitialConnWindowSize(256<<10),
 			grpc.ReadBufferSize(8<<10),
 			grpc.WriteBufferSize(8<<10),
-			grpc.InTapHandle(newArrivals(config.Proxies).expect),
+			grpc.InTapHandle(newArrivals(config).expect),
 			grpc.ConnectionTimeout(10*time.Second),
 			grpc.WaitForHandlers(true),
 			// Clients may ping every 10 s, as many are set to; more is abuse.
