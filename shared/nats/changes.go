@@ -20,6 +20,8 @@ const (
 	beat = 150 * time.Millisecond
 	// beatTimeout bounds one try.
 	beatTimeout = 500 * time.Millisecond
+	// passOnTimeout bounds the wait for an announcement before a commit.
+	passOnTimeout = 100 * time.Millisecond
 	// maxHeld is how many announcements may wait for their watcher.
 	maxHeld = 8192
 	// repeatWithin is how long an announcement is said again when the connection
@@ -64,11 +66,18 @@ func (c *Conn) ProductsChanged(ids ...kiosk.ID) {
 }
 
 // ProductsChanging announces that products are about to change, before that is
-// committed. ProductsChanged has to follow, whatever comes of it.
-func (c *Conn) ProductsChanging(ids ...kiosk.ID) {
+// committed. ProductsChanged has to follow, whatever comes of it. It returns
+// when the server has passed it on, or after a tenth of a second.
+func (c *Conn) ProductsChanging(ctx context.Context, ids ...kiosk.ID) {
+	if !c.nc.IsConnected() {
+		return // nobody trusts their copies then
+	}
 	for _, id := range ids {
 		announce(c.nc, change{ProductID: id, Pending: true})
 	}
+	ctx, cancel := context.WithTimeout(ctx, passOnTimeout)
+	defer cancel()
+	_ = c.nc.FlushWithContext(ctx) // copies that hear of it too late are dropped by ProductsChanged
 }
 
 func announce(nc *nats.Conn, e change) {

@@ -71,7 +71,7 @@ func TestCacheOfEachType(t *testing.T) {
 		History:  []order.Change{{At: at, Status: order.Pending, Stock: order.StockTaken, By: kiosk.ServiceID}},
 		Revision: 2, CreatedAt: at, UpdatedAt: at, Key: "key", Fingerprint: "a1", Traceparent: "00-4bf9",
 	})
-	reads(t, client, user.Profile{ID: kiosk.NewID(), Username: "ada", Email: "ada@example.com", Name: "Ada", Role: kiosk.RoleAdmin, CreatedAt: at})
+	reads(t, client, user.Profile{ID: kiosk.NewID(), Username: "ada", Email: "ada@example.com", EmailVerified: true, PendingEmail: "ada@example.org", Name: "Ada", Role: kiosk.RoleAdmin, CreatedAt: at})
 	reads(t, client, user.Session{ID: kiosk.NewID(), UserID: kiosk.NewID(), Role: kiosk.RoleUser, Generation: 4, CreatedAt: at, ExpiresAt: at.Add(time.Hour)})
 }
 

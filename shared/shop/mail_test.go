@@ -311,8 +311,10 @@ func TestRelays(t *testing.T) {
 	const entries = 20
 	dead := outbox.New(store, s.db.Transact, s.NATS(), nowhere{}, now)
 	var want []string
+	s.gateway.mu.Lock()
+	s.gateway.lose = 1 << 30
+	s.gateway.mu.Unlock()
 	for i := range entries {
-		s.gateway.lose = 1 << 30
 		u, _ := s.register(t, fmt.Sprintf("c%d@example.com", i))
 		want = append(want, u.Email)
 		err := dead.Transact(t.Context(), func(ctx context.Context) error {

@@ -423,8 +423,8 @@ func (c productCache) Drop(ctx context.Context, ids ...kiosk.ID) {
 }
 
 func (c productCache) Changing(ctx context.Context, ids ...kiosk.ID) {
+	c.changes.ProductsChanging(ctx, ids...)
 	c.Cache.Drop(ctx, ids...)
-	c.changes.ProductsChanging(ids...)
 }
 
 func (s *Shop) orderCache() *redis.Cache[order.Order] {

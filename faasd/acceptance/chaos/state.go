@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -173,8 +174,8 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 	if s.sent, err = shop.shop.Mails(ctx, ""); err != nil {
 		return nil, err
 	}
-	for page := 1; ; page++ {
-		a, ok := shop.call(ctx, shop.admin, "GET /api/orders", client.Request{Method: "GET", Path: fmt.Sprintf("/api/orders?limit=100&page=%d", page)}, 200)
+	for path := "/api/orders?limit=100"; path != ""; {
+		a, ok := shop.call(ctx, shop.admin, "GET /api/orders", client.Request{Method: "GET", Path: path}, 200)
 		var orders []client.Order
 		if !ok {
 			return nil, errors.New("the orders cannot be listed")
@@ -183,11 +184,16 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 			return nil, err
 		}
 		s.api = append(s.api, orders...)
-		if len(orders) < 100 {
-			return &s, nil
+		path = ""
+		if next := nextLink.FindStringSubmatch(a.Header.Get("Link")); next != nil {
+			path = next[1]
 		}
 	}
+	return &s, nil
 }
+
+// nextLink finds where a list goes on.
+var nextLink = regexp.MustCompile(`<([^>]*)>; rel="next"`)
 
 // readStream reads a whole stream, without a consumer that would stay.
 func readStream(ctx context.Context, js jetstream.JetStream, name string) ([]event, error) {
