@@ -124,9 +124,19 @@ func (p *person) do(ctx context.Context, method, path string, body any) (client.
 	return p.shop.Do(ctx, client.Request{Method: method, Path: path, Token: p.grant.Token, Body: body})
 }
 
-// must sends a request that has to be answered with status.
+// must sends a request that has to be answered with status. It is sent again,
+// as the contract has it, while it is answered 503: a part of the shop that an
+// attack has failed may not be back yet.
 func (p *person) must(ctx context.Context, status int, into any, method, path string, body any) error {
 	a, err := p.do(ctx, method, path, body)
+	for tries := 0; err == nil && a.Status == 503 && status != 503 && tries < 20; tries++ {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+		a, err = p.do(ctx, method, path, body)
+	}
 	if err != nil {
 		return err
 	}
