@@ -82,9 +82,7 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 				if err := d.Stockroom.Return(ctx, o.ID, o.lines()); err != nil {
 					return err
 				}
-				for _, line := range o.Lines {
-					returned = append(returned, line.ProductID)
-				}
+				returned = products([]Order{o})
 			}
 			entry, err = o.announcement(SubjectCancelled, Cancellation)
 		default:

@@ -4,27 +4,24 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
 const (
 	// Grace is how long an order may wait for its stock before its event is
 	// published again: whoever placed it may have died before it was.
-	Grace = 5 * time.Second
+	Grace = outbox.Grace
 	// maxRest is the longest time between two publications, jitter aside.
 	maxRest = 5 * time.Minute
 )
 
 // rest is the time until the next publication: it doubles from Grace to
 // maxRest.
-func rest(announcements int) time.Duration {
-	d := min(Grace<<min(announcements, 10), maxRest)
-	return d/2 + rand.N(d)
-}
+func rest(announcements int) time.Duration { return outbox.Backoff(announcements, maxRest) }
 
 // WaitingOrders are those whose stock is neither taken nor found short.
 type WaitingOrders interface {

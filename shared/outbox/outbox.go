@@ -101,11 +101,14 @@ const (
 	maxDeliveries = 16
 )
 
-// Pause is the time until the next attempt: it doubles from Grace to half a
-// minute. The jitter keeps entries that failed together from coming back
-// together.
-func Pause(attempts int) time.Duration {
-	d := min(Grace<<min(attempts, 10), maxPause)
+// Pause is the time until the next attempt, half a minute at most but for the
+// jitter.
+func Pause(attempts int) time.Duration { return Backoff(attempts, maxPause) }
+
+// Backoff doubles from Grace to most with the attempts. The jitter keeps what
+// failed together from coming back together.
+func Backoff(attempts int, most time.Duration) time.Duration {
+	d := min(Grace<<min(attempts, 10), most)
 	return d/2 + rand.N(d)
 }
 
