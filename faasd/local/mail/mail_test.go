@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -193,7 +195,28 @@ func TestDeliveries(t *testing.T) {
 
 	// Another sink on the same folder goes on where this one ended.
 	s.stop()
-	if err := os.WriteFile(filepath.Join(s.dir, ".new-1"), []byte("half"), 0o600); err != nil {
+	files, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files %v, %v, want one", files, err)
+	}
+	content, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := content[:len(content)-len(content)/5] // as a crash leaves it: what comes last counts the third delivery of one
+	if err := os.WriteFile(files[0], half, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := openMailbox(s.dir, maxKept, maxKeptBytes); err != nil || len(b.messages) != 2 {
+		t.Errorf("half a line at the end: %v, %v, want the two messages before it", b.messages, err)
+	}
+	if err := os.WriteFile(files[0], append([]byte("x"), content...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openMailbox(s.dir, maxKept, maxKeptBytes); err == nil || !strings.Contains(err.Error(), files[0]) {
+		t.Errorf("what is no message: %v, want an error that names %s", err, files[0])
+	}
+	if err := os.WriteFile(files[0], content, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s = start(t, s.dir)
@@ -301,5 +324,118 @@ func TestBounds(t *testing.T) {
 	s := start(t, t.TempDir())
 	if err := s.raw([]string{"a@b"}, "Subject: x\r\n\r\n"+strings.Repeat("x\r\n", maxMessage/2)); err == nil {
 		t.Error("a message beyond the limit was taken")
+	}
+}
+
+// TestFiles: files of messages that are all too old are removed, others are not.
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	b, err := openMailbox(dir, 10, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.maxFile = 1000
+	deliver := func(i int) {
+		t.Helper()
+		if err := b.deliver("x@y", []string{"a@b"}, fmt.Appendf(nil, "Subject: %d\r\nMessage-ID: <%d@x>\r\n\r\n%s", i, i, strings.Repeat("x", 300))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 100 {
+		deliver(i)
+		if i > 0 {
+			deliver(i - 1) // again
+		}
+	}
+	onDisk := func() []string {
+		t.Helper()
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return files
+	}
+	// 10 messages, 2 a file.
+	if files := onDisk(); len(files) != len(b.files) || len(files) < 5 || len(files) > 6 {
+		t.Errorf("%d files on disk, %d known, want 5 or 6 of both", len(files), len(b.files))
+	}
+	b.close()
+	again, err := openMailbox(dir, 10, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := again.list(100, ""), b.list(100, "")
+	if !reflect.DeepEqual(subjects(got), subjects(want)) || got[1].Deliveries != 2 {
+		t.Errorf("after a new start %v, deliveries %d; want %v, 2", subjects(got), got[1].Deliveries, subjects(want))
+	}
+	b.maxBytes = 10_000
+	for range 1000 { // the same again and again, which memory does not grow of
+		deliver(99)
+	}
+	if b.disk > 21_000 || len(onDisk()) > 25 {
+		t.Errorf("%d bytes in %d files, want no more than twice the bound of memory", b.disk, len(onDisk()))
+	}
+	b.clear()
+	if files := onDisk(); len(files) != 0 || b.disk != 0 {
+		t.Errorf("left after clear: %v, %d bytes", files, b.disk)
+	}
+}
+
+// TestOneSync: those who deliver at the same time share syncs, and nobody has
+// an answer before theirs.
+func TestOneSync(t *testing.T) {
+	b, err := openMailbox(t.TempDir(), 100, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.syncing.Lock() // a sync is under way
+	var group sync.WaitGroup
+	var answered atomic.Int32
+	for i := range 20 {
+		group.Go(func() {
+			if err := b.deliver("x@y", []string{"a@b"}, fmt.Appendf(nil, "Message-ID: <%d@x>\r\n\r\nx", i)); err != nil {
+				t.Error(err)
+			}
+			answered.Add(1)
+		})
+	}
+	boxtest.Eventually(t, "all are written", 20*time.Second, func() bool {
+		b.mu.RLock()
+		defer b.mu.RUnlock()
+		return b.written == 20
+	})
+	if n := answered.Load(); n != 0 {
+		t.Errorf("%d answered before the sync", n)
+	}
+	b.syncing.Unlock()
+	group.Wait()
+	if b.syncs != 1 {
+		t.Errorf("%d syncs for 20 messages, want 1", b.syncs)
+	}
+}
+
+// TestFailedDisk: a message that is not on disk is not acknowledged, and
+// neither is any after it.
+func TestFailedDisk(t *testing.T) {
+	b, err := openMailbox(t.TempDir(), 100, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deliver := func() error { return b.deliver("x@y", []string{"a@b"}, []byte("Subject: x\r\n\r\nx")) }
+	if err := deliver(); err != nil {
+		t.Fatal(err)
+	}
+	path := b.current.Name()
+	b.current.Close()
+	if b.current, err = os.Open(path); err != nil { // for reading only
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := deliver(); err == nil || !strings.Contains(err.Error(), "start the mail sink again") {
+			t.Errorf("got %v, want an error that says what to do", err)
+		}
+	}
+	if got := b.list(10, ""); len(got) != 1 {
+		t.Errorf("%d messages, want the first only", len(got))
 	}
 }

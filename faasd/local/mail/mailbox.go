@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,9 @@ const (
 	maxKeptBytes = 256 << 20
 )
 
+// maxFileBytes is how long a file of messages gets before the next is begun.
+const maxFileBytes = 16 << 20
+
 // Message is a message as the API shows it and as it lies on disk.
 type Message struct {
 	ID         string    `json:"id"` // sorts by time of receipt
@@ -39,6 +43,8 @@ type Message struct {
 	// Deliveries counts how often the message arrived: more than once where
 	// the sender had no answer and tried again.
 	Deliveries int `json:"deliveries"`
+
+	file *file // that it lies in
 }
 
 func (m *Message) size() int { return len(m.HTML) + len(m.Text) + len(m.Subject) + 512 }
@@ -48,55 +54,110 @@ func (m *Message) size() int { return len(m.HTML) + len(m.Text) + len(m.Subject)
 // duplicatesuppression, Exchange's duplicate detection).
 type delivered struct{ messageID, recipient string }
 
-// mailbox keeps messages in memory and, a file each, on disk.
+// mailbox keeps messages in memory and on disk, where each file holds messages
+// as lines of JSON in the order of their receipt, and the files' names are in
+// that order, too. A later line with the ID of an earlier one takes its place.
 type mailbox struct {
 	dir      string
 	maxKept  int
 	maxBytes int
+	maxFile  int64
 
 	mu       sync.RWMutex
 	messages []*Message // oldest first
+	files    []*file    // oldest first, in the order of the messages
+	current  *os.File   // the last of files; nil: the next message begins one
 	seen     map[delivered]*Message
 	bytes    int
+	disk     int64 // bytes of files
 	lastID   int64
+	written  int64 // lines, since the start
+	failure  error // of a sync: what the disk holds is unknown from then on
+
+	syncing sync.Mutex
+	synced  int64 // of written, those that are on disk
+	syncs   int
+}
+
+// file is one of the mailbox's files.
+type file struct {
+	path     string
+	bytes    int64
+	messages int // kept
 }
 
 func openMailbox(dir string, maxKept, maxBytes int) (*mailbox, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	b := &mailbox{dir: dir, maxKept: maxKept, maxBytes: maxBytes, seen: map[delivered]*Message{}}
-	entries, err := os.ReadDir(dir) // in the order of names, which is that of receipt
+	b := &mailbox{dir: dir, maxKept: maxKept, maxBytes: maxBytes, maxFile: maxFileBytes, seen: map[delivered]*Message{}}
+	paths, err := filepath.Glob(filepath.Join(dir, "*.json")) // in the order of names, which is that of receipt
 	if err != nil {
 		return nil, err
 	}
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		if strings.HasPrefix(entry.Name(), ".new-") {
-			_ = os.Remove(path) // was never acknowledged
-			continue
-		}
-		if filepath.Ext(path) != ".json" {
-			continue
-		}
-		content, err := os.ReadFile(path)
-		if err != nil {
+	byID := map[string]*Message{}
+	for _, path := range paths {
+		if err := b.load(path, byID); err != nil {
 			return nil, err
-		}
-		m := &Message{}
-		if err := json.Unmarshal(content, m); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		b.add(m)
-		// A clock that went back must not sort new messages before old ones.
-		if id, err := strconv.ParseInt(m.ID, 16, 64); err == nil {
-			b.lastID = max(b.lastID, id)
 		}
 	}
 	return b, nil
 }
 
+// load reads a file. Its end may be half a line, of a message that was never
+// acknowledged.
+func (b *mailbox) load(path string, byID map[string]*Message) error {
+	content, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	info, err := content.Stat()
+	if err != nil {
+		return err
+	}
+	b.files = append(b.files, &file{path: path, bytes: info.Size()})
+	b.disk += info.Size()
+	name := strings.TrimSuffix(filepath.Base(path), ".json")
+	b.used(name)
+	for lines := json.NewDecoder(bufio.NewReader(content)); ; {
+		m := &Message{}
+		if err := lines.Decode(m); errors.Is(err, io.EOF) {
+			break
+		} else if errors.Is(err, io.ErrUnexpectedEOF) {
+			break // half a line
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if earlier := byID[m.ID]; earlier != nil {
+			earlier.Deliveries = m.Deliveries
+		} else if m.ID >= name { // else it is of an earlier file, which is gone
+			byID[m.ID] = m
+			b.add(m)
+			b.used(m.ID)
+		}
+	}
+	b.trim()
+	return nil
+}
+
+// nextID returns an ID that sorts after all that were used, even if the clock
+// went back.
+func (b *mailbox) nextID() string {
+	b.lastID = max(b.lastID+1, time.Now().UnixNano())
+	return fmt.Sprintf("%016x", b.lastID)
+}
+
+func (b *mailbox) used(id string) {
+	if n, err := strconv.ParseInt(id, 16, 64); err == nil {
+		b.lastID = max(b.lastID, n)
+	}
+}
+
+// add keeps a message of the last file in memory.
 func (b *mailbox) add(m *Message) {
+	m.file = b.files[len(b.files)-1]
+	m.file.messages++
 	b.messages = append(b.messages, m)
 	b.bytes += m.size()
 	if m.MessageID != "" {
@@ -104,24 +165,33 @@ func (b *mailbox) add(m *Message) {
 			b.seen[delivered{m.MessageID, to}] = m
 		}
 	}
-	for len(b.messages) > b.maxKept || b.bytes > b.maxBytes && len(b.messages) > 1 {
+}
+
+// trim forgets the oldest messages where there are too many, and removes the
+// oldest files where none of their messages is left.
+func (b *mailbox) trim() {
+	for len(b.messages) > b.maxKept || len(b.messages) > 1 && b.bytes > b.maxBytes || len(b.messages) > 0 && b.disk > 2*int64(b.maxBytes) {
 		oldest := b.messages[0]
+		b.messages[0] = nil
 		b.messages = b.messages[1:]
-		b.forget(oldest)
+		b.bytes -= oldest.size()
+		for _, to := range oldest.To {
+			delete(b.seen, delivered{oldest.MessageID, to})
+		}
+		oldest.file.messages--
+		b.removeFiles()
 	}
 }
 
-func (b *mailbox) forget(m *Message) {
-	b.bytes -= m.size()
-	for _, to := range m.To {
-		delete(b.seen, delivered{m.MessageID, to})
-	}
-	if err := os.Remove(b.path(m)); err != nil {
-		slog.Warn("an old message stays on disk", "error", err)
+func (b *mailbox) removeFiles() {
+	for len(b.files) > 0 && b.files[0].messages == 0 && (len(b.files) > 1 || b.current == nil) {
+		if err := os.Remove(b.files[0].path); err != nil {
+			slog.Warn("a file of old messages was not removed", "error", err)
+		}
+		b.disk -= b.files[0].bytes
+		b.files = b.files[1:]
 	}
 }
-
-func (b *mailbox) path(m *Message) string { return filepath.Join(b.dir, m.ID+".json") }
 
 // deliver keeps the message for those recipients who do not have it yet. When
 // it returns nil the message is on disk.
@@ -135,8 +205,21 @@ func (b *mailbox) deliver(from string, to []string, raw []byte) error {
 		m.Date = m.ReceivedAt
 	}
 	m.Deliveries = 1
+	written, err := b.receive(m, to)
+	if err != nil {
+		return err
+	}
+	return b.sync(written)
+}
+
+// receive writes what is new about the message, and returns how many lines were
+// written by then.
+func (b *mailbox) receive(m *Message, to []string) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.failure != nil {
+		return 0, b.failure
+	}
 	var again []*Message
 	for _, recipient := range to {
 		if earlier, ok := b.seen[delivered{m.MessageID, recipient}]; !ok || m.MessageID == "" {
@@ -146,48 +229,131 @@ func (b *mailbox) deliver(from string, to []string, raw []byte) error {
 		}
 	}
 	for _, earlier := range again {
-		counted := *earlier
-		counted.Deliveries++
-		if err := b.write(&counted); err != nil {
-			return err
+		if err := b.write(&Message{ID: earlier.ID, Deliveries: earlier.Deliveries + 1}); err != nil {
+			return 0, err
 		}
-		earlier.Deliveries = counted.Deliveries
+		earlier.Deliveries++
 	}
-	if len(m.To) == 0 {
+	if len(m.To) > 0 {
+		if err := b.prepare(); err != nil {
+			return 0, err
+		}
+		m.ID = b.nextID()
+		if err := b.write(m); err != nil {
+			return 0, err
+		}
+		b.add(m)
+	}
+	b.trim()
+	return b.written, nil
+}
+
+// prepare sees to a last file that can take one more line.
+func (b *mailbox) prepare() (err error) {
+	if b.current != nil && b.files[len(b.files)-1].bytes < b.maxFile {
 		return nil
 	}
-	b.lastID = max(b.lastID+1, m.ReceivedAt.UnixNano())
-	m.ID = fmt.Sprintf("%016x", b.lastID)
-	if err := b.write(m); err != nil {
+	if b.current != nil {
+		// Who waits for a sync of this file must not find it closed.
+		if err := b.current.Sync(); err != nil {
+			return b.fail(err)
+		}
+		b.end()
+	}
+	b.current, err = b.begin()
+	return err
+}
+
+// write appends the message to the last file: all of it, or nothing.
+func (b *mailbox) write(m *Message) error {
+	if err := b.prepare(); err != nil {
 		return err
 	}
-	b.add(m)
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(m); err != nil {
+		return err
+	}
+	last := b.files[len(b.files)-1]
+	if _, err := b.current.Write(line.Bytes()); err != nil {
+		if cut := b.current.Truncate(last.bytes); cut != nil {
+			return b.fail(errors.Join(err, cut))
+		}
+		return err
+	}
+	last.bytes += int64(line.Len())
+	b.disk += int64(line.Len())
+	b.written++
 	return nil
 }
 
-// write makes the message's file say what the message says, durably.
-func (b *mailbox) write(m *Message) error {
-	content, err := json.Marshal(m)
+// begin makes the next file.
+func (b *mailbox) begin() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(b.dir, b.nextID()+".json"), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(b.dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), b.path(m))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return nil, err
 	}
 	dir, err := os.Open(b.dir)
-	if err != nil {
-		return err
+	if err == nil {
+		err = errors.Join(dir.Sync(), dir.Close())
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	b.files = append(b.files, &file{path: f.Name()})
+	return f, nil
+}
+
+// end closes the last file, to which nothing more is written.
+func (b *mailbox) end() {
+	if b.current == nil {
+		return
+	}
+	if err := b.current.Close(); err != nil {
+		slog.Warn("a file of messages was not closed", "error", err)
+	}
+	b.current = nil
+	b.removeFiles()
+}
+
+// fail has the mailbox take nothing more. What a disk holds after a sync that
+// failed, nobody can know.
+func (b *mailbox) fail(err error) error {
+	b.failure = fmt.Errorf("the disk has failed, start the mail sink again: %w", err)
+	return b.failure
+}
+
+// sync returns when so many lines are on disk. One sync serves all who wait.
+func (b *mailbox) sync(written int64) error {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	if b.synced >= written {
+		return nil
+	}
+	b.mu.RLock()
+	current, until, err := b.current, b.written, b.failure
+	b.mu.RUnlock()
+	if err == nil && current != nil {
+		if err = current.Sync(); errors.Is(err, os.ErrClosed) {
+			err = nil // it was synced before it was closed
+		}
+	}
+	if err != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.fail(err)
+	}
+	b.synced = until
+	b.syncs++
+	return nil
+}
+
+// close ends writing.
+func (b *mailbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.end()
 }
 
 // list is the newest messages first, at most limit, only those to the
@@ -211,10 +377,12 @@ func (b *mailbox) list(limit int, to string) []Message {
 func (b *mailbox) clear() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, m := range b.messages {
-		b.forget(m)
+	for _, f := range b.files {
+		f.messages = 0
 	}
-	b.messages = nil
+	b.messages, b.bytes = nil, 0
+	clear(b.seen)
+	b.end()
 }
 
 // parse reads what a person would see. What is no proper message is shown as

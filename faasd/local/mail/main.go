@@ -51,6 +51,7 @@ func run(ctx context.Context, smtpAddr, httpAddr, dir string) error {
 	if err != nil {
 		return err
 	}
+	defer box.close()
 	smtpListener, err := net.Listen("tcp", smtpAddr)
 	if err != nil {
 		return err
