@@ -400,6 +400,15 @@ func TestDuplicates(t *testing.T) {
 	// Several documents may lack the fields of a partial index.
 	p := client.Database("dup").Collection("partial")
 	must[string](t)(p.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("sku", 1), Options: options.Index().SetUnique(true).SetPartialFilterExpression(d("sku", d("$type", "string")))}))
+	// The same index with its options in another order is the same.
+	again := d("createIndexes", "partial", "indexes", bson.A{d("partialFilterExpression", d("sku", d("$type", "string")), "unique", true, "name", "sku_1", "key", d("sku", 1))})
+	if err := client.Database("dup").RunCommand(ctx, again).Err(); err != nil {
+		t.Error(err)
+	}
+	again[1].Value.(bson.A)[0].(bson.D)[1].Value = false
+	if err := client.Database("dup").RunCommand(ctx, again).Err(); !hasCode(err, 86) {
+		t.Errorf("other options: %v, want IndexKeySpecsConflict", err)
+	}
 	for _, doc := range []bson.D{d("n", 1), d("n", 2), d("sku", nil), d("sku", "s")} {
 		must[*mongo.InsertOneResult](t)(p.InsertOne(ctx, doc))
 	}

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -269,7 +270,21 @@ func clash(c *store.Collection, add []*store.Index, ix *store.Index) (exists boo
 	return false, nil
 }
 
-func withoutName(spec value.Doc) value.Doc { return value.SetField(spec, "name", value.Value{}) }
+// withoutName returns the options that make the index what it is, sorted: in
+// which order a client names them does not matter.
+func withoutName(spec value.Doc) value.Doc {
+	options := map[string]value.Value{}
+	for it := value.Iter(spec); it.Next(); {
+		if name := string(it.Name); name != "name" {
+			options[name] = it.Value
+		}
+	}
+	var doc value.Doc = bsoncore.BuildDocument(nil)
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		doc = value.SetField(doc, name, options[name])
+	}
+	return doc
+}
 
 func listIndexes(r *Request) error {
 	name, err := r.collection()
