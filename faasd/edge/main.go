@@ -10,6 +10,7 @@
 //	PORT                8000, the front door
 //	GRPC_PORT           50051, the facade
 //	SHOP_NAME           Kiosk
+//	TRACES_URL          none; where the shop page says that an order's way is shown
 //	CORS_ORIGINS        none; origins whose scripts may call the API, or *
 //	EDGE_SECRET         none; proves to the functions where a request comes from: see below
 //	TRUSTED_PROXIES     none; addresses and networks whose X-Forwarded-For is believed
@@ -133,6 +134,7 @@ func load() (settings, error) {
 		facade:     facade.Config{TrustNetwork: env.Bool("GRPC_TRUST_NETWORK", false)},
 	}
 	var boundsErr, originsErr, tlsErr, tokenErr error
+	s.door.TracesURL = config.Parsed(&env, "TRACES_URL", "", front.ParseTracesURL)
 	s.door.Origins, originsErr = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
 	proxies := config.Parsed(&env, "TRUSTED_PROXIES", "", listener.ParseProxies)
 	s.door.Proxies, s.facade.Proxies = proxies, proxies

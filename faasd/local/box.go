@@ -43,7 +43,7 @@ type box struct {
 	// failed, and would empty the whole queue in an instant.
 	gatewayListener net.Listener
 
-	documents, nats, redis, mail, streaming, gateway, edge *part
+	documents, nats, redis, mail, telemetry, streaming, gateway, edge *part
 
 	mu     sync.Mutex
 	worker *part
@@ -97,6 +97,12 @@ func (b *box) start(ctx context.Context) error {
 			return err
 		}
 		stores = append(stores, step{b.mail, connects(local(c.smtp), "", "220")}, step{b.mail, answers("http://" + local(c.mail) + "/healthz")})
+	}
+	if !c.noSink {
+		if err := b.run(&b.telemetry, "telemetry", minimal("OTEL_METRIC_EXPORT_INTERVAL="+c.telemetryEnvironment()["OTEL_METRIC_EXPORT_INTERVAL"]), "-addr", local(c.telemetry), "-exit-with-parent"); err != nil {
+			return err
+		}
+		stores = append(stores, step{b.telemetry, answers("http://" + local(c.telemetry) + "/healthz")})
 	}
 	if err := b.wait(ctx, stores...); err != nil {
 		return err
@@ -226,7 +232,7 @@ func (b *box) stop() {
 	wait.Wait()
 	together([]*part{b.gateway}, syscall.SIGTERM, 5500*time.Millisecond)
 	together([]*part{b.streaming}, syscall.SIGTERM, time.Second)
-	together([]*part{b.mail, b.redis, b.nats, b.documents}, syscall.SIGTERM, 2*time.Second)
+	together([]*part{b.mail, b.telemetry, b.redis, b.nats, b.documents}, syscall.SIGTERM, 2*time.Second)
 }
 
 // wait returns when every part answers.
@@ -423,6 +429,12 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 		line("mail", "yours", "as SMTP_HOST says")
 	} else {
 		line("mail", "http://"+local(c.mail)+"/api/messages", "what was sent; SMTP on "+local(c.smtp))
+	}
+	switch {
+	case !c.noSink:
+		line("traces", "http://"+local(c.telemetry), "each order's way; metrics under /metrics")
+	case os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "":
+		line("traces", "yours", "as OTEL_EXPORTER_OTLP_ENDPOINT says")
 	}
 	line("logs", c.relative(c.dir("logs")), "a file a part and a function")
 

@@ -69,7 +69,7 @@ type subject struct {
 
 func newSubject(t *testing.T, project string) *subject {
 	s := &subject{t: t, whole: t, project: project}
-	for _, name := range []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT"} {
+	for _, name := range []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT", "TELEMETRY_PORT"} {
 		port := boxtest.FreePort(t)
 		s.env = append(s.env, fmt.Sprintf("%s=%d", name, port))
 		if name == "GATEWAY_PORT" {
@@ -77,7 +77,7 @@ func newSubject(t *testing.T, project string) *subject {
 		}
 	}
 	// What the developer's shell says must not reach the test.
-	for _, name := range []string{"MONGO_URI", "MONGO_INITDB_ROOT_USERNAME", "MONGO_INITDB_ROOT_PASSWORD", "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "JWT_SECRET", "ADMIN_PASSWORD", "ADMIN_EMAIL", "DATA_DIR", "OPENFAAS_URL", "REGISTRY", "TAG"} {
+	for _, name := range []string{"MONGO_URI", "MONGO_INITDB_ROOT_USERNAME", "MONGO_INITDB_ROOT_PASSWORD", "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "JWT_SECRET", "ADMIN_PASSWORD", "ADMIN_EMAIL", "DATA_DIR", "OPENFAAS_URL", "REGISTRY", "TAG", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"} {
 		s.env = append(s.env, name+"=")
 	}
 	return s

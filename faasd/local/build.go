@@ -44,6 +44,9 @@ func (c *config) programs() []program {
 	if !c.externalSMTP {
 		programs = append(programs, ours("mail", "./faasd/local/mail", "faasd/local"))
 	}
+	if !c.noSink {
+		programs = append(programs, ours("telemetry", "./faasd/local/telemetry", "faasd/local"))
+	}
 	return append(programs,
 		ours("gateway", "./faasd/local/gateway", "faasd/local"),
 		ours("edge", "./faasd/edge", "faasd/edge", "proto", "shared"),

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -30,12 +31,13 @@ type config struct {
 	stack   *stack.Stack
 	ports   []port
 
-	front, grpc, gateway, mongo, redis, nats, smtp, mail int
+	front, grpc, gateway, mongo, redis, nats, smtp, mail, telemetry int
 
 	// Where the functions find things. The empty externals are embedded.
 	mongoURI, redisAddr, natsURL, smtpHost, smtpPort string
 	externalMongo, externalRedis, externalNATS       bool
 	externalSMTP                                     bool
+	noSink                                           bool // telemetry goes elsewhere, or is off
 
 	adminEmail, adminPassword string
 }
@@ -67,6 +69,7 @@ func readConfig() (*config, error) {
 		root: root, stack: s, dataDir: env("DATA_DIR", ".data"),
 		externalMongo: os.Getenv("MONGO_URI") != "", externalRedis: os.Getenv("REDIS_ADDR") != "",
 		externalNATS: os.Getenv("NATS_URL") != "", externalSMTP: os.Getenv("SMTP_HOST") != "",
+		noSink:     os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true"),
 		adminEmail: env("ADMIN_EMAIL", "admin@kiosk.local"),
 	}
 	if c.dataDir, err = filepath.Abs(c.dataDir); err != nil {
@@ -110,6 +113,9 @@ func readConfig() (*config, error) {
 		c.smtp = own("SMTP_PORT", 1025, "the mail sink's SMTP")
 		c.mail = own("MAIL_PORT", 8025, "the mail sink's HTTP API")
 		c.smtpHost, c.smtpPort = "127.0.0.1", strconv.Itoa(c.smtp)
+	}
+	if !c.noSink {
+		c.telemetry = own("TELEMETRY_PORT", 4318, "telemetry")
 	}
 	seen := map[int]port{}
 	for _, p := range c.ports {
@@ -343,7 +349,7 @@ func (c *config) makeSecrets() error {
 // edgeSettings are what the edge reads from the environment: see its command's
 // documentation.
 var edgeSettings = []string{"SHOP_NAME", "CORS_ORIGINS", "TRUSTED_PROXIES", "PROXY_PROTOCOL", "MAX_CONNECTIONS",
-	"GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "GRPC_TRUST_NETWORK"}
+	"GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "GRPC_TRUST_NETWORK", "TRACES_URL"}
 
 // edgeEnvironment is what the edge gets to see, beside its secrets.
 func (c *config) edgeEnvironment() []string {
@@ -352,6 +358,31 @@ func (c *config) edgeEnvironment() []string {
 	for _, name := range edgeSettings {
 		if value := os.Getenv(name); value != "" {
 			environment = append(environment, name+"="+value)
+		}
+	}
+	if !c.noSink && os.Getenv("TRACES_URL") == "" {
+		environment = append(environment, "TRACES_URL=http://"+local(c.telemetry))
+	}
+	for name, value := range c.telemetryEnvironment() {
+		environment = append(environment, name+"="+value)
+	}
+	return environment
+}
+
+// telemetryEnvironment is what edge and functions read by OpenTelemetry's rules:
+// what the environment says, but for the name, which each has its own; and where
+// the box's sink is. What a person waits for comes soon there.
+func (c *config) telemetryEnvironment() map[string]string {
+	environment := map[string]string{}
+	if !c.noSink {
+		environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://" + local(c.telemetry)
+		environment["OTEL_BSP_SCHEDULE_DELAY"] = "1000"      // milliseconds, as all of these
+		environment["OTEL_METRIC_EXPORT_INTERVAL"] = "10000" // the sink forgets a series after three of them
+	}
+	for _, pair := range os.Environ() {
+		name, value, _ := strings.Cut(pair, "=")
+		if strings.HasPrefix(name, "OTEL_") && name != "OTEL_SERVICE_NAME" && value != "" {
+			environment[name] = value
 		}
 	}
 	return environment
@@ -440,5 +471,6 @@ func (c *config) functionEnvironment() map[string]string {
 			environment[name] = value
 		}
 	}
+	maps.Copy(environment, c.telemetryEnvironment())
 	return environment
 }

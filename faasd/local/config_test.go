@@ -94,6 +94,50 @@ func TestEdgesEnvironment(t *testing.T) {
 	}
 }
 
+// TestTelemetry starts the sink unless telemetry goes elsewhere or is off, and
+// tells edge and functions what OpenTelemetry's variables say.
+func TestTelemetry(t *testing.T) {
+	t.Chdir("../..")
+	for _, name := range []string{"TRACES_URL", "OTEL_METRIC_EXPORT_INTERVAL"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("OTEL_SERVICE_NAME", "everything")
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
+	t.Setenv("TELEMETRY_PORT", "24318")
+	for _, test := range []struct{ endpoint, disabled, wantEndpoint, wantTraces string }{
+		{"", "", "http://127.0.0.1:24318", "http://127.0.0.1:24318"},
+		{"", "false", "http://127.0.0.1:24318", "http://127.0.0.1:24318"},
+		{"http://collector:4318", "", "http://collector:4318", ""},
+		{"", "TRUE", "", ""},
+	} {
+		t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", test.endpoint)
+		t.Setenv("OTEL_SDK_DISABLED", test.disabled)
+		c, err := readConfig()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": test.wantEndpoint, "OTEL_SDK_DISABLED": test.disabled, "OTEL_SERVICE_NAME": "", "OTEL_TRACES_SAMPLER": "always_off"}
+		functions, edge := c.functionEnvironment(), map[string]string{}
+		for _, pair := range c.edgeEnvironment() {
+			name, value, _ := strings.Cut(pair, "=")
+			edge[name] = value
+		}
+		for name, value := range want {
+			if functions[name] != value || edge[name] != value {
+				t.Errorf("%+v: %s is %q for functions and %q for the edge, not %q", test, name, functions[name], edge[name], value)
+			}
+		}
+		if edge["TRACES_URL"] != test.wantTraces {
+			t.Errorf("%+v: the shop page leads to %q", test, edge["TRACES_URL"])
+		}
+		listens := slices.ContainsFunc(c.ports, func(p port) bool { return p.number == 24318 })
+		built := slices.ContainsFunc(c.programs(), func(p program) bool { return p.name == "telemetry" })
+		if runs := test.wantTraces != ""; listens != runs || built != runs {
+			t.Errorf("%+v: the sink listens: %t, is built: %t", test, listens, built)
+		}
+	}
+}
+
 // TestEdgesSecrets gives the edge the key to everybody's account only where it
 // makes tokens itself.
 func TestEdgesSecrets(t *testing.T) {

@@ -110,7 +110,7 @@ func Root() (string, error) {
 }
 
 // ports are the variables that name what the box listens on.
-var ports = []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT"}
+var ports = []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT", "TELEMETRY_PORT"}
 
 // New prepares a box on free ports. A MONGO_URI in the environment is the
 // database's server, in which the box gets a database of its own.
@@ -126,7 +126,7 @@ func New(o Options) (*Box, error) {
 	at := func(port string) string { return "127.0.0.1:" + strconv.Itoa(b.Ports[port]) }
 	b.Target = client.Target{
 		Front: "http://" + at("PORT"), Gateway: "http://" + at("GATEWAY_PORT"), GRPC: at("GRPC_PORT"),
-		Mail: "http://" + at("MAIL_PORT"), NATS: "nats://" + at("NATS_PORT"), AdminEmail: "admin@kiosk.local",
+		Mail: "http://" + at("MAIL_PORT"), Telemetry: "http://" + at("TELEMETRY_PORT"), NATS: "nats://" + at("NATS_PORT"), AdminEmail: "admin@kiosk.local",
 	}
 	if b.MongoURI = os.Getenv("MONGO_URI"); b.MongoURI == "" {
 		b.MongoURI = "mongodb://" + at("MONGO_PORT") + "/?replicaSet=rs0"
@@ -140,7 +140,7 @@ func (b *Box) environment() []string {
 	var environment []string
 	for _, pair := range os.Environ() {
 		switch name, _, _ := strings.Cut(pair, "="); name {
-		case "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "SMTP_USERNAME", "SMTP_PASSWORD", "ADMIN_EMAIL", "ADMIN_PASSWORD":
+		case "REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL", "SMTP_HOST", "SMTP_USERNAME", "SMTP_PASSWORD", "ADMIN_EMAIL", "ADMIN_PASSWORD", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED":
 		default:
 			environment = append(environment, pair)
 		}

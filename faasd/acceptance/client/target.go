@@ -19,6 +19,8 @@ type Target struct {
 	GRPC    string // host:port of the gRPC facade
 	Mail    string // URL of the SMTP sink's API
 	NATS    string // URL
+	// Telemetry is the URL of the sink of traces and metrics.
+	Telemetry string
 
 	AdminEmail    string
 	AdminPassword string
@@ -26,8 +28,8 @@ type Target struct {
 
 // FromEnv reads the target from the environment. KIOSK_URL names the front
 // door, by default the local box's; the rest is looked for on the same host at
-// its usual port, unless KIOSK_GATEWAY, KIOSK_GRPC, KIOSK_MAIL and KIOSK_NATS
-// say otherwise. The administrator is ADMIN_EMAIL with ADMIN_PASSWORD, or with
+// its usual port, unless KIOSK_GATEWAY, KIOSK_GRPC, KIOSK_MAIL, KIOSK_NATS
+// and KIOSK_TELEMETRY say otherwise. The administrator is ADMIN_EMAIL with ADMIN_PASSWORD, or with
 // the password that a local box left in DATA_DIR.
 func FromEnv() (Target, error) {
 	front := strings.TrimRight(cmp.Or(os.Getenv("KIOSK_URL"), "http://127.0.0.1:8000"), "/")
@@ -41,6 +43,7 @@ func FromEnv() (Target, error) {
 		Gateway:    strings.TrimRight(cmp.Or(os.Getenv("KIOSK_GATEWAY"), at("http://", "8080")), "/"),
 		GRPC:       cmp.Or(os.Getenv("KIOSK_GRPC"), at("", "50051")),
 		Mail:       strings.TrimRight(cmp.Or(os.Getenv("KIOSK_MAIL"), at("http://", "8025")), "/"),
+		Telemetry:  strings.TrimRight(cmp.Or(os.Getenv("KIOSK_TELEMETRY"), at("http://", "4318")), "/"),
 		NATS:       cmp.Or(os.Getenv("KIOSK_NATS"), at("nats://", "4222")),
 		AdminEmail: cmp.Or(os.Getenv("ADMIN_EMAIL"), "admin@kiosk.local"),
 	}

@@ -35,9 +35,12 @@ type Functions interface {
 // Config is what differs from shop to shop.
 type Config struct {
 	ShopName string
-	Origins  []string         // CORS: see ParseOrigins; none: off
-	Proxies  listener.Proxies // whose X-Forwarded-For is believed
-	Access   *slog.Logger     // gets a line a request; nil: the default log
+	// TracesURL is where a page shows an order's way, under /orders/ID, for who
+	// looks after the shop; empty: nowhere.
+	TracesURL string
+	Origins   []string         // CORS: see ParseOrigins; none: off
+	Proxies   listener.Proxies // whose X-Forwarded-For is believed
+	Access    *slog.Logger     // gets a line a request; nil: the default log
 }
 
 // Door is the front door's http.Handler.
@@ -51,7 +54,7 @@ type Door struct {
 
 // New returns the door to functions.
 func New(functions Functions, config Config) (*Door, error) {
-	pages, err := loadPages(config.ShopName)
+	pages, err := loadPages(config.ShopName, config.TracesURL)
 	if err != nil {
 		return nil, err
 	}

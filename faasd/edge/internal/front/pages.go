@@ -5,8 +5,11 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/proto"
@@ -24,8 +27,9 @@ type page struct {
 	content []byte
 }
 
-// loadPages makes all pages, once: they differ by the shop's name alone.
-func loadPages(shopName string) (map[string]page, error) {
+// loadPages makes all pages, once: they differ by the shop's name, and by where
+// an order's way is shown.
+func loadPages(shopName, tracesURL string) (map[string]page, error) {
 	const html, css, script = "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 	pages := make(map[string]page)
 	add := func(path, kind string, content []byte) {
@@ -67,9 +71,9 @@ func loadPages(shopName string) (map[string]page, error) {
 	for path, file := range map[string]string{"/": "shop.html", "/docs": "docs.html"} {
 		var content bytes.Buffer
 		err := templates.ExecuteTemplate(&content, file, struct {
-			ShopName  string
-			Reference *reference
-		}{shopName, described})
+			ShopName, TracesURL string
+			Reference           *reference
+		}{shopName, tracesURL, described})
 		if err != nil {
 			return nil, err
 		}
@@ -93,4 +97,14 @@ func (d *Door) servePage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.send(w, r, &gateway.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {p.kind}}, Body: p.content})
+}
+
+// ParseTracesURL reads TRACES_URL: nothing, or the address of a site such as
+// http://127.0.0.1:4318, which shows an order's way under /orders/ID.
+func ParseTracesURL(text string) (string, error) {
+	u, err := url.Parse(text)
+	if text != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil) {
+		return "", fmt.Errorf("%q is not an address such as http://127.0.0.1:4318", text)
+	}
+	return strings.TrimSuffix(text, "/"), nil
 }

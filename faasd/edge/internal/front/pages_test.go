@@ -270,3 +270,24 @@ func TestReferenceRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The shop page leads to an order's way where there is one to be seen, and only
+// there.
+func TestTracesURL(t *testing.T) {
+	for text, want := range map[string]string{"": "", "http://127.0.0.1:4318": `data-traces="http://127.0.0.1:4318"`, "https://traces.example/a/": `data-traces="https://traces.example/a"`} {
+		address, err := ParseTracesURL(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		door, _ := open(t, Config{TracesURL: address})
+		content, err := io.ReadAll(ask(door, "GET", "/", "").Body)
+		if err != nil || strings.Contains(string(content), "data-traces") != (want != "") || !strings.Contains(string(content), want) {
+			t.Errorf("%s: %v, the page does not say %q", text, err, want)
+		}
+	}
+	for _, text := range []string{"javascript:alert(1)", "127.0.0.1:4318", "/traces", "http://", "http://user:secret@host/", "http://host/?q"} {
+		if address, err := ParseTracesURL(text); err == nil {
+			t.Errorf("%s is taken as %s", text, address)
+		}
+	}
+}

@@ -214,6 +214,8 @@ function orderLine(order) {
   const line = element("li", {},
     element("span", { className: "what" }, what, element("small", {}, `${new Date(order.created_at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })} · ${money(order.total, order.currency)}`)),
     element("span", { className: `state ${kind}` }, label));
+  const traces = document.body.dataset.traces;
+  if (traces) $(".what small", line).append(" · ", element("a", { href: `${traces}/orders/${order.id}`, target: "_blank", rel: "noopener" }, "its way"));
   if (order.status === "PENDING") {
     const cancel = element("button", { type: "button", className: "quiet", ariaLabel: "Cancel this order", title: "Cancel" }, "×");
     cancel.addEventListener("click", () => attempt(cancel, async () => {

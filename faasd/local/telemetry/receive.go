@@ -1,0 +1,240 @@
+package main
+
+import (
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"time"
+
+	resource "go.opentelemetry.io/proto/otlp/resource/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// maxBody bounds a request, before and after it is unpacked.
+	maxBody = 4 << 20
+	// maxItem bounds a span or a metric with all its points. Unpacked, a message
+	// can be fifty times as large as its bytes.
+	maxItem = 256 << 10
+	// atOnce is how many requests are read at a time. Another waits for patience,
+	// and is then asked to come again.
+	atOnce   = 2
+	patience = 2 * time.Second
+)
+
+var (
+	errTooLarge = fmt.Errorf("the request has more than %d bytes: send smaller batches", maxBody)
+	errBroken   = errors.New("the body is not what its Content-Type says, or not an OTLP export request")
+)
+
+// taker is where a request's spans or metrics go. It is told what they are of,
+// and then gets them one by one; what it does not want it counts and names.
+type taker interface {
+	from(*resource.Resource)
+	take(item []byte, unmarshal func([]byte, proto.Message) error) error
+	// refused says how much of the request was not taken, and why.
+	refused() (n int64, why string)
+}
+
+// receive is OTLP/HTTP (https://opentelemetry.io/docs/specs/otlp/#otlphttp) for
+// one signal.
+func (s *sink) receive(newTaker func() taker) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || kind != "application/x-protobuf" && kind != "application/json" {
+			refuse(w, "application/x-protobuf", http.StatusUnsupportedMediaType, "Content-Type is neither application/x-protobuf nor application/json")
+			return
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case s.turns <- struct{}{}:
+			defer func() { <-s.turns }()
+		case <-timer.C:
+			w.Header().Set("Retry-After", "1")
+			refuse(w, kind, http.StatusServiceUnavailable, "too many requests are being read: send this one again later")
+			return
+		case <-r.Context().Done():
+			return
+		}
+		body, status, err := readBody(w, r)
+		if err != nil {
+			refuse(w, kind, status, err.Error())
+			return
+		}
+		t := newTaker()
+		if err := each(body, kind == "application/json", t); err != nil {
+			refuse(w, kind, http.StatusBadRequest, err.Error())
+			return
+		}
+		n, why := t.refused()
+		respond(w, kind, n, why)
+	}
+}
+
+// readBody gives the whole body, unpacked, or the status for why not.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int, error) {
+	var reader io.Reader = http.MaxBytesReader(w, r.Body, maxBody)
+	switch encoding := r.Header.Get("Content-Encoding"); encoding {
+	case "", "identity":
+	case "gzip":
+		unpacked, err := gzip.NewReader(reader)
+		if err != nil {
+			return nil, http.StatusBadRequest, errors.New("the body is not gzip, as its Content-Encoding says")
+		}
+		defer unpacked.Close()
+		reader = unpacked
+	default:
+		return nil, http.StatusUnsupportedMediaType, errors.New("Content-Encoding is neither gzip nor identity")
+	}
+	body, err := io.ReadAll(io.LimitReader(reader, maxBody+1))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) || len(body) > maxBody {
+		return nil, http.StatusRequestEntityTooLarge, errTooLarge
+	}
+	if err != nil {
+		return nil, http.StatusBadRequest, errors.New("the body did not arrive whole")
+	}
+	return body, 0, nil
+}
+
+// each gives t every span or metric of an export request, one by one: all at
+// once, a small request could be a lot of memory. Of a request that is broken, t
+// has got what stands before the fault. Requests of traces and of
+// metrics have one shape: 1 resource_spans {1 resource, 2 scope_spans {2 spans}}.
+func each(body []byte, isJSON bool, t taker) error {
+	if isJSON {
+		return eachJSON(body, t)
+	}
+	return fields(body, 1, func(ofResource []byte) error {
+		r := &resource.Resource{}
+		err := fields(ofResource, 1, func(b []byte) error {
+			if len(b) > maxItem || proto.Unmarshal(b, r) != nil {
+				return errBroken
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		t.from(r)
+		return fields(ofResource, 2, func(ofScope []byte) error {
+			return fields(ofScope, 2, func(item []byte) error { return t.take(item, proto.Unmarshal) })
+		})
+	})
+}
+
+// fields calls f with every field of the message that has the number.
+func fields(message []byte, number protowire.Number, f func([]byte) error) error {
+	for len(message) > 0 {
+		n, kind, size := protowire.ConsumeTag(message)
+		if size < 0 {
+			return errBroken
+		}
+		message = message[size:]
+		if size = protowire.ConsumeFieldValue(n, kind, message); size < 0 {
+			return errBroken
+		}
+		value := message[:size]
+		message = message[size:]
+		if n != number {
+			continue
+		}
+		if kind != protowire.BytesType {
+			return errBroken
+		}
+		value, _ = protowire.ConsumeBytes(value)
+		if err := f(value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachJSON is each for OTLP's JSON.
+func eachJSON(body []byte, t taker) error {
+	type scope struct{ Spans, Metrics []json.RawMessage }
+	type group struct {
+		Resource                 json.RawMessage
+		ScopeSpans, ScopeMetrics []scope
+	}
+	var request struct{ ResourceSpans, ResourceMetrics []group }
+	if json.Unmarshal(body, &request) != nil {
+		return errBroken
+	}
+	for _, g := range append(request.ResourceSpans, request.ResourceMetrics...) {
+		r := &resource.Resource{}
+		if len(g.Resource) > maxItem || len(g.Resource) > 0 && unmarshalJSON(g.Resource, r) != nil {
+			return errBroken
+		}
+		t.from(r)
+		for _, s := range append(g.ScopeSpans, g.ScopeMetrics...) {
+			for _, item := range append(s.Spans, s.Metrics...) {
+				if err := t.take(item, unmarshalJSON); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func unmarshalJSON(b []byte, m proto.Message) error {
+	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
+}
+
+// identifier gives an identifier of size bytes. In OTLP's JSON identifiers are
+// hexadecimal, which protojson has read as base64.
+func identifier(b []byte, size int) ([]byte, bool) {
+	if len(b) == size*2*3/4 {
+		decoded, err := hex.DecodeString(base64.StdEncoding.EncodeToString(b))
+		return decoded, err == nil
+	}
+	return b, len(b) == size
+}
+
+// respond says that a request was taken, but for n of its parts: an
+// ExportTraceServiceResponse or ExportMetricsServiceResponse, which have the
+// same fields. Their generated types would bring gRPC along.
+func respond(w http.ResponseWriter, kind string, n int64, why string) {
+	w.Header().Set("Content-Type", kind)
+	if kind == "application/json" {
+		if n == 0 {
+			_, _ = w.Write([]byte("{}"))
+			return
+		}
+		rejected := fmt.Sprint(n) // as protobuf's JSON has 64-bit numbers
+		_ = json.NewEncoder(w).Encode(map[string]any{"partialSuccess": map[string]string{"rejectedSpans": rejected, "rejectedDataPoints": rejected, "errorMessage": why}})
+		return
+	}
+	if n == 0 {
+		return
+	}
+	var partial []byte
+	partial = protowire.AppendTag(partial, 1, protowire.VarintType)
+	partial = protowire.AppendVarint(partial, uint64(n))
+	partial = protowire.AppendTag(partial, 2, protowire.BytesType)
+	partial = protowire.AppendString(partial, why)
+	_, _ = w.Write(protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), partial))
+}
+
+// refuse answers with a google.rpc.Status, as OTLP wants it.
+func refuse(w http.ResponseWriter, kind string, status int, why string) {
+	slog.Warn("a request was refused", "status", status, "reason", why)
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(status)
+	if kind == "application/json" {
+		_ = json.NewEncoder(w).Encode(map[string]string{"message": why})
+		return
+	}
+	_, _ = w.Write(protowire.AppendString(protowire.AppendTag(nil, 2, protowire.BytesType), why))
+}
