@@ -15,8 +15,8 @@ RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
 # All but the tests is compiled in one way, the way of the functions, so that
 # nothing is compiled twice.
-run demo lint chaos siege bench bench-full: export CGO_ENABLED := 0
-run demo lint chaos siege bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
+run demo lint chart chaos siege bench bench-full: export CGO_ENABLED := 0
+run demo lint chart chaos siege bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
 
 .PHONY: help
 help: ## list the commands
@@ -41,6 +41,13 @@ box: ## put the shop on a real faasd on this machine (Debian, root)
 box-down: ## stop the real box and take everything back but its data
 	@faasd/box/box.sh down
 
+# The tests' results are not kept: Go would not see that the chart has changed.
+.PHONY: chart
+chart: export GOWORK := off
+chart: ## check the Helm chart: schemas, names, policies, secrets, its NATS cluster
+	go -C kubernetes/test vet ./...
+	go -C kubernetes/test test -count=1 ./...
+
 # Two packages a processor: tests that start servers wait more than they work.
 TESTS_AT_ONCE = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
@@ -59,7 +66,7 @@ lint: ## check format, vet, staticcheck
 .PHONY: verify
 verify: ## compare every dependency with its checksum
 	go mod verify
-	@for module in .ci faasd/queue faasd/box/gateway; do GOWORK=off go -C $$module mod verify || exit 1; done
+	@for module in .ci faasd/queue faasd/box/gateway kubernetes/test; do GOWORK=off go -C $$module mod verify || exit 1; done
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev

@@ -67,9 +67,9 @@ podSelector:
 
 {{- define "kiosk.egressDNS" -}}
 - ports:
-    - {protocol: UDP, port: 53}
-    - {protocol: TCP, port: 53}
-  {{- with .Values.networkPolicy.dns.to }}
+    - {protocol: UDP, port: {{ .port }}}
+    - {protocol: TCP, port: {{ .port }}}
+  {{- with .to }}
   to: {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end -}}
