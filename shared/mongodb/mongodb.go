@@ -16,6 +16,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/inventory"
 )
 
 const (
@@ -49,6 +50,9 @@ type DB struct {
 	found     memory[finding]
 	gathering chan struct{}
 	tallies   memory[tally]
+
+	offers  batches[[]kiosk.ID, []inventory.Product]
+	inserts batches[orderDocument, struct{}]
 }
 
 // Open prepares a connection to the database name at uri; it does not wait for
@@ -68,7 +72,9 @@ func Open(uri, name string) (*DB, error) {
 		// The driver's message may quote the URI, which may hold a password.
 		return nil, errors.New("MONGO_URI is not a MongoDB connection string")
 	}
-	return &DB{client: client, db: client.Database(name), gathering: make(chan struct{}, 1)}, nil
+	d := &DB{client: client, db: client.Database(name), gathering: make(chan struct{}, 1)}
+	d.offers.do, d.inserts.do = d.Products().readOffers, d.Orders().insertMany
+	return d, nil
 }
 
 // Close ends the connections.

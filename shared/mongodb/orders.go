@@ -2,6 +2,7 @@ package mongodb
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -31,10 +32,13 @@ type Orders struct {
 	// idempotency key could be claimed twice.
 	prepare func(context.Context) error
 	tallies *memory[tally]
+	inserts *batches[orderDocument, struct{}]
 }
 
 // Orders keeps the orders.
-func (d *DB) Orders() Orders { return Orders{d.db.Collection(orders), d.ensureIndexes, &d.tallies} }
+func (d *DB) Orders() Orders {
+	return Orders{d.db.Collection(orders), d.ensureIndexes, &d.tallies, &d.inserts}
+}
 
 type orderDocument struct {
 	ID        bson.ObjectID    `bson:"_id"`
@@ -113,7 +117,7 @@ func (r Orders) Insert(ctx context.Context, o order.Order) error {
 	}
 	d := fromOrder(o)
 	d.AnnounceAt = o.CreatedAt.Add(order.Grace)
-	_, err := r.collection.InsertOne(ctx, d)
+	_, err := r.inserts.call(ctx, d)
 	if !mongo.IsDuplicateKeyError(err) {
 		return unavailable(err)
 	}
@@ -130,6 +134,23 @@ func (r Orders) Insert(ctx context.Context, o order.Order) error {
 		return kiosk.Conflict("another order has this Idempotency-Key")
 	}
 	return unavailable(err)
+}
+
+// insertMany adds several orders at once, each of them or not.
+func (r Orders) insertMany(ctx context.Context, orders []orderDocument) ([]struct{}, []error) {
+	errs := make([]error, len(orders))
+	_, err := r.collection.InsertMany(ctx, orders, options.InsertMany().SetOrdered(false))
+	var some mongo.BulkWriteException
+	if errors.As(err, &some) && some.WriteConcernError == nil {
+		for _, e := range some.WriteErrors {
+			errs[e.Index] = mongo.WriteException{WriteErrors: mongo.WriteErrors{e.WriteError}}
+		}
+	} else {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	return make([]struct{}, len(orders)), errs
 }
 
 // ByKey finds the order that was placed under an idempotency key since then.

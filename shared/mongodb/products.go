@@ -2,6 +2,7 @@ package mongodb
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -49,11 +50,12 @@ type Products struct {
 	collection, ledger, revisions *mongo.Collection
 	found                         *memory[finding]
 	gathering                     chan struct{}
+	offers                        *batches[[]kiosk.ID, []inventory.Product]
 }
 
 // Products keeps the catalogue, the stock and its ledger.
 func (d *DB) Products() Products {
-	return Products{d.db.Collection(products), d.db.Collection(movements), d.db.Collection(revisions), &d.found, d.gathering}
+	return Products{d.db.Collection(products), d.db.Collection(movements), d.db.Collection(revisions), &d.found, d.gathering, &d.offers}
 }
 
 var (
@@ -113,10 +115,32 @@ func (r Products) ByID(ctx context.Context, id kiosk.ID) (inventory.Product, err
 	return d.product(), nil
 }
 
-// ByIDs finds the products that exist of those asked for.
-func (r Products) ByIDs(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error) {
-	docs, err := find[productDocument](ctx, r.collection, bson.D{among(ids)})
-	return convert(docs, productDocument.product), err
+// Offers finds identifier, name and price of the products that exist of those
+// asked for, as they are now.
+func (r Products) Offers(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error) {
+	return r.offers.call(ctx, ids)
+}
+
+// readOffers reads for several orders at once.
+func (r Products) readOffers(ctx context.Context, orders [][]kiosk.ID) ([][]inventory.Product, []error) {
+	found, errs := make([][]inventory.Product, len(orders)), make([]error, len(orders))
+	all := slices.Concat(orders...)
+	slices.Sort(all)
+	docs, err := find[productDocument](ctx, r.collection, bson.D{among(slices.Compact(all))},
+		options.Find().SetProjection(bson.D{{Key: "name", Value: 1}, {Key: "price", Value: 1}}))
+	byID := make(map[kiosk.ID]inventory.Product, len(docs))
+	for _, d := range docs {
+		byID[id(d.ID)] = inventory.Product{ID: id(d.ID), Name: d.Name, Price: kiosk.Money(d.Price)}
+	}
+	for i, ids := range orders {
+		errs[i] = err
+		for _, id := range ids {
+			if product, ok := byID[id]; ok {
+				found[i] = append(found[i], product)
+			}
+		}
+	}
+	return found, errs
 }
 
 func unchanged(p inventory.Product) bson.D {

@@ -46,9 +46,10 @@ type Locks interface {
 	Lock(ctx context.Context, name string) (unlock func(), err error)
 }
 
-// Products gives what is known of the products; unknown ones are left out.
+// Products are what can be ordered.
 type Products interface {
-	ByIDs(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error)
+	// Offers returns identifier, name and price of the products that exist.
+	Offers(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error)
 }
 
 // Customers tells whether somebody is a customer.
@@ -191,7 +192,7 @@ func (p *Placing) price(ctx context.Context, actor kiosk.Actor, d Draft, lines [
 	for i, line := range lines {
 		ids[i] = line.ProductID
 	}
-	products, err := p.Products.ByIDs(ctx, ids)
+	products, err := p.Products.Offers(ctx, ids)
 	if err != nil {
 		return Order{}, err
 	}

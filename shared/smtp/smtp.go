@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	netmail "net/mail"
+	"net/textproto"
 	"strings"
 	"time"
 
@@ -160,16 +161,68 @@ func (s *Server) compose(m mail.Message) (*gomail.Msg, error) {
 func (s *Server) deliver(ctx context.Context, conn *smtp.Client, msg *gomail.Msg) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Text.Close() })
 	defer stop()
-	err := s.client.SendWithSMTPClient(conn, msg)
-	if msg.IsDelivered() {
-		return nil // whatever went wrong after the server had taken it
+	err := conn.UpdateDeadline(timeout)
+	if err == nil {
+		err = converse(conn, msg)
 	}
 	// Only the server's own 5xx about this message is final; a broken
 	// connection has no code.
-	var sendErr *gomail.SendError
-	if errors.As(err, &sendErr) && sendErr.ErrorCode() >= 500 {
+	var answer *textproto.Error
+	if errors.As(err, &answer) && answer.Code >= 500 {
 		return fmt.Errorf("%w: %w", mail.ErrRefused, err)
 	}
+	return err
+}
+
+// converse is the conversation about one message. Where the server takes
+// commands in groups (RFC 2920) it is two round trips, for which the library
+// needs five. After an error the connection is of no more use.
+func converse(conn *smtp.Client, msg *gomail.Msg) error {
+	from, err := msg.GetSender(false)
+	if err != nil {
+		return err
+	}
+	to, err := msg.GetRecipients()
+	if err != nil {
+		return err
+	}
+	for extension, parameter := range map[string]string{"8BITMIME": " BODY=8BITMIME", "SMTPUTF8": " SMTPUTF8"} {
+		if ok, _ := conn.Extension(extension); ok {
+			from += parameter
+		}
+	}
+	grouped, _ := conn.Extension("PIPELINING")
+	text, unanswered := conn.Text, []int{}
+	for _, command := range []struct {
+		line   string
+		answer int // the code, or how it begins
+	}{{"MAIL FROM:" + from, 250}, {"RCPT TO:" + to[0], 25}, {"DATA", 354}} {
+		if strings.ContainsAny(command.line, "\r\n") {
+			return fmt.Errorf("%w: a line break in an address", mail.ErrRefused)
+		}
+		_, _ = text.W.WriteString(command.line + "\r\n") // Flush returns its error
+		unanswered = append(unanswered, command.answer)
+		if grouped && command.line != "DATA" {
+			continue
+		}
+		if err := text.W.Flush(); err != nil {
+			return err
+		}
+		for _, code := range unanswered {
+			if _, _, err := text.ReadResponse(code); err != nil {
+				return err
+			}
+		}
+		unanswered = unanswered[:0]
+	}
+	body := text.DotWriter()
+	if _, err := msg.WriteTo(body); err != nil {
+		return err
+	}
+	if err := body.Close(); err != nil {
+		return err
+	}
+	_, _, err = text.ReadResponse(250)
 	return err
 }
 

@@ -3,12 +3,14 @@ package smtp_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
 	"mime/quotedprintable"
 	"net"
 	netmail "net/mail"
+	"net/textproto"
 	"strconv"
 	"strings"
 	"sync"
@@ -206,4 +208,89 @@ func TestRefusals(t *testing.T) {
 	if err := secret.Send(t.Context(), m)[0]; err == nil {
 		t.Error("a server without TLS was given a password")
 	}
+}
+
+// TestGroups: a server that takes commands in groups has them before it has
+// answered the first; another has one at a time.
+func TestGroups(t *testing.T) {
+	for _, grouped := range []bool{true, false} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() { served <- script(l, grouped) }()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		n, _ := strconv.Atoi(port)
+		s, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: n, From: "shop@example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Hi", HTML: "<p>Hi</p>", Text: ".Hi"}
+		for i, err := range s.Send(t.Context(), m, m) {
+			if err != nil {
+				t.Errorf("grouped %t, message %d: %v", grouped, i, err)
+			}
+		}
+		s.Close()
+		if err := <-served; err != nil {
+			t.Errorf("grouped %t: the server: %v", grouped, err)
+		}
+	}
+}
+
+// script serves one connection with two messages.
+func script(l net.Listener, grouped bool) error {
+	defer l.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	text := textproto.NewConn(conn)
+	say := func(lines ...string) { _ = text.PrintfLine("%s", strings.Join(lines, "\r\n")) }
+	say("220 hello")
+	hear := func(want string) error {
+		line, err := text.ReadLine()
+		if err == nil && !strings.HasPrefix(line, want) {
+			err = fmt.Errorf("got %q, want %s", line, want)
+		}
+		if err == nil && !grouped && text.R.Buffered() > 0 {
+			err = fmt.Errorf("more was sent before %s was answered", want)
+		}
+		return err
+	}
+	if err := hear("EHLO"); err != nil {
+		return err
+	}
+	if grouped {
+		say("250-hello", "250-8BITMIME", "250 PIPELINING")
+	} else {
+		say("250 hello")
+	}
+	for range 2 {
+		for _, c := range []struct{ want, answer string }{{"MAIL FROM:<shop@example.com>", "250 ok"}, {"RCPT TO:<ada@example.com>", "250 ok"}, {"DATA", "354 go on"}} {
+			if err := hear(c.want); err != nil {
+				return err
+			}
+			if !grouped {
+				say(c.answer)
+			}
+		}
+		if grouped {
+			say("250 ok", "250 ok", "354 go on")
+		}
+		body, err := text.ReadDotBytes()
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(body), "\n.Hi") {
+			return fmt.Errorf("the body is %q", body)
+		}
+		say("250 ok")
+	}
+	return nil
 }
