@@ -16,11 +16,14 @@ settings="SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY ADMIN_E
 	RATE_LIMIT RATE_LIMIT_LOGIN RATE_LIMIT_REGISTER RATE_LIMIT_READS RATE_LIMIT_WRITES RATE_LIMIT_ORDERS
 	RATE_LIMIT_LETTERS RATE_LIMIT_LETTERS_UNVERIFIED RATE_LIMIT_LINKS RATE_LIMIT_LINK_LETTERS
 	REQUIRE_VERIFIED_EMAIL PUBLIC_URL MAX_WAITING_ORDERS NATS_EVENT_BYTES"
-ports="PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT"
+ports="PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT TELEMETRY_PORT"
 # What is not said now is as it was said at the last make box.
 . faasd/box/settings.sh
+settings="$settings $telemetry_settings"
 recall "$box/environment" $ports $settings $edge_settings
-export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222}
+export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222} TELEMETRY_PORT=${TELEMETRY_PORT:-4318}
+# The box has a sink of its own, and its alerts count on being told every 10 s.
+export OTEL_EXPORTER_OTLP_ENDPOINT=${OTEL_EXPORTER_OTLP_ENDPOINT:-http://telemetry:4318} OTEL_METRIC_EXPORT_INTERVAL=${OTEL_METRIC_EXPORT_INTERVAL:-10000}
 export ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local} PUBLIC_URL=${PUBLIC_URL:-http://127.0.0.1:$PORT}
 export OPENFAAS_URL=http://127.0.0.1:$GATEWAY_PORT REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
@@ -136,7 +139,7 @@ check() {
 	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI names this machine as localhost, which is another place in a container: name it 10.62.0.1, and let MongoDB listen there" ;; esac
 	alive faasd && return
 	local port
-	for port in PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT; do
+	for port in $ports; do
 		! (exec 3<>"/dev/tcp/127.0.0.1/${!port}") 2>/dev/null || die "port ${!port} is in use: stop what listens there, or choose another with $port=NUMBER"
 	done
 	! (exec 3<>/dev/tcp/127.0.0.1/8081) 2>/dev/null || die "port 8081 is in use, which faasd's provider needs: stop what listens there"
@@ -204,6 +207,7 @@ build_programs() {
 	compile . "$box/bin.new/operator" ./faasd/operator
 	compile . "$box/bin.new/documents" ./faasd/documents/cmd/documents
 	compile . "$box/bin.new/mail" ./faasd/local/mail
+	compile . "$box/bin.new/telemetry" ./faasd/local/telemetry
 	compile . "$box/bin.new/nats-server" github.com/nats-io/nats-server/v2
 	GOWORK=off compile faasd/queue "$box/host/" tool
 	GOWORK=off compile faasd/box/gateway "$box/bin.new/gateway" github.com/openfaas/faas/gateway
@@ -294,6 +298,7 @@ core_files() {
 		KIOSK_GATEWAY=$OPENFAAS_URL
 		KIOSK_GRPC=127.0.0.1:$GRPC_PORT
 		KIOSK_MAIL=http://127.0.0.1:$MAIL_PORT
+		KIOSK_TELEMETRY=http://127.0.0.1:$TELEMETRY_PORT
 		KIOSK_NATS=nats://kiosk:$(cat "$box/secrets/nats-password")@127.0.0.1:$NATS_PORT
 		ADMIN_EMAIL=$ADMIN_EMAIL
 		ADMIN_PASSWORD=$(cat "$box/secrets/admin-password")
@@ -336,7 +341,7 @@ stop_core() {
 	quiet openfaas edge queue-worker
 	quiet openfaas gateway
 	[ "${1:-}" != "and the functions" ] || quiet openfaas-fn $(ctr -n openfaas-fn container ls -q)
-	quiet openfaas nats-streaming prometheus
+	quiet openfaas nats-streaming prometheus telemetry
 	quiet openfaas nats redis mongo mail
 	end faasd 60
 }
@@ -450,6 +455,7 @@ up() {
 		  gRPC           127.0.0.1:$GRPC_PORT
 		  OpenFaaS       $OPENFAAS_URL       $box/host/faas-cli login -s < $box/faasd/secrets/basic-auth-password
 		  mail           $([ -n "${SMTP_HOST:-}" ] && echo "goes out through $SMTP_HOST" || echo "is caught: http://127.0.0.1:$MAIL_PORT/api/messages")
+		  traces         http://127.0.0.1:$TELEMETRY_PORT       each order's way; metrics under /metrics
 		  administrator  $ADMIN_EMAIL, password in $box/secrets/admin-password
 		  logs           journalctl -t openfaas-fn:orders, -t openfaas:edge, -t faasd, -t kiosk-watch
 		  demo           (set -a; . $box/target.env; make demo)

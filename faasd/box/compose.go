@@ -48,7 +48,7 @@ func composeFile(base, override string, w io.Writer) error {
 		delete(file.Services, name)
 	}
 	ports := map[string]string{"8000": os.Getenv("PORT"), "50051": os.Getenv("GRPC_PORT"), "8080": os.Getenv("GATEWAY_PORT"),
-		"8025": os.Getenv("MAIL_PORT"), "4222": os.Getenv("NATS_PORT")}
+		"8025": os.Getenv("MAIL_PORT"), "4222": os.Getenv("NATS_PORT"), "4318": os.Getenv("TELEMETRY_PORT")}
 	for name, s := range file.Services {
 		image := name
 		if named, ok := s["image"].(string); ok && !strings.Contains(named, "/") {

@@ -38,6 +38,7 @@ recall $box/install REGISTRY TAG $edge_settings
 [ ! -e $box/settings.yml ] || diff -U 0 --label "settings so far" --label "settings from now on" $box/settings.yml "$KIOSK_SETTINGS" >&2 || true
 setting() { sed -nE "s/^ +$1: *[\"']?([^\"'#]*[^\"'# ])[\"']? *(#.*)?\$/\1/p" "$KIOSK_SETTINGS" | tail -n 1; }
 MONGO_DB_NAME=$(setting MONGO_DB_NAME) SHOP_NAME=$(setting SHOP_NAME)
+for name in $telemetry_settings; do printf -v "$name" %s "$(setting "$name")"; done
 
 # faasd has a password already, and somebody knows it.
 [ -e $secrets/gateway-password ] || install -m 600 /var/lib/faasd/secrets/basic-auth-password $secrets/gateway-password

@@ -319,10 +319,15 @@ func TestBoxTakesEverySetting(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := regexp.MustCompile(`(?s)\nsettings="(.*?)"\nports="(.*?)"\n`).FindSubmatch(script)
-	if !found || list == nil {
+	shared, err := os.ReadFile("settings.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	telemetry := regexp.MustCompile(`(?s)\ntelemetry_settings="(.*?)"\n`).FindSubmatch(shared)
+	if !found || list == nil || telemetry == nil {
 		t.Fatal("there is no table, or no list")
 	}
-	taken := strings.Fields(string(list[1]) + " " + string(list[2]))
+	taken := strings.Fields(string(list[1]) + " " + string(list[2]) + " " + string(telemetry[1]))
 	// The local box's own, what the real box has its own of, and secrets.
 	other := strings.Fields("DATA_DIR CALLBACK_NETWORKS MONGO_PORT REDIS_PORT SMTP_PORT MONGO_INITDB_ROOT_USERNAME MONGO_INITDB_ROOT_PASSWORD " +
 		"REDIS_ADDR REDIS_PASSWORD REDIS_DB REDIS_TLS NATS_URL NATS_REPLICAS MAIL_TEMPLATES JWT_SECRET EDGE_SECRET MONGO_URI SMTP_PASSWORD ADMIN_PASSWORD")

@@ -3,6 +3,10 @@
 # The edge's own settings: see faasd/edge.
 edge_settings="CORS_ORIGINS TRUSTED_PROXIES PROXY_PROTOCOL MAX_CONNECTIONS GRPC_TRUST_NETWORK"
 
+# What OpenTelemetry's variables say to the edge and the functions.
+telemetry_settings="OTEL_EXPORTER_OTLP_ENDPOINT OTEL_SDK_DISABLED OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG
+	OTEL_METRIC_EXPORT_INTERVAL OTEL_BSP_SCHEDULE_DELAY OTEL_RESOURCE_ATTRIBUTES"
+
 # recall FILE NAME...: a variable that is not set gets the value that remember
 # kept in FILE; where one is set to another value, that is shown. Set, but empty,
 # it is back at its default.
@@ -37,7 +41,7 @@ from() { [ ! -e "$1" ] || (unset "$2" && . "$1" && printf '%s' "${!2:-}"); }
 # forwarding has the bridge's address.
 edge_environment() {
 	local TRUSTED_PROXIES=${TRUSTED_PROXIES:-10.62.0.1} name
-	for name in $edge_settings SHOP_NAME; do
+	for name in $edge_settings $telemetry_settings SHOP_NAME; do
 		[ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}"
 	done
 }
