@@ -300,7 +300,7 @@ func TestSecretsAreMadeOnce(t *testing.T) {
 			t.Errorf("%s: the secrets have changed: %q, were %q", name, again, data(first))
 		}
 	}
-	changed := data(secretsOf(parse[map[string]any](t, `{secrets: {mongoURI: "mongodb://other/", smtpPassword: new}}`), first...))
+	changed := data(secretsOf(parse[map[string]any](t, `{secrets: {mongoURI: "mongodb://other/\n", smtpPassword: "new\n"}}`), first...))
 	want := data(first)
 	want["openfaas-fn/mongo-uri/mongo-uri"], want["openfaas-fn/smtp-password/smtp-password"] = "mongodb://other/", "new"
 	if !maps.Equal(changed, want) {

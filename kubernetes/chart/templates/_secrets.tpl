@@ -5,10 +5,11 @@ one render uses the first value everywhere.
 */}}
 {{- define "kiosk.secret" -}}
 {{- $ := index . 0 -}}
+{{- $given := trim (index . 4) -}}{{/* without a file's last line break */}}
 {{- $id := printf "%s/%s/%s" (index . 1) (index . 2) (index . 3) -}}
 {{- if not (hasKey $.Values "rendered") }}{{ $_ := set $.Values "rendered" dict }}{{ end -}}
 {{- if not (hasKey $.Values.rendered $id) -}}
-  {{- $value := index . 4 -}}
+  {{- $value := $given -}}
   {{- if not $value -}}
     {{- $kept := lookup "v1" "Secret" (index . 1) (index . 2) -}}
     {{- $value = index . 5 -}}
