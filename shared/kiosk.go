@@ -89,16 +89,62 @@ func (a Actor) Owns(owner ID) bool { return a.ID == owner || a.Administers() }
 // fn may run several times, so it must not do anything outside the database.
 type Transact func(ctx context.Context, fn func(ctx context.Context) error) error
 
-type traceKey struct{}
-
-// WithTraceparent notes the W3C trace context of a request, so that what is
-// said because of it carries it on.
-func WithTraceparent(ctx context.Context, traceparent string) context.Context {
-	return context.WithValue(ctx, traceKey{}, traceparent)
+// Trace is the W3C trace context of a request, as it is stored and sent with
+// what is said because of it. The zero Trace is none.
+type Trace struct {
+	Parent string // traceparent
+	State  string // tracestate
 }
 
-// Traceparent is what WithTraceparent noted, or empty.
-func Traceparent(ctx context.Context) string {
-	traceparent, _ := ctx.Value(traceKey{}).(string)
-	return traceparent
+// maxState is the longest tracestate that is kept: the least that W3C asks to
+// keep.
+const maxState = 512
+
+// ParseTrace reads the fields of a request or a message: what has not the form
+// of trace context, version 00, is the zero Trace, and a state that is too long
+// or not printable is left out.
+func ParseTrace(parent string, state ...string) Trace {
+	if len(parent) != 55 || parent[:3] != "00-" || parent[35] != '-' || parent[52] != '-' || strings.Trim(parent, "0123456789abcdef-") != "" {
+		return Trace{}
+	}
+	t := Trace{parent, strings.Join(state, ",")}
+	if len(t.State) > maxState || strings.ContainsFunc(t.State, func(c rune) bool { return c < ' ' || c > '~' }) {
+		t.State = ""
+	}
+	return t
+}
+
+// ID is the trace's identifier; empty for none.
+func (t Trace) ID() string {
+	if len(t.Parent) < 52 {
+		return ""
+	}
+	return t.Parent[3:35]
+}
+
+// Span is the identifier of the span that it names; empty for none.
+func (t Trace) Span() string {
+	if len(t.Parent) < 52 {
+		return ""
+	}
+	return t.Parent[36:52]
+}
+
+// Sampled tells whether the trace is recorded.
+func (t Trace) Sampled() bool {
+	return len(t.Parent) == 55 && strings.IndexByte("13579bdf", t.Parent[54]) >= 0
+}
+
+type traceKey struct{}
+
+// WithTrace notes the trace of a request, so that what is said because of it
+// carries it on.
+func WithTrace(ctx context.Context, t Trace) context.Context {
+	return context.WithValue(ctx, traceKey{}, t)
+}
+
+// TraceOf is what WithTrace noted, or none.
+func TraceOf(ctx context.Context) Trace {
+	t, _ := ctx.Value(traceKey{}).(Trace)
+	return t
 }

@@ -1,7 +1,7 @@
 # For box.sh and install.sh, which source it.
 
 # The edge's own settings: see faasd/edge.
-edge_settings="CORS_ORIGINS TRUSTED_PROXIES PROXY_PROTOCOL MAX_CONNECTIONS GRPC_TRUST_NETWORK"
+edge_settings="CORS_ORIGINS TRUSTED_PROXIES PROXY_PROTOCOL MAX_CONNECTIONS GRPC_TRUST_NETWORK PPROF_ADDR"
 
 # What OpenTelemetry's variables say to the edge and the functions.
 telemetry_settings="OTEL_EXPORTER_OTLP_ENDPOINT OTEL_SDK_DISABLED OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG

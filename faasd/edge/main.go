@@ -20,6 +20,8 @@
 //	GRPC_TLS_CLIENT_CA  none; who signs the certificates that clients must then have
 //	GRPC_TRUST_NETWORK  false; whether callers without a token are the service account
 //	JWT_SECRET          needed with the last two: it makes the service account's token
+//	PPROF_ADDR          none; where Go's profiler listens, such as 127.0.0.1:6060
+//	OTEL_...            OpenTelemetry's own: docs/telemetry.md
 //
 // # The catalogue
 //
@@ -79,6 +81,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/config"
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/origin"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
@@ -100,7 +103,7 @@ func main() {
 			stop()
 		}()
 	}
-	err := run(ctx, access)
+	err := observed(ctx, access)
 	if err != nil {
 		slog.Error("the edge stopped", "error", err)
 	}
@@ -108,6 +111,22 @@ func main() {
 	if err != nil {
 		os.Exit(1)
 	}
+}
+
+// observed runs the edge with OpenTelemetry and, where PPROF_ADDR names an
+// address, Go's profiler.
+func observed(ctx context.Context, access *slog.Logger) error {
+	ended, err := telemetry.Start(ctx, "edge")
+	if err != nil {
+		return err
+	}
+	defer ended()
+	unprofiled, err := telemetry.Profile(os.Getenv("PPROF_ADDR"))
+	if err != nil {
+		return err
+	}
+	defer unprofiled()
+	return run(ctx, access)
 }
 
 // settings are the process's configuration, checked.

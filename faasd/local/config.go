@@ -349,7 +349,7 @@ func (c *config) makeSecrets() error {
 // edgeSettings are what the edge reads from the environment: see its command's
 // documentation.
 var edgeSettings = []string{"SHOP_NAME", "CORS_ORIGINS", "TRUSTED_PROXIES", "PROXY_PROTOCOL", "MAX_CONNECTIONS",
-	"GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "GRPC_TRUST_NETWORK", "TRACES_URL"}
+	"GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "GRPC_TRUST_NETWORK", "TRACES_URL", "PPROF_ADDR"}
 
 // edgeEnvironment is what the edge gets to see, beside its secrets.
 func (c *config) edgeEnvironment() []string {

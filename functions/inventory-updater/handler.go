@@ -63,7 +63,7 @@ func fulfil(fulfilment *order.Fulfilment) nats.Handler {
 }
 
 func parse(m nats.Message) (order.Event, error) {
-	e := order.Event{Traceparent: m.Traceparent}
+	e := order.Event{Trace: m.Trace}
 	if err := json.Unmarshal(m.Payload, &e); err != nil {
 		return e, fmt.Errorf("%w: %w", order.ErrPoison, err)
 	}

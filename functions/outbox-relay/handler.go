@@ -31,6 +31,7 @@ func New(ctx context.Context) (handler.FunctionHandler, error) {
 	outbox, announcing := s.Outbox(), s.Announcing()
 	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "outbox", outbox.Sweep) })
 	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "orders that wait for their stock", announcing.Sweep) })
+	s.WatchBacklog("inventory-updater")
 	events := s.NATS()
 	s.Run(ctx, func(ctx context.Context) {
 		sweep(ctx, roomInterval, "room in the stream of events", func(ctx context.Context, _ int) (int, error) { return 0, events.MakeRoom(ctx) })

@@ -5,13 +5,17 @@ package function
 import (
 	"context"
 	"net/http"
+	"strconv"
+	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/openfaas"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // New wires the function.
@@ -51,11 +55,16 @@ func send(sender *mail.Sender, writers rest.Admission) rest.Handler {
 	}
 }
 
+var delays = telemetry.NewHistogram("kiosk.queue.delay", "how long asynchronous invocations lay in OpenFaaS's queue", telemetry.Long)
+
 func sendLetters(letters *mail.Letters, writers rest.Admission) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		actor, header, err := writers.Admit(r)
 		if err != nil {
 			return rest.Response{}, err
+		}
+		if queued, err := strconv.ParseInt(r.Header.Get(openfaas.QueuedHeader), 10, 64); err == nil {
+			delays.Record(r.Context(), max(time.Since(time.UnixMilli(queued)), 0), nil)
 		}
 		var body struct {
 			Letters []kiosk.ID `json:"letters"`

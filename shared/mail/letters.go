@@ -19,9 +19,12 @@ import (
 	"time"
 	"unicode"
 
+	"go.opentelemetry.io/otel/trace"
+
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
@@ -221,9 +224,14 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 	}
 	// From here on the outcome is noted even if the caller hangs up.
 	ctx = context.WithoutCancel(ctx)
-	sendable, messages, err := l.write(ctx, claimed)
+	sendable, messages, placed, err := l.write(ctx, claimed)
 	if err != nil {
 		return errors.Join(err, l.postpone(ctx, claimed, err.Error()))
+	}
+	traced, spans := make([]context.Context, len(sendable)), make([]trace.Span, len(sendable))
+	for i, e := range sendable {
+		traced[i], spans[i] = sending(ctx, e)
+		messages[i].Span = spans[i].SpanContext()
 	}
 	sendCtx, cancel := context.WithTimeout(ctx, lease/2)
 	errs := l.Transport.Send(sendCtx, messages...)
@@ -237,13 +245,18 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 		switch {
 		case errs[i] == nil:
 			sent = append(sent, e.ID)
-			slog.Info("letter sent", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "user_id", e.Letter.UserID)
+			ended(traced[i], e, "sent")
+			arrived(traced[i], e, placed[i], l.Now())
+			slog.InfoContext(traced[i], "letter sent", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "user_id", e.Letter.UserID)
 		case errors.Is(errs[i], ErrRefused):
-			slog.Error("letter refused for good by the mail server", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "error", errs[i])
+			ended(traced[i], e, "refused")
+			slog.ErrorContext(traced[i], "letter refused for good by the mail server", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "error", errs[i])
 			err = errors.Join(err, l.Store.GiveUp(noteCtx, e.ID, withoutAddress(errs[i], messages[i].To), l.Now()))
 		default:
+			ended(traced[i], e, "postponed")
 			failed, reason = append(failed, e), withoutAddress(errs[i], messages[i].To)
 		}
+		telemetry.End(spans[i], errs[i])
 	}
 	if len(sent) > 0 {
 		err = errors.Join(err, l.Store.Done(noteCtx, sent...))
@@ -271,10 +284,10 @@ func (l *Letters) postpone(ctx context.Context, letters []outbox.Entry, reason s
 // write makes the messages of letters, and returns the letters that they are.
 // Those to nobody are dropped, and those that are too many for their recipient
 // put off.
-func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []outbox.Entry, messages []Message, err error) {
+func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []outbox.Entry, messages []Message, placed []time.Time, err error) {
 	customers, orders, err := l.subjects(ctx, claimed)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var gone []kiosk.ID
 	for _, e := range claimed {
@@ -282,6 +295,7 @@ func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []
 		o, ordered := orders[e.Letter.OrderID]
 		if !exists || e.Letter.OrderID != "" && !ordered {
 			gone = append(gone, e.ID)
+			ended(ctx, e, "dropped")
 			continue
 		}
 		to := e.Letter.To
@@ -295,9 +309,10 @@ func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []
 		}
 		var tooMany *kiosk.Error
 		if err := limit(ctx, user.AddressDigest(to)); errors.As(err, &tooMany) {
-			slog.Warn("letter put off: too many to one recipient", "letter", e.ID, "template", e.Letter.Template, "user_id", u.ID, "retry_after", tooMany.RetryAfter.String())
+			ended(ctx, e, "limited")
+			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "letter put off: too many to one recipient", "letter", e.ID, "template", e.Letter.Template, "user_id", u.ID, "retry_after", tooMany.RetryAfter.String())
 			if err := l.Store.Postpone(ctx, l.Now().Add(tooMany.RetryAfter), "too many letters to one recipient", e.ID); err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 			continue
 		}
@@ -306,24 +321,25 @@ func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []
 			token, err := l.Links.Issue(ctx, e.ID, *e.Letter, u.ID)
 			if kiosk.KindNotFound.Is(err) {
 				gone = append(gone, e.ID)
+				ended(ctx, e, "dropped")
 				continue
 			}
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 			about.Link = l.PublicURL + "/#" + fragments[e.Letter.Template] + "=" + token
 		}
 		m, err := l.Templates.render(e.Letter.Template, about)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		m.To, m.ID = to, digest(string(e.ID))
-		letters, messages = append(letters, e), append(messages, m)
+		letters, messages, placed = append(letters, e), append(messages, m), append(placed, o.CreatedAt)
 	}
 	if len(gone) > 0 {
 		err = l.Store.Done(ctx, gone...)
 	}
-	return letters, messages, err
+	return letters, messages, placed, err
 }
 
 // digest is a short name for something whose own is not to be seen.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
@@ -24,6 +26,8 @@ type Message struct {
 	// ID becomes the Message-ID: the same for every attempt to send the same
 	// mail, so that mail servers and readers can tell a repetition.
 	ID string
+	// Span is whose part the sending is, if that is recorded.
+	Span trace.SpanContext
 }
 
 // Bounds of a message.
@@ -131,6 +135,7 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 	if err := m.check(); err != nil {
 		return Result{}, err
 	}
+	m.Span = trace.SpanContextFromContext(ctx)
 	if key == "" {
 		m.ID = string(kiosk.NewID())
 		return Result{}, refusal(s.Transport.Send(ctx, m)[0])

@@ -2,9 +2,12 @@ package mongodb
 
 import (
 	"context"
+	"slices"
 	"sync"
+	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // maxBatch is how many calls a batch serves at most.
@@ -16,8 +19,11 @@ const maxBatch = 64
 // wait.
 type batches[T, R any] struct {
 	// do serves the items and returns a result and an error for each. Its
-	// context is that of the first caller without its end.
+	// context is that of the first caller that is recorded, or else of the first,
+	// without its end.
 	do func(ctx context.Context, items []T) ([]R, []error)
+	// what names it in the traces of the others.
+	what command
 
 	mu      sync.Mutex
 	waiting []*call[T, R] // bounded by the calls that a function admits
@@ -83,11 +89,19 @@ func (b *batches[T, R]) run(batch []*call[T, R]) {
 	if len(served) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(served[0].ctx), operationTimeout)
+	first := served[0]
+	if i := slices.IndexFunc(served, func(c *call[T, R]) bool { return telemetry.Recorded(c.ctx) }); i > 0 {
+		first = served[i]
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(first.ctx), operationTimeout)
 	defer cancel()
+	began := time.Now()
 	results, errs := b.do(ctx, items)
 	for i, c := range served {
 		c.result, c.err = results[i], errs[i]
+		if c != first && telemetry.Recorded(c.ctx) {
+			telemetry.Shared(c.ctx, first.ctx, b.what.name+" "+b.what.collection, began, c.err, commands.List(b.what)...)
+		}
 		close(c.done)
 	}
 }

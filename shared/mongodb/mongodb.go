@@ -67,6 +67,9 @@ func Open(uri, name string) (*DB, error) {
 		SetRetryWrites(true).
 		SetReadConcern(readconcern.Majority()).
 		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)})
+	if m := monitor(); m != nil {
+		opts.SetMonitor(m)
+	}
 	client, err := mongo.Connect(opts)
 	if err != nil {
 		// The driver's message may quote the URI, which may hold a password.
@@ -74,6 +77,7 @@ func Open(uri, name string) (*DB, error) {
 	}
 	d := &DB{client: client, db: client.Database(name), gathering: make(chan struct{}, 1)}
 	d.offers.do, d.inserts.do = d.Products().readOffers, d.Orders().insertMany
+	d.offers.what, d.inserts.what = command{name: "find", collection: products}, command{name: "insert", collection: orders}
 	return d, nil
 }
 
@@ -188,7 +192,11 @@ func (d *DB) transact(ctx context.Context, fn func(context.Context) error) error
 		return unavailable(err)
 	}
 	defer session.EndSession(context.WithoutCancel(ctx))
+	runs := 0
 	_, err = session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
+		if runs++; runs > 1 {
+			retries.Add(ctx, 1, nil)
+		}
 		err := fn(ctx)
 		if err != nil && (ctx.Err() != nil || mongo.IsTimeout(err) || mongo.IsNetworkError(err)) {
 			// The driver's own abort would wait for a server that hangs longer

@@ -57,6 +57,7 @@ type orderDocument struct {
 	Key         string `bson:"key,omitempty"` // the idempotency key, and whose it is
 	Fingerprint string `bson:"fingerprint,omitempty"`
 	Traceparent string `bson:"traceparent,omitempty"`
+	Tracestate  string `bson:"tracestate,omitempty"`
 
 	// Only an order that waits for its stock has these two: when its event is to
 	// be published again, and how often it was.
@@ -89,7 +90,7 @@ func fromOrder(o order.Order) orderDocument {
 			return changeDocument{c.At, c.Status, c.Stock, objectID(c.By)}
 		}),
 		Revision: o.Revision, CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt,
-		Key: o.Key, Fingerprint: o.Fingerprint, Traceparent: o.Traceparent,
+		Key: o.Key, Fingerprint: o.Fingerprint, Traceparent: o.Trace.Parent, Tracestate: o.Trace.State,
 	}
 }
 
@@ -104,7 +105,7 @@ func (d orderDocument) order() order.Order {
 			return order.Change{At: c.At.UTC(), Status: c.Status, Stock: c.Stock, By: id(c.By)}
 		}),
 		Revision: d.Revision, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
-		Key: d.Key, Fingerprint: d.Fingerprint, Traceparent: d.Traceparent,
+		Key: d.Key, Fingerprint: d.Fingerprint, Trace: kiosk.Trace{Parent: d.Traceparent, State: d.Tracestate},
 	}
 }
 

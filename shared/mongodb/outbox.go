@@ -39,6 +39,7 @@ type entryDocument struct {
 	Event       *eventDocument  `bson:"event,omitempty"`
 	Letter      *letterDocument `bson:"letter,omitempty"`
 	Traceparent string          `bson:"traceparent,omitempty"`
+	Tracestate  string          `bson:"tracestate,omitempty"`
 	Attempts    int             `bson:"attempts"`
 	NextAttempt time.Time       `bson:"next_attempt"`
 	CreatedAt   time.Time       `bson:"created_at"`
@@ -59,7 +60,7 @@ type letterDocument struct {
 }
 
 func fromEntry(e outbox.Entry) entryDocument {
-	d := entryDocument{ID: objectID(e.ID), Traceparent: e.Traceparent, Attempts: e.Attempts, NextAttempt: e.NextAttempt, CreatedAt: e.CreatedAt}
+	d := entryDocument{ID: objectID(e.ID), Traceparent: e.Trace.Parent, Tracestate: e.Trace.State, Attempts: e.Attempts, NextAttempt: e.NextAttempt, CreatedAt: e.CreatedAt}
 	if e.Event != nil {
 		d.Event = &eventDocument{e.Event.Subject, string(e.Event.Payload)}
 	}
@@ -71,7 +72,7 @@ func fromEntry(e outbox.Entry) entryDocument {
 }
 
 func (d entryDocument) entry() outbox.Entry {
-	e := outbox.Entry{ID: id(d.ID), Traceparent: d.Traceparent, Attempts: d.Attempts, NextAttempt: d.NextAttempt.UTC(), CreatedAt: d.CreatedAt.UTC()}
+	e := outbox.Entry{ID: id(d.ID), Trace: kiosk.Trace{Parent: d.Traceparent, State: d.Tracestate}, Attempts: d.Attempts, NextAttempt: d.NextAttempt.UTC(), CreatedAt: d.CreatedAt.UTC()}
 	if d.Event != nil {
 		e.Event = &outbox.Event{Subject: d.Event.Subject, Payload: []byte(d.Event.Payload)}
 	}

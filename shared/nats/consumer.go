@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 const (
@@ -30,9 +31,9 @@ const (
 
 // Message is an event as it is consumed.
 type Message struct {
-	Event       string // its identifier, the same each time it is delivered
-	Payload     []byte
-	Traceparent string
+	Event   string // its identifier, the same each time it is delivered
+	Payload []byte
+	Trace   kiosk.Trace // of the request that it was published because of
 }
 
 // Handler handles a batch of events, and returns an error for each that it has
@@ -50,11 +51,15 @@ type Consumer struct {
 	subject string
 	handle  Handler
 	poison  func(error) bool
+
+	measured *telemetry.Attributes
 }
 
 // NewConsumer makes the consumer durable of subject's events.
 func (c *Conn) NewConsumer(durable, subject string, handle Handler, poison func(error) bool) *Consumer {
-	return &Consumer{conn: c, durable: durable, subject: subject, handle: handle, poison: poison}
+	consumer := &Consumer{conn: c, durable: durable, subject: subject, handle: handle, poison: poison}
+	consumer.measured = telemetry.Set(consumer.group(), destination(subject))
+	return consumer
 }
 
 // Run handles events, at most batch at once, until ctx ends; those that are
@@ -165,14 +170,15 @@ type delivery struct {
 	Message
 	msg      jetstream.Msg
 	attempts int
+	ctx      context.Context // of its trace
 }
 
 func received(msg jetstream.Msg) delivery {
 	// A replayed event has a new message ID, but is the event it was.
 	d := delivery{msg: msg, attempts: 1, Message: Message{
-		Event:       cmp.Or(msg.Headers().Get(headerEvent), msg.Headers().Get(jetstream.MsgIDHeader)),
-		Payload:     msg.Data(),
-		Traceparent: msg.Headers().Get(headerTraceparent),
+		Event:   cmp.Or(msg.Headers().Get(headerEvent), msg.Headers().Get(jetstream.MsgIDHeader)),
+		Payload: msg.Data(),
+		Trace:   traceOf(msg.Headers()),
 	}}
 	if meta, err := msg.Metadata(); err == nil {
 		d.attempts = int(meta.NumDelivered)
@@ -192,34 +198,45 @@ func (c *Consumer) process(ctx context.Context, msgs []jetstream.Msg) {
 	batch, deliveries := make([]Message, len(msgs)), make([]delivery, len(msgs))
 	for i, msg := range msgs {
 		deliveries[i] = received(msg)
+		deliveries[i].ctx = ctx
 		batch[i] = deliveries[i].Message
 	}
-	for i, err := range c.call(ctx, batch) {
+	began := time.Now()
+	shared, spans := c.handling(ctx, deliveries)
+	errs := c.call(shared, batch)
+	processing.Record(shared, time.Since(began), c.measured)
+	for i, span := range spans {
+		telemetry.End(span, errs[i])
+	}
+	for i, err := range errs {
 		c.answer(ctx, deliveries[i], err)
 	}
 }
 
 // answer acknowledges an event, buries it, or asks for it again.
 func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
-	log := slog.With("event", d.Event, "subject", d.msg.Subject(), "attempt", d.attempts, "traceparent", d.Traceparent)
+	log := func(level slog.Level, message string, more ...any) {
+		slog.With("event", d.Event, "subject", d.msg.Subject(), "attempt", d.attempts).Log(kiosk.WithTrace(d.ctx, d.Trace), level, message, more...)
+	}
 	switch {
 	case err == nil:
 		// The server's word on the ack is not waited for: if it gets lost, the
 		// event comes again and the handler knows it.
 		err = d.msg.Ack()
 	case c.poison(err), !kiosk.KindUnavailable.Is(err) && d.attempts >= maxAttempts:
-		log.Error("event became a dead letter", "error", err)
+		log(slog.LevelError, "event became a dead letter", "error", err)
 		if err = c.bury(ctx, d.msg, d.Event, d.attempts, err); err == nil {
 			err = d.msg.TermWithReason("dead letter")
+			buried.Add(d.ctx, 1, c.measured)
 		}
 	default:
 		delay := min(250*time.Millisecond<<min(d.attempts, 10), maxNak)
 		delay = delay/2 + rand.N(delay)
-		log.Warn("event not handled, it is tried again", "error", err, "in", delay.String())
+		log(slog.LevelWarn, "event not handled, it is tried again", "error", err, "in", delay.String())
 		err = d.msg.NakWithDelay(delay)
 	}
 	if err != nil {
-		log.Warn("event not acknowledged, it will be delivered again", "error", err)
+		log(slog.LevelWarn, "event not acknowledged, it will be delivered again", "error", err)
 	}
 }
 
@@ -252,9 +269,7 @@ func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, event string, at
 		headerReason:          {headerText(cause)},
 		headerAttempts:        {strconv.Itoa(attempts)},
 	}}
-	if trace := msg.Headers().Get(headerTraceparent); trace != "" {
-		dead.Header.Set(headerTraceparent, trace)
-	}
+	setTrace(dead.Header, traceOf(msg.Headers()))
 	return c.conn.publish(ctx, dead)
 }
 

@@ -78,9 +78,7 @@ func (c *Conn) Replay(ctx context.Context, number uint64) error {
 		jetstream.MsgIDHeader: {fmt.Sprintf("%s-replay-%d", letter.Event, number)},
 		headerEvent:           {letter.Event},
 	}}
-	if trace := letter.header.Get(headerTraceparent); trace != "" {
-		msg.Header.Set(headerTraceparent, trace)
-	}
+	setTrace(msg.Header, traceOf(letter.header))
 	if err := c.publish(ctx, msg); errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return noStream(ordersStream)
 	} else if err != nil {

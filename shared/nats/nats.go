@@ -11,10 +11,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 const (
@@ -40,6 +42,7 @@ const (
 // Headers of a message, beside Nats-Msg-Id, which is the event's ID.
 const (
 	headerTraceparent = "traceparent"
+	headerTracestate  = "tracestate"
 	headerReason      = "Kiosk-Reason"   // why a dead letter is one
 	headerAttempts    = "Kiosk-Attempts" // how often it was tried
 	headerSubject     = "Kiosk-Subject"  // where it was before
@@ -174,17 +177,20 @@ func (c *Conn) Publish(ctx context.Context, entries []outbox.Entry) []error {
 	if err := c.ensureStreams(ctx); err != nil {
 		return fail(err)
 	}
-	acks := make([]jetstream.PubAckFuture, len(entries))
+	acks, spans, began := make([]jetstream.PubAckFuture, len(entries)), make([]trace.Span, len(entries)), time.Now()
 	for i, e := range entries {
+		spans[i] = publishing(telemetry.Follow(ctx, e.Trace), e)
 		acks[i], errs[i] = c.js.PublishMsgAsync(message(e))
 	}
 	for i, ack := range acks {
 		if ack == nil {
 			errs[i] = kiosk.Unavailable(errs[i])
+			telemetry.End(spans[i], errs[i])
 			continue
 		}
 		select {
 		case <-ack.Ok():
+			measure(ctx, entries[i].Event.Subject, began)
 		case err := <-ack.Err():
 			if errors.Is(err, jetstream.ErrNoStreamResponse) {
 				c.forget()
@@ -193,13 +199,16 @@ func (c *Conn) Publish(ctx context.Context, entries []outbox.Entry) []error {
 		case <-ctx.Done():
 			errs[i] = kiosk.Unavailable(ctx.Err())
 		}
+		telemetry.End(spans[i], errs[i])
 	}
 	return errs
 }
 
 // Send publishes an event and does not wait for anything: whoever calls it has
 // another way to find out that the event was not stored.
-func (c *Conn) Send(e outbox.Entry) error {
+func (c *Conn) Send(ctx context.Context, e outbox.Entry) (err error) {
+	span := publishing(ctx, e)
+	defer func() { telemetry.End(span, err) }()
 	if !c.nc.IsConnected() {
 		return errNotConnected()
 	}
@@ -282,17 +291,28 @@ func (a Announcer) Announce(ctx context.Context, orders ...order.Order) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, a.Conn.Send(e))
+		errs = append(errs, a.Conn.Send(ctx, e))
 	}
 	return errors.Join(errs...)
 }
 
 func message(e outbox.Entry) *nats.Msg {
 	msg := &nats.Msg{Subject: e.Event.Subject, Data: e.Event.Payload, Header: nats.Header{jetstream.MsgIDHeader: {string(e.ID)}}}
-	if e.Traceparent != "" {
-		msg.Header.Set(headerTraceparent, e.Traceparent)
-	}
+	setTrace(msg.Header, e.Trace)
 	return msg
+}
+
+func setTrace(h nats.Header, t kiosk.Trace) {
+	if t.Parent != "" {
+		h[headerTraceparent] = []string{t.Parent}
+	}
+	if t.State != "" {
+		h[headerTracestate] = []string{t.State}
+	}
+}
+
+func traceOf(h nats.Header) kiosk.Trace {
+	return kiosk.ParseTrace(h.Get(headerTraceparent), h.Values(headerTracestate)...)
 }
 
 func (c *Conn) publish(ctx context.Context, msg *nats.Msg) error {

@@ -45,7 +45,7 @@ func publish(t *testing.T, conn *nats.Conn, subject, payload string) outbox.Entr
 func entry(subject, payload string) outbox.Entry {
 	return outbox.Entry{
 		ID: kiosk.NewID(), Event: &outbox.Event{Subject: subject, Payload: []byte(payload)},
-		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		Trace: kiosk.Trace{Parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", State: "a=1"},
 	}
 }
 
@@ -133,7 +133,7 @@ func TestPlainSubscribersGetTheSameEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(msg.Data) != `{"order_id":"x"}` || msg.Header.Get("Nats-Msg-Id") != string(e.ID) || msg.Header.Get("traceparent") != e.Traceparent {
+	if string(msg.Data) != `{"order_id":"x"}` || msg.Header.Get("Nats-Msg-Id") != string(e.ID) || msg.Header.Get("traceparent") != e.Trace.Parent || msg.Header.Get("tracestate") != e.Trace.State {
 		t.Errorf("%s %v", msg.Data, msg.Header)
 	}
 }
@@ -160,7 +160,7 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 	conn, subject := open(t, testservers.NATS(t)), subject()
 	var got seen
 	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error {
-		if m.Traceparent == "" {
+		if m.Trace.Parent == "" || m.Trace.State == "" {
 			t.Error("the trace ends at the consumer")
 		}
 		switch got.add(m.Event) {
@@ -382,7 +382,7 @@ func TestRestartOfTheServer(t *testing.T) {
 	})
 	for name, err := range map[string]error{
 		"Publish": conn.Publish(t.Context(), []outbox.Entry{entry(subject, "{}")})[0],
-		"Send":    conn.Send(entry(subject, "{}")),
+		"Send":    conn.Send(t.Context(), entry(subject, "{}")),
 	} {
 		if !kiosk.KindUnavailable.Is(err) {
 			t.Errorf("%s with NATS away: %v", name, err)

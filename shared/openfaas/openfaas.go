@@ -10,11 +10,16 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // Post has letters sent by the function send-email. It is an outbox.Post.
@@ -54,15 +59,25 @@ const callTimeout = 15 * time.Second
 // Queue has letters sent through OpenFaaS's queue, which neither retries nor
 // reports what came of it.
 func (p *Post) Queue(ctx context.Context, letters []kiosk.ID) error {
-	return p.call(ctx, "async-function", letters, http.StatusAccepted)
+	return p.call(ctx, trace.SpanKindProducer, "async-function", letters, http.StatusAccepted)
 }
 
 // Send has letters sent, and waits for it.
 func (p *Post) Send(ctx context.Context, letters []kiosk.ID) error {
-	return p.call(ctx, "function", letters, http.StatusNoContent)
+	return p.call(ctx, trace.SpanKindClient, "function", letters, http.StatusNoContent)
 }
 
-func (p *Post) call(ctx context.Context, path string, letters []kiosk.ID, want int) error {
+// QueuedHeader says when an asynchronous invocation was queued, in milliseconds
+// of Unix's clock.
+const QueuedHeader = "Kiosk-Queued-At"
+
+// call has letters sent, in the trace that ctx notes: of what they were written
+// for, not of this call, whose span is lost with this process.
+func (p *Post) call(ctx context.Context, kind trace.SpanKind, path string, letters []kiosk.ID, want int) (err error) {
+	origin := kiosk.TraceOf(ctx)
+	ctx, span := telemetry.Begin(telemetry.Follow(ctx, origin), kind, "POST /"+path+"/"+mail.Function+"/letters",
+		attribute.String("http.request.method", http.MethodPost), attribute.Int("messaging.batch.message_count", len(letters)))
+	defer func() { telemetry.End(span, err) }()
 	token, err := p.token()
 	if err != nil {
 		return err
@@ -81,8 +96,14 @@ func (p *Post) call(ctx context.Context, path string, letters []kiosk.ID, want i
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
-	if trace := kiosk.Traceparent(ctx); trace != "" {
-		req.Header.Set("Traceparent", trace)
+	if kind == trace.SpanKindProducer {
+		req.Header.Set(QueuedHeader, strconv.FormatInt(time.Now().UnixMilli(), 10))
+	}
+	if origin.Parent != "" {
+		req.Header.Set("Traceparent", origin.Parent)
+	}
+	if origin.State != "" {
+		req.Header.Set("Tracestate", origin.State)
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {

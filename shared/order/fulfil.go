@@ -66,12 +66,12 @@ func (f *Fulfilment) Fulfil(ctx context.Context, events []Event) []error {
 // movement of one cause for one order and product.
 func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 	ids := make([]kiosk.ID, 0, len(events))
-	traces := make(map[kiosk.ID]string, len(events))
+	traces := make(map[kiosk.ID]kiosk.Trace, len(events))
 	for _, e := range events {
 		if _, twice := traces[e.OrderID]; !twice {
 			ids = append(ids, e.OrderID)
 		}
-		traces[e.OrderID] = e.Traceparent
+		traces[e.OrderID] = e.Trace
 	}
 	var orders []Order
 	err := f.Transact(ctx, func(ctx context.Context) error {
@@ -110,7 +110,7 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 			if err != nil {
 				return err
 			}
-			entries[i].Traceparent = traces[o.ID]
+			entries[i].Trace = traces[o.ID]
 		}
 		if err := f.Orders.Save(ctx, orders...); err != nil {
 			return err
@@ -133,7 +133,14 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 	}
 	slices.Sort(moved)
 	f.ProductCache.Drop(ctx, slices.Compact(moved)...)
-	return err
+	if err != nil {
+		return err
+	}
+	now := f.Now()
+	for _, o := range orders {
+		o.settled(ctx, traces[o.ID], now)
+	}
+	return nil
 }
 
 // products returns those of the orders' lines, each once.

@@ -68,9 +68,9 @@ type Order struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 
-	Key         string // the idempotency key it was placed under, and whose; may be empty
-	Fingerprint string // of what was asked under that key
-	Traceparent string // W3C trace context of the request that placed it
+	Key         string      // the idempotency key it was placed under, and whose; may be empty
+	Fingerprint string      // of what was asked under that key
+	Trace       kiosk.Trace // of the request that placed it
 }
 
 // OwnKey returns the idempotency key as its customer gave it.
@@ -155,7 +155,7 @@ type Event struct {
 	OrderID kiosk.ID    `json:"order_id"`
 	Items   []EventItem `json:"items"`
 
-	Traceparent string `json:"-"` // travels in the message's header
+	Trace kiosk.Trace `json:"-"` // travels in the message's header
 }
 
 // EventItem is one line of an order in an event.
@@ -183,7 +183,7 @@ func (o Order) announcement(subject, template string) (outbox.Entry, error) {
 // identifier, so that the stream knows a repetition.
 func (o Order) Created() (outbox.Entry, error) {
 	event, err := o.outboxEvent(SubjectCreated)
-	return outbox.Entry{ID: o.ID, Event: event, Traceparent: o.Traceparent}, err
+	return outbox.Entry{ID: o.ID, Event: event, Order: o.ID, Trace: o.Trace, CreatedAt: o.CreatedAt}, err
 }
 
 func (o Order) outboxEvent(subject string) (*outbox.Event, error) {

@@ -105,7 +105,7 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 	}
 	o, err = p.price(ctx, actor, d, lines)
 	if err == nil {
-		o.Key, o.Traceparent = key, kiosk.Traceparent(ctx)
+		o.Key, o.Trace = key, kiosk.TraceOf(ctx)
 		if key != "" {
 			o.Fingerprint = d.fingerprint()
 		}
@@ -118,8 +118,10 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 		err = p.Orders.Insert(ctx, o)
 	}
 	if err == nil {
+		note(ctx, o.ID)
+		o.placed(ctx)
 		if err := p.Announcer.Announce(ctx, o); err != nil {
-			slog.Warn("order not announced, a relay does it later", "order_id", o.ID, "error", err)
+			slog.WarnContext(ctx, "order not announced, a relay does it later", "order_id", o.ID, "error", err)
 		}
 		return o, false, nil
 	}
@@ -137,6 +139,7 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 	case first.Fingerprint != d.fingerprint():
 		return Order{}, false, kiosk.Invalid("Idempotency-Key", "was used for another request")
 	}
+	note(ctx, first.ID)
 	return first, true, nil
 }
 

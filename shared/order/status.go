@@ -24,6 +24,7 @@ var errOrder = kiosk.NotFound("there is no such order")
 
 // Get gives an order to its owner or an administrator.
 func (d *Desk) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Order, error) {
+	note(ctx, id)
 	o, err := d.Cache.Get(ctx, id, func(ctx context.Context) (Order, error) { return d.Orders.ByID(ctx, id) })
 	return owned(actor, o, err)
 }
@@ -45,6 +46,7 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 	if err := v.Err(); err != nil {
 		return Order{}, err
 	}
+	note(ctx, id)
 	var changed Order
 	var returned []kiosk.ID
 	err := d.Transact(ctx, func(ctx context.Context) error {
@@ -109,5 +111,6 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 	if err != nil {
 		return Order{}, err
 	}
+	changed.changed(ctx, actor)
 	return changed, nil
 }

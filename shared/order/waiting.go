@@ -49,6 +49,7 @@ func (a *Announcing) Sweep(ctx context.Context, limit int) (int, error) {
 		return 0, err
 	}
 	slog.Warn("orders wait for their stock, their events are published again", "orders", len(orders), "oldest", orders[0].ID, "waiting_since", orders[0].CreatedAt)
+	outbox.Relayed.Add(ctx, int64(len(orders)), nil)
 	return len(orders), a.Announcer.Announce(ctx, orders...)
 }
 

@@ -16,18 +16,31 @@ import (
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
+
+// Relayed counts what a relay had to take over.
+var Relayed = telemetry.NewCounter("kiosk.outbox.relayed", "{entry}", "entries and events that a relay had to take over")
 
 // Entry is what one decision has to say. It may be delivered more than once:
 // its ID is how the receivers recognise a repetition.
 type Entry struct {
-	ID          kiosk.ID // also the event's
-	Event       *Event   // nil: none, or published already
-	Letter      *Letter  // nil: none
-	Traceparent string   // W3C trace context of the request that led to it
-	Attempts    int      // by relays
+	ID          kiosk.ID    // also the event's
+	Event       *Event      // nil: none, or published already
+	Letter      *Letter     // nil: none
+	Order       kiosk.ID    // whose event it is; not stored: see About
+	Trace       kiosk.Trace // of the request that led to it
+	Attempts    int         // by relays
 	NextAttempt time.Time
 	CreatedAt   time.Time
+}
+
+// About returns the order that the entry is about; empty for none.
+func (e Entry) About() kiosk.ID {
+	if e.Letter != nil {
+		return e.Letter.OrderID
+	}
+	return e.Order
 }
 
 // Event is published on a NATS subject.
@@ -124,13 +137,31 @@ type Outbox struct {
 	active sync.WaitGroup
 
 	mu      sync.Mutex
-	letters []kiosk.ID    // to be queued together
+	letters []due         // to be queued together
 	closing chan struct{} // ends the time for which they are gathered
 }
 
 // New makes an outbox over the database's own transactions.
 func New(store Store, transact kiosk.Transact, events Publisher, post Post, now func() time.Time) *Outbox {
 	return &Outbox{store: store, transact: transact, events: events, post: post, now: now, slots: make(chan struct{}, maxDeliveries), closing: make(chan struct{})}
+}
+
+// due is a letter that is to be sent.
+type due struct {
+	id    kiosk.ID
+	trace kiosk.Trace
+}
+
+// together returns the letters of a batch, and a context for whoever has them
+// sent: it belongs to the first that is recorded, or else to the first.
+func together(ctx context.Context, batch []due) (context.Context, []kiosk.ID) {
+	ids, trace := make([]kiosk.ID, len(batch)), batch[0].trace
+	for i, d := range batch {
+		if ids[i] = d.id; !trace.Sampled() && d.trace.Sampled() {
+			trace = d.trace
+		}
+	}
+	return kiosk.WithTrace(ctx, trace), ids
 }
 
 type batchKey struct{}
@@ -186,8 +217,8 @@ func (o *Outbox) Add(ctx context.Context, entries ...Entry) error {
 			e.ID = kiosk.NewID()
 		}
 		e.CreatedAt, e.NextAttempt = now, now.Add(Grace)
-		if e.Traceparent == "" {
-			e.Traceparent = kiosk.Traceparent(ctx)
+		if e.Trace.Parent == "" {
+			e.Trace = kiosk.TraceOf(ctx)
 		}
 	}
 	if err := o.store.Add(ctx, entries...); err != nil {
@@ -203,16 +234,17 @@ func (o *Outbox) Add(ctx context.Context, entries ...Entry) error {
 func (o *Outbox) deliver(ctx context.Context, batch []Entry, again bool) {
 	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
 	defer cancel()
-	var done, published, letters []kiosk.ID
+	var done, published []kiosk.ID
+	var letters []due
 	failed := o.publish(ctx, batch)
 	for i, e := range batch {
 		switch {
 		case failed[i] != nil:
-			slog.Warn("event not published, it is tried again", "entry", e.ID, "subject", e.Event.Subject, "attempts", e.Attempts, "error", failed[i])
+			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "event not published, it is tried again", "entry", e.ID, "subject", e.Event.Subject, "attempts", e.Attempts, "error", failed[i])
 		case e.Letter == nil:
 			done = append(done, e.ID)
 		default:
-			letters = append(letters, e.ID)
+			letters = append(letters, due{e.ID, e.Trace})
 			if e.Event != nil {
 				published = append(published, e.ID)
 			}
@@ -236,15 +268,16 @@ func (o *Outbox) deliver(ctx context.Context, batch []Entry, again bool) {
 		o.queue(letters)
 		return
 	}
-	if err := o.post.Send(ctx, letters); err != nil {
-		slog.Warn("letters not sent, they are tried again", "letters", len(letters), "first", letters[0], "error", err)
+	ctx, ids := together(ctx, letters)
+	if err := o.post.Send(ctx, ids); err != nil {
+		slog.WarnContext(ctx, "letters not sent, they are tried again", "letters", len(ids), "first", ids[0], "error", err)
 	}
 }
 
 // queue has letters sent together with those of the next moments: OpenFaaS's
 // queue executes one invocation at a time, and would fall behind if each letter
 // had its own.
-func (o *Outbox) queue(letters []kiosk.ID) {
+func (o *Outbox) queue(letters []due) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.letters) > maxGathered {
@@ -266,8 +299,9 @@ func (o *Outbox) queue(letters []kiosk.ID) {
 		ctx, cancel := context.WithTimeout(context.Background(), deliverTimeout)
 		defer cancel()
 		for batch := range slices.Chunk(gathered, maxBatch) {
-			if err := o.post.Queue(ctx, batch); err != nil {
-				slog.Warn("letters not queued, they are tried again", "letters", len(batch), "first", batch[0], "error", err)
+			ctx, ids := together(ctx, batch)
+			if err := o.post.Queue(ctx, ids); err != nil {
+				slog.WarnContext(ctx, "letters not queued, they are tried again", "letters", len(ids), "first", ids[0], "error", err)
 			}
 		}
 	})
@@ -298,20 +332,21 @@ func (o *Outbox) Pending(ctx context.Context) (int, error) { return o.store.Pend
 // Sweep delivers what is due, at most limit entries, and returns how many there
 // were. Several processes may sweep at once.
 func (o *Outbox) Sweep(ctx context.Context, limit int) (int, error) {
-	due, err := o.store.Due(ctx, o.now(), limit, Pause)
+	entries, err := o.store.Due(ctx, o.now(), limit, Pause)
 	if err != nil {
 		return 0, fmt.Errorf("outbox: %w", err)
 	}
-	for batch := range slices.Chunk(due, maxBatch) {
+	Relayed.Add(ctx, int64(len(entries)), nil)
+	for batch := range slices.Chunk(entries, maxBatch) {
 		select {
 		case o.slots <- struct{}{}:
 		case <-ctx.Done():
-			return len(due), nil
+			return len(entries), nil
 		}
 		o.active.Go(func() {
 			defer func() { <-o.slots }()
 			o.deliver(context.WithoutCancel(ctx), batch, true)
 		})
 	}
-	return len(due), nil
+	return len(entries), nil
 }

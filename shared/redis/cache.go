@@ -62,16 +62,21 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 	})
 	switch {
 	case errors.Is(err, redis.Nil):
+		c.looked(ctx, "miss")
 	case err != nil: // redis is away
+		c.looked(ctx, "away")
 		return load(ctx)
 	case strings.HasPrefix(string(text), leasePrefix): // another is about to store it
+		c.looked(ctx, "miss")
 		return load(ctx)
 	default:
 		var copied T
 		err := json.Unmarshal(text, &copied)
 		if err == nil {
+			c.looked(ctx, "hit")
 			return copied, nil
 		}
+		c.looked(ctx, "miss")
 		if c.unreadable.due() {
 			slog.Error("a cached copy cannot be read", "cache", c.name, "error", err)
 		}

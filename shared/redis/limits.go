@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // Rate is a limit: Requests within Window, all of them at once if need be, and
@@ -63,6 +64,9 @@ func (l *Limiter) Allow(ctx context.Context, key string, rate Rate) (*kiosk.Limi
 	}
 	limit := &kiosk.Limit{Requests: rate.Requests, Window: rate.Window, Remaining: result.Remaining, Reset: result.ResetAfter}
 	if result.Allowed == 0 {
+		if telemetry.On() {
+			hits.Add(ctx, 1, limited.Of(limitName(key)))
+		}
 		return limit, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests: try again later", RetryAfter: max(result.RetryAfter, time.Second), Limit: limit}
 	}
 	return limit, nil

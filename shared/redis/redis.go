@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 const (
@@ -55,6 +57,9 @@ func Open(o Options) *Client {
 		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	c := &Client{rdb: redis.NewUniversalClient(opts)}
+	if telemetry.On() {
+		c.rdb.AddHook(observer{})
+	}
 	c.overdue.unlink = c.unlink
 	return c
 }
@@ -86,6 +91,7 @@ func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 // fail leaves Redis alone for a while.
 func (c *Client) fail(now time.Time, err error) {
 	c.retryAt.Store(now.Add(pauseAfterFailure).UnixNano())
+	away.Add(context.Background(), 1, nil)
 	if c.failed.due() {
 		slog.Warn("redis does not answer: caches, sessions and limits go on without it", "error", err)
 	}

@@ -69,7 +69,7 @@ func TestCacheOfEachType(t *testing.T) {
 		ID: kiosk.NewID(), UserID: kiosk.NewID(), Lines: []order.Line{{ProductID: kiosk.NewID(), Name: "Tea", Quantity: 2, UnitPrice: 1205}},
 		Total: 2410, Currency: "USD", Status: order.Cancelled, Stock: order.StockReturned, Reason: "too late",
 		History:  []order.Change{{At: at, Status: order.Pending, Stock: order.StockTaken, By: kiosk.ServiceID}},
-		Revision: 2, CreatedAt: at, UpdatedAt: at, Key: "key", Fingerprint: "a1", Traceparent: "00-4bf9",
+		Revision: 2, CreatedAt: at, UpdatedAt: at, Key: "key", Fingerprint: "a1", Trace: kiosk.Trace{Parent: "00-4bf9", State: "a=1"},
 	})
 	reads(t, client, user.Profile{ID: kiosk.NewID(), Username: "ada", Email: "ada@example.com", EmailVerified: true, PendingEmail: "ada@example.org", Name: "Ada", Role: kiosk.RoleAdmin, CreatedAt: at})
 	reads(t, client, user.Session{ID: kiosk.NewID(), UserID: kiosk.NewID(), Role: kiosk.RoleUser, Generation: 4, CreatedAt: at, ExpiresAt: at.Add(time.Hour)})

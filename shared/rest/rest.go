@@ -20,6 +20,7 @@ import (
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // PathHeader carries the request's path below /function/NAME: the template
@@ -90,8 +91,9 @@ func (f *Function) Handle(req handler.Request) (handler.Response, error) {
 	r.URL = &url.URL{Path: "/" + strings.TrimPrefix(decoded, "/"), RawQuery: req.QueryString}
 	ctx, cancel := withReserve(req.Context())
 	defer cancel()
-	r = r.WithContext(kiosk.WithTraceparent(ctx, traceparent(req.Header)))
+	r = r.WithContext(kiosk.WithTrace(ctx, telemetry.Origin(ctx, req.Header)))
 	_, pattern := f.mux.Handler(r)
+	telemetry.Route(ctx, route(pattern))
 	f.mux.ServeHTTP(rec, r)
 	// The mux's own answers are text: redirections to a cleaner path, which no
 	// client of ours needs, 404 and 405.
@@ -119,13 +121,10 @@ func withReserve(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, time.Until(deadline)*4/5)
 }
 
-// traceparent accepts what has the form of W3C's trace context, version 00.
-func traceparent(h http.Header) string {
-	value := h.Get("Traceparent")
-	if len(value) != 55 || strings.Trim(value, "0123456789abcdef-") != "" {
-		return ""
-	}
-	return value
+// route is a pattern without its method.
+func route(pattern string) string {
+	_, path, _ := strings.Cut(pattern, " ")
+	return strings.TrimSuffix(path, "{$}")
 }
 
 // body is a request's body, whole in memory: the template has bounded it.
@@ -212,7 +211,7 @@ func (rec *recorder) problem(r *http.Request, err error) {
 		}
 	}
 	if e.Kind == kiosk.KindInternal || e.Kind == kiosk.KindUnavailable {
-		slog.Error("not answered", "kind", string(e.Kind), "error", err, "method", r.Method, "path", r.URL.Path, "call_id", r.Header.Get("X-Call-Id"))
+		slog.ErrorContext(r.Context(), "not answered", "kind", string(e.Kind), "error", err, "method", r.Method, "path", r.URL.Path, "call_id", r.Header.Get("X-Call-Id"))
 	}
 	if e.Kind == kiosk.KindUnauthenticated {
 		rec.Header().Set("WWW-Authenticate", `Bearer realm="kiosk"`) // RFC 6750, section 3

@@ -38,7 +38,7 @@ func function() *rest.Function {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.OK(map[string]string{"id": string(id), "trace": kiosk.Traceparent(r.Context())})
+		return rest.OK(map[string]string{"id": string(id), "trace": kiosk.TraceOf(r.Context()).Parent})
 	})
 	f.Route("PUT /{id}", func(*http.Request) (rest.Response, error) {
 		return rest.Response{Status: http.StatusNoContent}, nil

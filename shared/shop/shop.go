@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/config"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
@@ -26,6 +28,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/redis"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/smtp"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
@@ -91,6 +94,12 @@ func Open(function string) *Shop {
 	}
 	s.tokens, err = user.NewTokens(secret, now)
 	s.opened(err)
+	s.opened(telemetry.Watch([]telemetry.Gauge{
+		{Name: "kiosk.password.waiting", Unit: "{request}", Description: "requests that wait for a password to be hashed"},
+		{Name: "kiosk.cache.overdue", Unit: "{key}", Description: "copies that are wrong and could not be dropped yet"},
+	}, func(context.Context) ([]telemetry.Reading, error) {
+		return []telemetry.Reading{{Gauge: 0, Value: float64(s.hasher.Waiting())}, {Gauge: 1, Value: float64(s.redis.Waiting())}}, nil
+	}))
 	s.limits = redis.NewLimiter(nil)
 	if s.config.Bool("RATE_LIMIT", true) {
 		s.limits = redis.NewLimiter(s.redis)
@@ -274,6 +283,48 @@ func (s *Shop) Placing() *order.Placing {
 // has refused.
 func (s *Shop) Announcing() *order.Announcing {
 	return &order.Announcing{Orders: s.db.Orders(), Announcer: nats.Announcer{Conn: s.NATS(), Confirmed: true}, Now: now}
+}
+
+// WatchBacklog measures what waits, for as long as the process runs.
+func (s *Shop) WatchBacklog(consumer string) {
+	conn := s.NATS()
+	s.opened(telemetry.Watch([]telemetry.Gauge{
+		{Name: "kiosk.outbox.entries", Unit: "{entry}", Description: "entries of the outbox that are not delivered"},
+		{Name: "kiosk.outbox.age", Unit: "s", Description: "age of the oldest of them"},
+		{Name: "kiosk.orders.waiting", Unit: "{order}", Description: "orders that wait for their stock"},
+		{Name: "kiosk.orders.waiting.age", Unit: "s", Description: "age of the oldest of them"},
+	}, func(ctx context.Context) ([]telemetry.Reading, error) {
+		b, err := s.db.Backlog(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return []telemetry.Reading{{Gauge: 0, Value: float64(b.Entries)}, {Gauge: 1, Value: age(b.Entry)}, {Gauge: 2, Value: float64(b.Orders)}, {Gauge: 3, Value: age(b.OrderedAt)}}, nil
+	}))
+	group := []attribute.KeyValue{attribute.String("messaging.consumer.group.name", consumer)}
+	s.opened(telemetry.Watch([]telemetry.Gauge{
+		{Name: "kiosk.consumer.lag", Unit: "{message}", Description: "events that were not delivered to the consumer yet"},
+		{Name: "kiosk.consumer.unacknowledged", Unit: "{message}", Description: "events that were delivered and not acknowledged"},
+		{Name: "kiosk.stream.size", Unit: "By", Description: "what the stream of events holds"},
+		{Name: "kiosk.stream.limit", Unit: "By", Description: "what the stream of events may hold"},
+		{Name: "kiosk.dead_letters", Unit: "{message}", Description: "events that are among the dead letters"},
+	}, func(ctx context.Context) ([]telemetry.Reading, error) {
+		state, err := conn.Look(ctx, consumer)
+		if err != nil {
+			return nil, err
+		}
+		return []telemetry.Reading{
+			{Gauge: 0, Value: float64(state.Lag), Attributes: group}, {Gauge: 1, Value: float64(state.Unacknowledged), Attributes: group},
+			{Gauge: 2, Value: float64(state.Bytes)}, {Gauge: 3, Value: float64(state.MaxBytes)}, {Gauge: 4, Value: float64(state.DeadLetters)},
+		}, nil
+	}))
+}
+
+// age is the time since a moment, in seconds; 0 for none.
+func age(since time.Time) float64 {
+	if since.IsZero() {
+		return 0
+	}
+	return max(time.Since(since).Seconds(), 0)
 }
 
 // Desk is where orders are looked up, completed and cancelled.

@@ -10,12 +10,16 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	gomail "github.com/wneessen/go-mail"
 	"github.com/wneessen/go-mail/smtp"
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
 
 	"github.com/kiosk-shop/kiosk/shared/mail"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // timeout bounds a connection's beginning, and the conversation about each
@@ -42,6 +46,8 @@ type Server struct {
 	domain  string // of the Message-ID
 	client  *gomail.Client
 	idle    chan *smtp.Client
+
+	attributes []attribute.KeyValue // of spans
 }
 
 // maxIdle is how many connections are kept open.
@@ -68,7 +74,8 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{options: o, domain: from.Address[strings.LastIndex(from.Address, "@")+1:], client: client, idle: make(chan *smtp.Client, maxIdle)}, nil
+	attributes := []attribute.KeyValue{attribute.String("server.address", o.Host), attribute.Int("server.port", o.Port)}
+	return &Server{attributes: attributes, options: o, domain: from.Address[strings.LastIndex(from.Address, "@")+1:], client: client, idle: make(chan *smtp.Client, maxIdle)}, nil
 }
 
 // Close ends the connections that are kept.
@@ -127,7 +134,10 @@ func (s *Server) Send(ctx context.Context, messages ...mail.Message) []error {
 			}
 			return errs
 		}
-		if err := s.deliver(ctx, conn, msg); err != nil {
+		_, span := telemetry.Begin(trace.ContextWithSpanContext(ctx, m.Span), trace.SpanKindClient, "SMTP send", s.attributes...)
+		err = s.deliver(ctx, conn, msg)
+		telemetry.End(span, err)
+		if err != nil {
 			// What the server makes of the next message on this connection, nobody knows.
 			_ = conn.Close()
 			conn, errs[i] = nil, err

@@ -7,7 +7,10 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // Guard limits how often passwords are tried. Its errors are of KindTooMany.
@@ -36,10 +39,30 @@ type Authentication struct {
 // errCredentials is the one answer to a wrong login, whatever was wrong.
 var errCredentials = kiosk.Unauthenticated("the user name or password is wrong")
 
+var refusals = telemetry.NewCounter("kiosk.login.refusals", "{refusal}", "logins and refreshes that were refused")
+
+// Why a login was refused.
+var (
+	byPassword = telemetry.Set(attribute.String("kiosk.reason", "credentials"))
+	byToken    = telemetry.Set(attribute.String("kiosk.reason", "token"))
+	byLimit    = telemetry.Set(attribute.String("kiosk.reason", "limit"))
+)
+
+// refused counts a refusal, if err is one.
+func refused(ctx context.Context, why *telemetry.Attributes, err error) {
+	switch {
+	case kiosk.KindUnauthenticated.Is(err):
+		refusals.Add(ctx, 1, why)
+	case kiosk.KindTooMany.Is(err):
+		refusals.Add(ctx, 1, byLimit)
+	}
+}
+
 // Login opens a session for who knows the password of the account that login
 // (a user name or an e-mail address) names. It takes the same time and gives
 // the same answer whether the account exists or not.
-func (a *Authentication) Login(ctx context.Context, login, password, address string) (Grant, error) {
+func (a *Authentication) Login(ctx context.Context, login, password, address string) (grant Grant, err error) {
+	defer func() { refused(ctx, byPassword, err) }()
 	var v kiosk.Violations
 	v.Require(login != "", "username", "is required")
 	v.Require(len(login) <= maxEmail, "username", "must have at most 254 bytes") // the longest that an account can have
@@ -115,7 +138,8 @@ func (a *Authentication) start(ctx context.Context, checked User, hash string) (
 
 // Refresh spends a refresh token and returns the next. One that is spent
 // already was used by two, one of whom has stolen it: the whole session ends.
-func (a *Authentication) Refresh(ctx context.Context, token string) (Grant, error) {
+func (a *Authentication) Refresh(ctx context.Context, token string) (grant Grant, err error) {
+	defer func() { refused(ctx, byToken, err) }()
 	userID, id, generation, err := a.Tokens.ParseRefresh(token)
 	if err != nil {
 		return Grant{}, err

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/alexedwards/argon2id"
 	"golang.org/x/crypto/bcrypt"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // Lengths of a password in characters. The lower bound is OWASP ASVS 5's
@@ -77,14 +79,21 @@ func NewHasher(concurrent int) *Hasher {
 	return &Hasher{slots: make(chan struct{}, concurrent)}
 }
 
+var waits = telemetry.NewHistogram("kiosk.password.wait.duration", "how long requests waited for a password to be hashed", telemetry.Brief)
+
+// Waiting returns how many callers wait for their turn.
+func (h *Hasher) Waiting() int { return int(h.waiting.Load()) }
+
 func (h *Hasher) acquire(ctx context.Context) (release func(), err error) {
 	if h.waiting.Add(1) > maxQueue {
 		h.waiting.Add(-1)
 		return nil, kiosk.Unavailable(errors.New("too many passwords wait to be hashed"))
 	}
 	defer h.waiting.Add(-1)
+	began := time.Now()
 	select {
 	case h.slots <- struct{}{}:
+		waits.Record(ctx, time.Since(began), nil)
 		return func() { <-h.slots }, nil
 	case <-ctx.Done():
 		return nil, kiosk.Unavailable(ctx.Err())

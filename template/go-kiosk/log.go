@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 const (
@@ -23,7 +25,7 @@ const (
 // than those.
 func newLog(out io.Writer) (prompt, access *slog.Logger, flush func()) {
 	b := &batch{out: out}
-	lines := slog.NewJSONHandler(b, nil)
+	lines := telemetry.Logs(slog.NewJSONHandler(b, nil))
 	return slog.New(promptHandler{lines, b}), slog.New(lines), b.flush
 }
 
@@ -62,14 +64,16 @@ func (b *batch) write() {
 	}
 }
 
-// promptHandler lets nothing wait.
+// promptHandler lets no warning and no error wait.
 type promptHandler struct {
 	slog.Handler
 	batch *batch
 }
 
 func (h promptHandler) Handle(ctx context.Context, r slog.Record) error {
-	defer h.batch.flush()
+	if r.Level > slog.LevelInfo {
+		defer h.batch.flush()
+	}
 	return h.Handler.Handle(ctx, r)
 }
 

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 	"handler/function"
 )
 
@@ -25,7 +26,7 @@ func main() {
 	slog.SetDefault(prompt)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, access)
+	err := observed(ctx, access)
 	if err != nil {
 		slog.Error("the function stopped", "error", err)
 	}
@@ -92,6 +93,22 @@ func parseDuration(text string, def time.Duration) (time.Duration, error) {
 		return def, fmt.Errorf("%q is neither a duration such as 10s nor whole seconds", text)
 	}
 	return d, nil
+}
+
+// observed runs the function with OpenTelemetry and, where PPROF_ADDR names an
+// address, Go's profiler.
+func observed(ctx context.Context, access *slog.Logger) error {
+	ended, err := telemetry.Start(ctx, "") // OTEL_SERVICE_NAME, else the host's name, which faasd makes the function's
+	if err != nil {
+		return err
+	}
+	defer ended()
+	unprofiled, err := telemetry.Profile(os.Getenv("PPROF_ADDR"))
+	if err != nil {
+		return err
+	}
+	defer unprofiled()
+	return run(ctx, access)
 }
 
 func run(ctx context.Context, access *slog.Logger) error {

@@ -17,6 +17,9 @@ import (
 	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // PathHeader hands a request's URL path, as the client escaped it, to the
@@ -115,9 +118,14 @@ func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h["X-Call-Id"] = []string{callID}
-	c := invocation{callID, r.Method, r.URL.Path, r.Header.Get("Traceparent")}
+	ctx, request := telemetry.Serve(r.Context(), r.Method, r.Header, callID)
+	if request != nil {
+		r = r.WithContext(ctx)
+	}
+	c := invocation{callID, r.Method, r.URL.Path, logged(ctx, r.Header)}
 
 	response := s.answer(r, c)
+	request.End(response.StatusCode)
 	maps.Copy(h, response.Header)
 	if len(response.Body) > 0 {
 		h["Content-Length"] = []string{strconv.Itoa(len(response.Body))} // whoever reads it needs no larger buffer
@@ -130,16 +138,27 @@ func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 		slog.Int("status", response.StatusCode), slog.Int("bytes", len(response.Body)), slog.Int64("duration_ms", time.Since(start).Milliseconds()))
 }
 
+// logged is the context of a request's lines in the log: they have its trace.
+func logged(ctx context.Context, header http.Header) context.Context {
+	if telemetry.On() {
+		return ctx
+	}
+	if trace := kiosk.ParseTrace(header.Get("Traceparent")); trace.Parent != "" {
+		return kiosk.WithTrace(ctx, trace)
+	}
+	return ctx
+}
+
 // invocation is what a request is known by in the log.
-type invocation struct{ id, method, path, trace string }
+type invocation struct {
+	id, method, path string
+	ctx              context.Context
+}
 
 func (c invocation) log(to *slog.Logger, level slog.Level, message string, more ...slog.Attr) {
 	attributes := make([]slog.Attr, 0, 8)
 	attributes = append(attributes, slog.String("call_id", c.id), slog.String("method", c.method), slog.String("path", c.path))
-	if c.trace != "" {
-		attributes = append(attributes, slog.String("traceparent", c.trace))
-	}
-	to.LogAttrs(context.Background(), level, message, append(attributes, more...)...)
+	to.LogAttrs(c.ctx, level, message, append(attributes, more...)...)
 }
 
 // Bounds of the bodies that a replica has in memory, which the handler's

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -19,6 +20,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // doorkeeper finds out who calls, keeps the log, and survives a panic.
@@ -37,11 +40,13 @@ func (d doorkeeper) unary(ctx context.Context, request any, info *grpc.UnaryServ
 	start := time.Now()
 	arrived(ctx)
 	header, as := d.introduce(ctx)
-	log := slog.With("call_id", header.Get("X-Call-Id"), "traceparent", header.Get("Traceparent"),
-		"client", header.Get("X-Forwarded-For"), "rpc", info.FullMethod)
+	telemetry.Inject(ctx, header)
+	telemetry.Note(ctx, attribute.String(telemetry.CallID, header.Get("X-Call-Id")))
+	ctx = kiosk.WithTrace(ctx, kiosk.ParseTrace(header.Get("Traceparent")))
+	log := slog.With("call_id", header.Get("X-Call-Id"), "client", header.Get("X-Forwarded-For"), "rpc", info.FullMethod)
 	defer func() {
 		if p := recover(); p != nil {
-			log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			response, err = nil, status.Error(codes.Internal, "internal error")
 		}
 		level := slog.LevelInfo

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -24,6 +26,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 	"github.com/kiosk-shop/kiosk/proto/mailer"
 	"github.com/kiosk-shop/kiosk/proto/pb"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // Functions is what the facade needs of package gateway.
@@ -67,10 +70,15 @@ func New(functions Functions, config Config) *Server {
 		transport = credentials.NewTLS(config.TLS)
 	}
 	door := doorkeeper{config, new(atomic.Int64)}
+	var observed grpc.ServerOption = grpc.EmptyServerOption{}
+	if telemetry.On() {
+		observed = grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithFilter(filters.Not(filters.HealthCheck()))))
+	}
 	s := &Server{
 		functions: functions,
 		health:    health.NewServer(),
 		grpc: grpc.NewServer(
+			observed,
 			grpc.Creds(transport),
 			grpc.ChainUnaryInterceptor(door.unary),
 			grpc.ChainStreamInterceptor(door.stream),

@@ -527,7 +527,7 @@ func TestMetadata(t *testing.T) {
 	if _, err := c.call(t.Context(), "/pb.OrderService/CreateOrder", `{}`); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.requests()[1].header; got.Get("X-Call-Id") == "" || got.Get("Traceparent") == "" || got.Get("Authorization") != "" {
+	if got := s.requests()[1].header; got.Get("X-Call-Id") == "" || got.Get("Traceparent") != "" || got.Get("Authorization") != "" {
 		t.Errorf("without metadata the function saw %v", got)
 	}
 }

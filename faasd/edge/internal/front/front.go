@@ -20,7 +20,9 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
+	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/rest"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // Functions is what the door needs of package catalogue.
@@ -104,6 +106,12 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h["Referrer-Policy"] = noReferrer
 	h["Cross-Origin-Opener-Policy"] = sameOrigin
 	h["Content-Security-Policy"] = nothing
+	ctx := r.Context()
+	if e.path != "/healthz" && e.path != "/readyz" { // asked every few seconds
+		if ctx, e.span = telemetry.Serve(ctx, r.Method, r.Header, e.callID); e.span != nil {
+			r = r.WithContext(ctx)
+		}
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			slog.Error("panic", "call_id", e.callID, "method", r.Method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -111,7 +119,8 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				d.send(e, r, gateway.NewProblem(http.StatusInternalServerError, ""))
 			}
 		}
-		e.log(d.config.Access)
+		e.span.End(e.status)
+		e.log(ctx, d.config.Access)
 	}()
 	d.serve(e, r)
 }
@@ -134,6 +143,7 @@ func (d *Door) serve(e *exchange, r *http.Request) {
 			d.send(w, r, gateway.NewProblem(http.StatusNotFound, "Nothing is here."))
 			return
 		}
+		e.span.Route(path)
 		if path == openAPIPath {
 			d.allowOrigin(w, r)
 		}
@@ -161,6 +171,7 @@ func (d *Door) serveAPI(e *exchange, r *http.Request, found *place, id string) {
 		d.refuseMethod(e, r, found.allow)
 		return
 	}
+	e.span.Route(route.path)
 	called := route.called(id)
 	// The method is the route's: a HEAD asks a function with GET and leaves the
 	// body out below.
@@ -178,7 +189,7 @@ func (d *Door) serveAPI(e *exchange, r *http.Request, found *place, id string) {
 	}
 	defer body.Release()
 	answer := d.functions.Call(r.Context(), gateway.Request{
-		Method: route.method, Function: called, Query: r.URL.RawQuery, Header: e.inside(), Body: body.Content,
+		Method: route.method, Function: called, Query: r.URL.RawQuery, Header: e.inside(r.Context()), Body: body.Content,
 	})
 	defer answer.Release()
 	d.sendOutside(e, r, answer, route)
@@ -280,13 +291,14 @@ type exchange struct {
 	path    string // escaped
 	client  string
 	callID  string
-	trace   string // traceparent, of what reached a function
+	span    *telemetry.Request
+	trace   kiosk.Trace // of what reached a function
 
 	status, bytes int
 }
 
 // inside is the header that a function sees.
-func (e *exchange) inside() http.Header {
+func (e *exchange) inside(ctx context.Context) http.Header {
 	h := gateway.Origin(func(name string) string {
 		if name == "X-Call-Id" {
 			return e.callID
@@ -298,13 +310,14 @@ func (e *exchange) inside() http.Header {
 			h[name] = values
 		}
 	}
-	e.trace = h.Get("Traceparent")
+	telemetry.Inject(ctx, h)
+	e.trace = kiosk.ParseTrace(h.Get("Traceparent"))
 	return h
 }
 
 // log keeps a line of the exchange, without query or headers: both may hold what
 // a log must not.
-func (e *exchange) log(to *slog.Logger) {
+func (e *exchange) log(ctx context.Context, to *slog.Logger) {
 	level := slog.LevelInfo
 	if e.status == http.StatusOK && (e.path == "/healthz" || e.path == "/readyz") {
 		level = slog.LevelDebug // asked every few seconds
@@ -313,16 +326,14 @@ func (e *exchange) log(to *slog.Logger) {
 		slog.String("call_id", e.callID), slog.String("client", e.client),
 		slog.String("method", e.request.Method), slog.String("path", e.path[:min(len(e.path), 200)]),
 		slog.Int("status", e.status), slog.Int("bytes", e.bytes), slog.Int64("duration_ms", time.Since(e.start).Milliseconds()),
-		slog.String("traceparent", e.trace),
-	}
-	used := len(attributes)
-	if e.trace == "" {
-		used--
 	}
 	if to == nil {
 		to = slog.Default()
 	}
-	to.LogAttrs(context.Background(), level, "answered", attributes[:used]...)
+	if e.trace.Parent != "" {
+		ctx = kiosk.WithTrace(ctx, e.trace)
+	}
+	to.LogAttrs(ctx, level, "answered", attributes[:]...)
 }
 
 // WriteHeader notes the status.

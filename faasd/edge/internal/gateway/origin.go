@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -42,7 +41,8 @@ func CallID(offered string) string {
 // Origin is the header that tells a function whose call this is: X-Call-Id,
 // traceparent, tracestate (both W3C Trace Context) and, in X-Forwarded-For,
 // the client's address alone. offered is what the client sent: its call id and
-// trace are kept where they are well-formed, and begun here where not.
+// trace are kept where they are well-formed. A call without a trace gets none
+// here: one that nobody records would keep everybody else from recording it.
 func Origin(offered func(name string) string, client string) http.Header {
 	h := make(http.Header)
 	h.Set("X-Call-Id", CallID(offered("X-Call-Id")))
@@ -53,8 +53,6 @@ func Origin(offered func(name string) string, client string) http.Header {
 		if state := offered("Tracestate"); state != "" && len(state) <= 512 {
 			h.Set("Tracestate", state)
 		}
-	} else {
-		h.Set("Traceparent", newParent())
 	}
 	return h
 }
@@ -89,12 +87,4 @@ func validParent(s string) bool {
 		(s[:version] != "00" || len(s) == parent+3) &&
 		strings.Trim(s[version+1:trace], "0") != "" &&
 		strings.Trim(s[trace+1:parent], "0") != ""
-}
-
-// newParent begins a trace. Its flags say "not sampled": nothing is recorded
-// here, and whoever records further on decides for itself.
-func newParent() string {
-	var id [24]byte
-	_, _ = rand.Read(id[:]) // never fails
-	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
 }

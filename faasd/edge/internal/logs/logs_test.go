@@ -33,10 +33,10 @@ func TestLogIsWrittenInBatches(t *testing.T) {
 	for range 50 {
 		access.Info("answered", "status", 200)
 	}
-	prompt.With("a", 1).WithGroup("g").Info("at once", "b", 2) // with what waited
+	prompt.With("a", 1).WithGroup("g").Warn("at once", "b", 2) // with what waited
 	w.mu.Lock()
 	if !strings.HasSuffix(w.text.String(), "\"msg\":\"at once\",\"a\":1,\"g\":{\"b\":2}}\n") {
-		t.Error("what is not a request's line waits")
+		t.Error("a warning waits")
 	}
 	w.mu.Unlock()
 	access.Info("last")

@@ -1,0 +1,121 @@
+package mongodb
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/event"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
+)
+
+var retries = telemetry.NewCounter("kiosk.transaction.retries", "{retry}", "transactions that ran again, after a conflict or a lost connection")
+
+var system = attribute.String("db.system.name", "mongodb")
+
+// command is what spans and durations are told apart by.
+type command struct {
+	name, collection string
+	failed           bool
+}
+
+var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyValue {
+	attributes := []attribute.KeyValue{system, attribute.String("db.operation.name", c.name)}
+	if c.collection != "" {
+		attributes = append(attributes, attribute.String("db.collection.name", c.collection))
+	}
+	if c.failed {
+		attributes = append(attributes, attribute.String("error.type", "_OTHER"))
+	}
+	return attributes
+}}
+
+// monitor makes a span of each command whose caller is recorded, and measures
+// all. Of a command it tells the name and the collection, and nothing of what is
+// in it: nil without telemetry.
+func monitor() *event.CommandMonitor {
+	if !telemetry.On() {
+		return nil
+	}
+	var spans sync.Map // by request
+	end := func(ctx context.Context, e *event.CommandFinishedEvent, err error) {
+		telemetry.Operations.Record(ctx, e.Duration, commands.Of(command{name: e.CommandName, failed: err != nil}))
+		if !telemetry.Recorded(ctx) {
+			return
+		}
+		if span, ok := spans.LoadAndDelete(e.RequestID); ok {
+			telemetry.End(span.(trace.Span), err)
+		}
+	}
+	return &event.CommandMonitor{
+		Started: func(ctx context.Context, e *event.CommandStartedEvent) {
+			if !telemetry.Recorded(ctx) {
+				return
+			}
+			name, of := e.CommandName, collection(e.Command)
+			if of != "" {
+				name += " " + of
+			}
+			_, span := telemetry.Begin(ctx, trace.SpanKindClient, name, commands.List(command{name: e.CommandName, collection: of})...)
+			spans.Store(e.RequestID, span)
+		},
+		Succeeded: func(ctx context.Context, e *event.CommandSucceededEvent) { end(ctx, &e.CommandFinishedEvent, nil) },
+		Failed: func(ctx context.Context, e *event.CommandFailedEvent) {
+			end(ctx, &e.CommandFinishedEvent, kiosk.Unavailable(e.Failure))
+		},
+	}
+}
+
+// collection is the one that a command is for: its first field's value, of most.
+func collection(cmd bson.Raw) string {
+	first, err := cmd.IndexErr(0)
+	if err != nil {
+		return ""
+	}
+	name, _ := first.Value().StringValueOK()
+	return name
+}
+
+// Backlog is what waits in the database.
+type Backlog struct {
+	Entries   int       // of the outbox, that are not delivered
+	Entry     time.Time // when the oldest of them was stored; zero: there is none
+	Orders    int       // that wait for their stock
+	OrderedAt time.Time // when the oldest of them was placed; zero: there is none
+}
+
+// maxBacklog bounds what it costs to count.
+const maxBacklog = 100_000
+
+// Backlog returns what waits, up to 100,000 of each.
+func (d *DB) Backlog(ctx context.Context) (b Backlog, err error) {
+	if b.Entries, b.Entry, err = d.waiting(ctx, outboxes, "next_attempt"); err != nil {
+		return b, err
+	}
+	b.Orders, b.OrderedAt, err = d.waiting(ctx, orders, "announce_at")
+	return b, err
+}
+
+// waiting counts the documents of a collection that have a field, which is the
+// key of a partial index, and returns when the oldest was created.
+func (d *DB) waiting(ctx context.Context, collection, field string) (n int, oldest time.Time, err error) {
+	c, index := d.db.Collection(collection), bson.D{{Key: field, Value: 1}}
+	count, err := c.CountDocuments(ctx, exists(field), options.Count().SetHint(index).SetLimit(maxBacklog))
+	if err != nil || count == 0 {
+		return 0, time.Time{}, unavailable(err)
+	}
+	type document struct {
+		CreatedAt time.Time `bson:"created_at"`
+	}
+	docs, err := find[document](ctx, c, exists(field), options.Find().SetHint(index).SetSort(bson.D{{Key: "created_at", Value: 1}}).SetLimit(1).SetProjection(bson.D{{Key: "created_at", Value: 1}}))
+	if err != nil || len(docs) == 0 {
+		return 0, time.Time{}, err
+	}
+	return int(count), docs[0].CreatedAt, nil
+}

@@ -1,0 +1,62 @@
+package order
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
+)
+
+var (
+	outcomes    = telemetry.NewCounter("kiosk.orders", "{order}", "orders, by what became of them")
+	settlements = telemetry.NewHistogram("kiosk.order.settle.duration", "from an order's placing until its stock was taken or found short", telemetry.Long)
+
+	placedOutcome    = outcome("placed")
+	takenOutcome     = outcome("taken")
+	shortOutcome     = outcome("short")
+	completedOutcome = outcome("completed")
+	cancelledOutcome = outcome("cancelled")
+)
+
+func outcome(name string) *telemetry.Attributes {
+	return telemetry.Set(attribute.String(telemetry.Outcome, name))
+}
+
+// placed, settled and changed tell what became of an order, after that was
+// committed: a line in the log, and a count.
+
+func (o Order) placed(ctx context.Context) {
+	outcomes.Add(ctx, 1, placedOutcome)
+	slog.InfoContext(ctx, "order placed", "order_id", o.ID, "user_id", o.UserID)
+}
+
+func (o Order) settled(ctx context.Context, trace kiosk.Trace, now time.Time) {
+	ctx = kiosk.WithTrace(telemetry.Follow(ctx, trace), trace)
+	message, became := "order's stock taken", takenOutcome
+	if o.Stock == StockShort {
+		message, became = "order short", shortOutcome
+	}
+	outcomes.Add(ctx, 1, became)
+	settlements.Record(ctx, now.Sub(o.CreatedAt), became)
+	slog.InfoContext(ctx, message, "order_id", o.ID, "user_id", o.UserID)
+}
+
+func (o Order) changed(ctx context.Context, by kiosk.Actor) {
+	message, became := "order completed", completedOutcome
+	if o.Status == Cancelled {
+		message, became = "order cancelled", cancelledOutcome
+	}
+	outcomes.Add(ctx, 1, became)
+	slog.InfoContext(ctx, message, "order_id", o.ID, "user_id", o.UserID, "by", by.ID, "stock", string(o.Stock))
+}
+
+// note puts the order on the span of the request that is about it.
+func note(ctx context.Context, id kiosk.ID) {
+	if telemetry.Recorded(ctx) {
+		telemetry.Note(ctx, attribute.String(telemetry.OrderID, string(id)))
+	}
+}

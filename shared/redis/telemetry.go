@@ -1,0 +1,119 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
+)
+
+var (
+	lookups = telemetry.NewCounter("kiosk.cache.lookups", "{lookup}", "looks for a copy, and what came of them")
+	away    = telemetry.NewCounter("kiosk.redis.away", "{failure}", "times that Redis did not answer and was left alone")
+	hits    = telemetry.NewCounter("kiosk.limits.hit", "{refusal}", "requests that were too many")
+
+	system = attribute.String("db.system.name", "redis")
+)
+
+// lookup is a look for a copy.
+type lookup struct{ cache, result string }
+
+var looks = telemetry.Known[lookup]{Make: func(l lookup) []attribute.KeyValue {
+	return []attribute.KeyValue{attribute.String("kiosk.cache.name", l.cache), attribute.String("kiosk.cache.result", l.result)}
+}}
+
+func (c *Cache[T]) looked(ctx context.Context, result string) {
+	if telemetry.On() {
+		lookups.Add(ctx, 1, looks.Of(lookup{c.name, result}))
+	}
+}
+
+var limited = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue {
+	return []attribute.KeyValue{attribute.String("kiosk.limit.name", name)}
+}}
+
+// limitName is the part of a limit's key that says which limit it is.
+func limitName(key string) string {
+	name, rest, _ := strings.Cut(key, ":")
+	if name == "login" {
+		kind, _, _ := strings.Cut(rest, ":")
+		name += ":" + kind
+	}
+	return name
+}
+
+// command is what spans and durations are told apart by.
+type command struct {
+	name   string
+	failed bool
+}
+
+var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyValue {
+	attributes := []attribute.KeyValue{system, attribute.String("db.operation.name", c.name)}
+	if c.failed {
+		attributes = append(attributes, attribute.String("error.type", "_OTHER"))
+	}
+	return attributes
+}}
+
+// observer makes a span of each command whose caller is recorded, and measures
+// all. Of a command it tells the name: keys hold addresses and accounts.
+type observer struct{}
+
+func (observer) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (observer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if greets(cmd) {
+			return next(ctx, cmd)
+		}
+		return observe(ctx, strings.ToUpper(cmd.Name()), func(ctx context.Context) error { return next(ctx, cmd) })
+	}
+}
+
+func (observer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if len(cmds) == 0 || greets(cmds[0]) {
+			return next(ctx, cmds)
+		}
+		return observe(ctx, "PIPELINE", func(ctx context.Context) error { return next(ctx, cmds) })
+	}
+}
+
+// greets tells whether a command is a connection's beginning, some of which not
+// every server knows.
+func greets(cmd redis.Cmder) bool {
+	switch cmd.Name() {
+	case "hello", "client", "auth", "select", "readonly":
+		return true
+	}
+	return false
+}
+
+func observe(ctx context.Context, name string, run func(context.Context) error) error {
+	began := time.Now()
+	var span trace.Span
+	recorded := telemetry.Recorded(ctx)
+	if recorded {
+		ctx, span = telemetry.Begin(ctx, trace.SpanKindClient, name, commands.List(command{name: name})...)
+	}
+	err := run(ctx)
+	failure := err
+	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") { // the answer to a question
+		failure = nil
+	}
+	telemetry.Operations.Record(ctx, time.Since(began), commands.Of(command{name, failure != nil}))
+	if recorded {
+		telemetry.End(span, failure)
+	}
+	return err
+}
+
+// Waiting returns how many copies could not be dropped yet.
+func (c *Client) Waiting() int { return c.overdue.waiting() }

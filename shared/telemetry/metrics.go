@@ -1,0 +1,158 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// instruments are all that the process's packages measure with.
+var instruments register
+
+type register []func(metric.Meter) error
+
+func (r register) make(meter metric.Meter) error {
+	var errs []error
+	for _, create := range r {
+		errs = append(errs, create(meter))
+	}
+	return errors.Join(errs...)
+}
+
+// Attributes are those of a measurement. They are made once, for each of the few
+// that there are.
+type Attributes struct {
+	list   []attribute.KeyValue
+	add    []metric.AddOption
+	record []metric.RecordOption
+}
+
+// Set makes the attributes of a measurement.
+func Set(attributes ...attribute.KeyValue) *Attributes {
+	option := metric.WithAttributeSet(attribute.NewSet(slices.Clone(attributes)...)) // NewSet sorts them
+	return &Attributes{attributes, []metric.AddOption{option}, []metric.RecordOption{option}}
+}
+
+// Known keeps the attributes of what K tells apart, of which there are few.
+type Known[K comparable] struct {
+	Make func(K) []attribute.KeyValue
+	sets sync.Map
+}
+
+// Of returns the attributes of a key.
+func (k *Known[K]) Of(key K) *Attributes {
+	if set, ok := k.sets.Load(key); ok {
+		return set.(*Attributes)
+	}
+	set, _ := k.sets.LoadOrStore(key, Set(k.Make(key)...))
+	return set.(*Attributes)
+}
+
+// List returns them for a span; it is not to be changed.
+func (k *Known[K]) List(key K) []attribute.KeyValue { return k.Of(key).list }
+
+var none = Set()
+
+// Counter counts what happens. A package has it as a variable.
+type Counter struct{ counter metric.Int64Counter }
+
+// NewCounter makes a counter, which counts once telemetry is on.
+func NewCounter(name, unit, description string) *Counter {
+	c := new(Counter)
+	instruments = append(instruments, func(meter metric.Meter) (err error) {
+		c.counter, err = meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		return err
+	})
+	return c
+}
+
+// Add counts n more; nil are no attributes.
+func (c *Counter) Add(ctx context.Context, n int64, attributes *Attributes) {
+	if c.counter == nil {
+		return
+	}
+	if attributes == nil {
+		attributes = none
+	}
+	c.counter.Add(ctx, n, attributes.add...)
+}
+
+// Histogram measures how long something takes. A package has it as a variable.
+type Histogram struct{ histogram metric.Float64Histogram }
+
+// Bounds of histograms, in seconds: Brief is for a request and what it is made
+// of, Long for what may wait.
+var (
+	Brief = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	Long  = []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600}
+)
+
+// NewHistogram makes a histogram, which measures once telemetry is on.
+func NewHistogram(name, description string, bounds []float64) *Histogram {
+	h := new(Histogram)
+	instruments = append(instruments, func(meter metric.Meter) (err error) {
+		h.histogram, err = meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), metric.WithExplicitBucketBoundaries(bounds...))
+		return err
+	})
+	return h
+}
+
+// Record notes a duration; its exemplar is the span that ctx belongs to.
+func (h *Histogram) Record(ctx context.Context, d time.Duration, attributes *Attributes) {
+	if h.histogram == nil {
+		return
+	}
+	if attributes == nil {
+		attributes = none
+	}
+	h.histogram.Record(ctx, d.Seconds(), attributes.record...)
+}
+
+// Operations are those of the databases.
+var Operations = NewHistogram("db.client.operation.duration", "how long the commands of databases took", Brief)
+
+// Reading is what a look at something says of a gauge.
+type Reading struct {
+	Gauge      int // the gauge's place in Gauges
+	Value      float64
+	Attributes []attribute.KeyValue
+}
+
+// Gauge is something that has a value at any moment.
+type Gauge struct{ Name, Unit, Description string }
+
+// readTimeout bounds a look.
+const readTimeout = 3 * time.Second
+
+// Watch has look asked for the gauges' values whenever metrics are collected,
+// if telemetry is on. Where look fails the gauges have no value.
+func Watch(gauges []Gauge, look func(context.Context) ([]Reading, error)) error {
+	if !On() {
+		return nil
+	}
+	meter := otel.GetMeterProvider().Meter(scope)
+	made, watched := make([]metric.Float64ObservableGauge, len(gauges)), make([]metric.Observable, len(gauges))
+	for i, g := range gauges {
+		var err error
+		if made[i], err = meter.Float64ObservableGauge(g.Name, metric.WithUnit(g.Unit), metric.WithDescription(g.Description)); err != nil {
+			return err
+		}
+		watched[i] = made[i]
+	}
+	_, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		readings, err := look(ctx)
+		for _, r := range readings {
+			o.ObserveFloat64(made[r.Gauge], r.Value, metric.WithAttributes(r.Attributes...))
+		}
+		return err
+	}, watched...)
+	return err
+}
