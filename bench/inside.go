@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/alexedwards/argon2id"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -23,6 +25,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
+	"github.com/kiosk-shop/kiosk/shared/mongodb"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	wiring "github.com/kiosk-shop/kiosk/shared/shop"
 	"github.com/kiosk-shop/kiosk/shared/user"
@@ -36,6 +39,8 @@ type inside struct {
 	wiring    *wiring.Shop
 	catalogue *inventory.Catalogue
 	placing   *order.Placing
+	alone     *order.Placing // in a database of its own, where nobody settles
+	closers   []func() error
 	logins    *user.Authentication
 
 	redis *redis.Client
@@ -75,7 +80,13 @@ func goInside(ctx context.Context, s *shop) (in *inside, err error) {
 	return in, nil
 }
 
-func (in *inside) close() error { return errors.Join(in.wiring.Close(), in.redis.Close()) }
+func (in *inside) close() error {
+	errs := []error{in.wiring.Close(), in.redis.Close()}
+	for _, end := range in.closers {
+		errs = append(errs, end())
+	}
+	return errors.Join(errs...)
+}
 
 // prepare makes a database like the shop's, and takes one of its orders as the
 // model for all that go there.
@@ -97,6 +108,53 @@ func (in *inside) prepare(ctx context.Context) (err error) {
 		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)}))
 	if err := copyIndexes(ctx, orders, in.bare); err != nil {
 		return fmt.Errorf("the indexes of the orders: %w", err)
+	}
+	return in.placeAlone(ctx)
+}
+
+// placeAlone prepares the placing of orders that are nobody's, as those of the
+// bare write are: nothing else works for them at the same time.
+func (in *inside) placeAlone(ctx context.Context) error {
+	db, err := mongodb.Open(in.shop.box.MongoURI, in.shop.db.Name()+"_alone")
+	if err != nil {
+		return err
+	}
+	in.closers = append(in.closers, db.Close)
+	conn, err := nats.Connect(cmp.Or(os.Getenv("NATS_URL"), in.shop.Target.NATS))
+	if err != nil {
+		return err
+	}
+	in.closers = append(in.closers, func() error { conn.Close(); return nil })
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	if _, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "BENCH", Subjects: []string{announced}, Discard: jetstream.DiscardOld, MaxMsgs: 10_000}); err != nil {
+		return err
+	}
+	alone := *in.placing
+	alone.Orders, alone.Announcer = db.Orders(), announcer{conn}
+	alone.Backlog = &order.Backlog{Orders: db.Orders(), Limit: 1, Now: func() time.Time { return time.Time{} }} // it never counts
+	in.alone = &alone
+	return db.Ready(ctx)
+}
+
+// announced is where the events of orders go that nobody settles.
+const announced = "bench.placed"
+
+// announcer is an order.Announcer.
+type announcer struct{ conn *nats.Conn }
+
+func (a announcer) Announce(_ context.Context, orders ...order.Order) error {
+	for _, o := range orders {
+		entry, err := o.Created()
+		if err != nil {
+			return err
+		}
+		msg := &nats.Msg{Subject: announced, Data: entry.Event.Payload, Header: nats.Header{jetstream.MsgIDHeader: {string(entry.ID)}}}
+		if err := a.conn.PublishMsg(msg); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -189,18 +247,28 @@ func (in *inside) orders() []contender {
 	for i, c := range in.shop.customers {
 		actors[i] = kiosk.Actor{ID: kiosk.ID(c.id), Role: kiosk.RoleUser}
 	}
+	place := func(ctx context.Context, placing *order.Placing, i int, random *rand.Rand) (order.Order, error) {
+		product := in.shop.products[random.IntN(len(in.shop.products))]
+		o, _, err := placing.Place(ctx, actors[i%len(actors)], order.Draft{Lines: []order.DraftLine{{ProductID: kiosk.ID(product), Quantity: 1}}})
+		if kiosk.KindUnavailable.Is(err) || kiosk.KindTooMany.Is(err) {
+			return o, load.Refusal{Status: 503}
+		}
+		return o, err
+	}
 	return []contender{
 		{name: orderInside, local: true, after: in.shop.settled, operation: local(func(ctx context.Context, i int, random *rand.Rand) error {
-			product := in.shop.products[random.IntN(len(in.shop.products))]
-			o, _, err := in.placing.Place(ctx, actors[i%len(actors)], order.Draft{Lines: []order.DraftLine{{ProductID: kiosk.ID(product), Quantity: 1}}})
-			if kiosk.KindUnavailable.Is(err) || kiosk.KindTooMany.Is(err) {
-				return load.Refusal{Status: 503}
-			}
+			o, err := place(ctx, in.placing, i, random)
 			if err != nil {
 				return err
 			}
 			id, err := bson.ObjectIDFromHex(string(o.ID))
 			in.shop.tracker.place(placedOrder{id, time.Now()})
+			return err
+		})},
+		// Without the settling that goes on beside the one above, but not beside
+		// the bare write.
+		{name: orderAlone, local: true, operation: local(func(ctx context.Context, i int, random *rand.Rand) error {
+			_, err := place(ctx, in.alone, i, random)
 			return err
 		})},
 		// What placing an order cannot do without: the order, which says what is

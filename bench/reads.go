@@ -22,6 +22,7 @@ const (
 	orderHot       = "order at the front door, one hot product"
 	orderGateway   = "order at the gateway"
 	orderInside    = "order, use case in one process"
+	orderAlone     = "order, use case in one process, settled by nobody"
 	orderBare      = "order, bare write"
 	authenticate   = "authenticate at the front door"
 	argon          = "argon2id, bare"

@@ -174,6 +174,7 @@ func (r *report) figures() []figure {
 	ratio("order accepted at the front door / empty function", orderFront, emptyPost, 0.2, orderNoise)
 	ratio("order at the gateway / its bare write", orderGateway, orderBare, 0.5, orderNoise)
 	ratio("order, use case in one process / its bare write", orderInside, orderBare, 0.5, orderNoise)
+	ratio("order, use case settled by nobody / its bare write", orderAlone, orderBare, 0.5, orderNoise)
 	ratio("order of one hot product / of many", orderHot, orderFront, 0.7, orderNoise)
 	ratio("authenticate / bare hash", authenticate, argon, 0.8, ratioNoise)
 	before("product at the front door / before", productFront, 8, ratioNoise)
