@@ -17,7 +17,7 @@ const subjectChanged = "product.changed"
 
 const (
 	// beat is how often a watcher makes sure that it hears everything.
-	beat = 300 * time.Millisecond
+	beat = 250 * time.Millisecond
 	// beatTimeout bounds one try.
 	beatTimeout = 500 * time.Millisecond
 	// passOnTimeout bounds the wait for an announcement before a commit.

@@ -27,10 +27,10 @@ import (
 const (
 	// productTrust and listTrust are how old the last word of Heard may be.
 	productTrust = 900 * time.Millisecond
-	listTrust    = 600 * time.Millisecond
+	listTrust    = 500 * time.Millisecond
 	// listDelay is for how long lists that a change concerns are still given, so
 	// that a stream of orders does not leave them without any use.
-	listDelay = 300 * time.Millisecond
+	listDelay = 400 * time.Millisecond
 	// lifetime is how old a copy may get whose change was never announced: the
 	// process that made it died between its commit and its word.
 	lifetime = 30 * time.Second
