@@ -56,12 +56,13 @@ test: ## run every test
 	go test $(RACE) -p $(TESTS_AT_ONCE) -timeout 15m $(PACKAGES)
 
 .PHONY: lint
-lint: ## check format, vet, staticcheck
+lint: ## check format, vet, staticcheck, and GitHub's workflows
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet $(PACKAGES)
 	@umask 077 && mkdir -p "$(BIN)"
-	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck
+	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck github.com/rhysd/actionlint/cmd/actionlint
 	"$(BIN)/staticcheck" $(PACKAGES)
+	"$(BIN)/actionlint"
 
 .PHONY: verify
 verify: ## compare every dependency with its checksum
@@ -71,6 +72,18 @@ verify: ## compare every dependency with its checksum
 .PHONY: vuln
 vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev
 	@.ci/vuln
+
+.PHONY: release
+release: ## make what a release is made of, in dist: VERSION=1.2.3
+	@.ci/release files $(or $(VERSION),0.0.0-dev)
+
+.PHONY: publish
+publish: ## build and push the images for two platforms: VERSION=1.2.3 REGISTRY=ghcr.io/you
+	@.ci/release images "$(VERSION)" "$(REGISTRY)"
+
+.PHONY: sign
+sign: ## sign the checksums and the images, with cosign
+	@.ci/release sign
 
 .PHONY: chaos
 chaos: ## kill, pause and cut a shop under load, and check that nothing is lost: DURATION=60s SEED=1

@@ -1,4 +1,4 @@
-# For box.sh and faasd.sh, which source it: faasd and faas-cli from Go modules of
+# For box.sh, faasd.sh and .ci/release, which source it: faasd and faas-cli from Go modules of
 # exactly these versions, whose checksums are compared.
 
 faasd=github.com/openfaas/faasd@v0.0.0-20230707124536-57baf34f5ac0 # 0.17.0
@@ -6,9 +6,10 @@ faasd_sum=h1:4RMPuuXFud9c+m+BwIs60upOo1jJPEQ2lO3jD4i6+Jc=
 cli=github.com/openfaas/faas-cli@v0.0.0-20250116111659-b368a1ccedbb # 0.17.0
 cli_sum=h1:wSA6hYnZaQ4eSqx7kFTp5/YSHxzzazftrKkUfhXVVeE=
 
-# faasd_programs FOLDER: builds both there.
+# faasd_cli FOLDER: builds faas-cli there; faasd_programs FOLDER: both.
+faasd_cli() { module $cli $cli_sum "$1/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"; }
 faasd_programs() {
-	module $cli $cli_sum "$1/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
+	faasd_cli "$1"
 	module $faasd $faasd_sum "$1/faasd" "-X main.Version=0.17.0"
 }
 

@@ -241,7 +241,8 @@ func TestRefusals(t *testing.T) {
 		{`{edge: {replica: 3}}`, "replica"},
 		{`{edge: {settings: {TRUSTED_PROXY: a}}}`, "TRUSTED_PROXY"},
 		{`{edge: {grpcTLS: {clientCA: ca.crt}}}`, "secretName"},
-		{`{edge: {image: ""}}`, "image"},
+		{`{edge: {image: "an edge"}}`, "image"},
+		{`{nats: {image: ""}}`, "image"},
 		{`{openfaas: {gatewayURL: "http://gateway.openfaas"}}`, "gatewayURL"},
 		{`{networkPolicy: {redis: {to: [{cidr: 10.0.0.0/8}]}}}`, "cidr"},
 		{`{telemetry: {settings: {LOG: a}}}`, "LOG"},
@@ -323,6 +324,7 @@ func settingsOf(t testing.TB, values map[string]any) settings {
 		t.Fatal(err)
 	}
 	s := parse[settings](t, string(text))
+	s.Edge.Image = cmp.Or(s.Edge.Image, "ghcr.io/kiosk-shop/edge:"+loadChart(t).Metadata.AppVersion)
 	if reflect.DeepEqual(s.Edge.Affinity, new(corev1.Affinity)) {
 		s.Edge.Affinity = nil
 	}

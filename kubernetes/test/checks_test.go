@@ -525,9 +525,7 @@ func (c *checker) edge() {
 			want["GRPC_TLS_CLIENT_CA"] = mounts["tls"] + "/" + ca
 		}
 	}
-	if c.Telemetry.Endpoint == "" {
-		want["OTEL_SDK_DISABLED"] = "true"
-	} else {
+	if c.Telemetry.Endpoint != "" {
 		want["OTEL_EXPORTER_OTLP_ENDPOINT"] = c.Telemetry.Endpoint
 	}
 	maps.Copy(want, c.Telemetry.Settings)

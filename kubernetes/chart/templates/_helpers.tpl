@@ -1,5 +1,6 @@
 {{- define "kiosk.edge" -}}{{ .Release.Name }}-edge{{- end -}}
 {{- define "kiosk.nats" -}}{{ .Release.Name }}-nats{{- end -}}
+{{- define "kiosk.edgeImage" -}}{{ .Values.edge.image | default (printf "ghcr.io/kiosk-shop/edge:%s" .Chart.AppVersion) }}{{- end -}}
 {{- define "kiosk.natsHost" -}}{{ include "kiosk.nats" . }}.{{ .Release.Namespace }}:4222{{- end -}}
 {{- define "kiosk.edgeSecret" -}}{{ .Values.secrets.edge | default (include "kiosk.edge" .) }}{{- end -}}
 {{- define "kiosk.natsSecret" -}}{{ .Values.secrets.nats | default (include "kiosk.nats" .) }}{{- end -}}
