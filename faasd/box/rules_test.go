@@ -127,7 +127,7 @@ func clean(t *testing.T, lasts time.Duration) map[string]string {
 		`kiosk_dead_letters{job="outbox-relay"}`:                                                                          flat("0"),
 		`kiosk_stream_size_bytes{job="outbox-relay"}`:                                                                     flat("400000000+1000000"),
 		`kiosk_stream_limit_bytes{job="outbox-relay"}`:                                                                    flat("1073741824"),
-		`kiosk_consumer_lag{job="inventory-updater",messaging_consumer_group_name="inventory-updater"}`:                   flat("12"),
+		`kiosk_consumer_lag{job="outbox-relay",messaging_consumer_group_name="inventory-updater"}`:                        flat("12"),
 		`kiosk_cache_overdue{job="orders"}`:                                                                               flat("0"),
 		`kiosk_redis_away_total{job="orders"}`:                                                                            flat("0"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="sent",kiosk_letter_template="confirmation"}`:                 flat("0+100"),
@@ -158,7 +158,7 @@ const (
 	outboxAge     = `kiosk_outbox_age_seconds{job="outbox-relay"}`
 	ordersAge     = `kiosk_orders_waiting_age_seconds{job="outbox-relay"}`
 	ordersWaiting = `kiosk_orders_waiting{job="outbox-relay"}`
-	lag           = `kiosk_consumer_lag{job="inventory-updater",messaging_consumer_group_name="inventory-updater"}`
+	lag           = `kiosk_consumer_lag{job="outbox-relay",messaging_consumer_group_name="inventory-updater"}`
 	placed        = `http_server_request_duration_seconds_count{job="edge",http_route="/api/orders",http_response_status_code="201"}`
 	failed        = `http_server_request_duration_seconds_count{job="edge",http_route="/api/orders",http_response_status_code="503"}`
 	refused       = `kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`

@@ -136,8 +136,23 @@ type way struct {
 	Processes    []rowProcess
 	Ticks        []tick
 	Rows         []row
+	Milestones   []milestone
 	Failed       int
 	Again        bool
+}
+
+// milestone is what became of an order, and when.
+type milestone struct {
+	What  string
+	After time.Duration // since the trace's start
+}
+
+// milestones are told by the end of these spans of the shop's.
+var milestones = []struct{ service, name, says string }{
+	{placer, "insert orders", "placed"},
+	{"inventory-updater", "process order.created", "its stock decided"},
+	{"outbox-relay", "publish order.created", "its event published by the relay, since whoever placed it did not"},
+	{"send-email", "SMTP send", "a letter sent"},
 }
 
 type rowProcess struct {
@@ -157,7 +172,7 @@ type row struct {
 	Orphan     bool          // its parent is not here
 	After      time.Duration // since the trace's start
 	Took       time.Duration
-	Waited     time.Duration // between its parent's end and its start
+	Waited     time.Duration // in the outbox or a queue, or else since its parent's end
 	X, W       float64       // per cent
 	WaitX      float64
 	WaitW      float64
@@ -174,6 +189,10 @@ func end(spans []Span) (last time.Time) {
 	}
 	return last
 }
+
+// waitKey is the attribute of the shop's spans that says how many seconds
+// something lay in the outbox or in a queue.
+const waitKey = "kiosk.wait"
 
 // maxDepth is how deep rows are indented.
 const maxDepth = 14
@@ -208,6 +227,11 @@ func newWay(spans []Span, order string, again bool) *way {
 		if s.Order() != "" && w.Order == "" {
 			w.Order = s.Order()
 		}
+		for _, m := range milestones {
+			if s.Service == m.service && s.Name == m.name && s.Status != "error" {
+				w.Milestones = append(w.Milestones, milestone{m.says, s.End.Sub(w.Start)})
+			}
+		}
 		if s.End.After(covered) {
 			if s.Start.After(covered) {
 				covered = s.Start
@@ -229,10 +253,15 @@ func newWay(spans []Span, order string, again bool) *way {
 		r := row{Span: *s, Class: classes[s.Service], Depth: min(depth, maxDepth), After: s.Start.Sub(w.Start), Took: s.End.Sub(s.Start), Attributes: s.list()}
 		r.X, r.W = per(r.After), max(per(r.Took), .25)
 		r.X = min(r.X, 100-r.W)
-		if parent := byID[s.ParentSpanID]; parent == nil {
-			r.Orphan = s.ParentSpanID != ""
-		} else if r.Waited = s.Start.Sub(parent.End); r.Waited > 0 {
-			r.WaitX, r.WaitW = per(parent.End.Sub(w.Start)), per(r.Waited)
+		parent := byID[s.ParentSpanID]
+		r.Orphan = parent == nil && s.ParentSpanID != ""
+		if seconds, ok := s.Attributes[waitKey].(float64); ok && seconds >= 0 && seconds < 1e9 {
+			r.Waited = min(time.Duration(seconds*float64(time.Second)), r.After)
+		} else if parent != nil {
+			r.Waited = s.Start.Sub(parent.End)
+		}
+		if r.Waited > 0 {
+			r.WaitX, r.WaitW = per(r.After-r.Waited), per(r.Waited)
 		}
 		w.Rows = append(w.Rows, r)
 		for _, child := range children[s.SpanID] {

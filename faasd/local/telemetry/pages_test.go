@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
@@ -26,6 +28,24 @@ func TestWay(t *testing.T) {
 	}
 	if r := w.Rows[2]; r.Service != "inventory-updater" || r.Depth != 2 || r.Waited != 40*time.Millisecond || r.WaitX+r.WaitW < r.X-.001 || r.WaitX+r.WaitW > r.X+.001 || r.After != 49*time.Millisecond {
 		t.Errorf("the worker's row is %+v", r)
+	}
+}
+
+// What lay in the outbox says so itself, whenever its parent ended.
+func TestWaitsInTheOutbox(t *testing.T) {
+	c := newClient(t, maxTraceBytes, maxSeriesBytes)
+	seconds := func(s float64) *common.KeyValue {
+		return &common.KeyValue{Key: waitKey, Value: &common.AnyValue{Value: &common.AnyValue_DoubleValue{DoubleValue: s}}}
+	}
+	c.send(&otlp.TracesData{ResourceSpans: []*otlp.ResourceSpans{spansOf("outbox-relay",
+		span(traceB, 1, 0, "x", 0, 0, 10), span(traceB, 2, 1, "waited 30 ms", 0, 80, 100, seconds(.03)),
+		span(traceB, 3, 1, "waited longer than there is a trace", 0, 90, 100, seconds(1e6)), span(traceB, 4, 1, "did not wait", 0, 95, 100, seconds(0)))}})
+	var waited []string
+	for _, r := range newWay(c.sink.traces.get(traceID(unhex(traceB))), "", false).Rows {
+		waited = append(waited, fmt.Sprintf("%s %.0f+%.0f", duration(r.Waited), r.WaitX, r.WaitW))
+	}
+	if got, want := strings.Join(waited, ", "), "0 0+0, 30 ms 50+30, 90 ms 0+90, 0 0+0"; got != want {
+		t.Errorf("got %s\nwant %s", got, want)
 	}
 }
 
@@ -63,7 +83,7 @@ func TestPages(t *testing.T) {
 	for path, says := range map[string][]string{
 		"/":                 {"POST /api/orders", `href="/orders/` + order + `"`, "create-order, inventory-updater"},
 		"/?all":             {"&lt;script&gt;alert(1)"},
-		"/orders/" + order:  {"The way of order <code>" + order, "waited 40 ms", "for <strong>44 ms</strong> of it nobody was at work", "421 &lt;try&gt; later", `href="/traces/` + traceB + `#s`, "1 of the steps failed"},
+		"/orders/" + order:  {"The way of order <code>" + order, "waited 40 ms", "for <strong>44 ms</strong> of it nobody was at work", "421 &lt;try&gt; later", `href="/traces/` + traceB + `#s`, "1 step failed", "its stock decided <strong>after 55 ms</strong>"},
 		"/traces/" + traceA: {"The way of order <code>" + order},
 		"/traces/" + traceB: {"Trace <code>" + traceB},
 		"/style.css":        {"prefers-color-scheme"},
