@@ -34,8 +34,8 @@ const (
 	root        = "../.."
 	release     = "kiosk"
 	namespace   = "kiosk"
-	// kubernetes is the version that the schemas are of.
-	kubernetes = "v1.34.0"
+	// kubernetesVersion is the version that the schemas are of.
+	kubernetesVersion = "v1.34.0"
 )
 
 // mongo is what the chart cannot do without.
@@ -90,7 +90,7 @@ func loadChart(t testing.TB) *chart.Chart {
 // render returns what the templates make of values, by the template's name. It
 // finds the given Secrets in the cluster.
 func render(c *chart.Chart, values map[string]any, secrets ...*corev1.Secret) (map[string]string, error) {
-	version, err := chartutil.ParseKubeVersion(kubernetes)
+	version, err := chartutil.ParseKubeVersion(kubernetesVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func manifests(rendered map[string]string) (documents []string) {
 // TestLint holds the chart to helm lint, where a warning is a failure.
 func TestLint(t *testing.T) {
 	for name, values := range sets(t) {
-		version, err := chartutil.ParseKubeVersion(kubernetes)
+		version, err := chartutil.ParseKubeVersion(kubernetesVersion)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,10 +192,10 @@ func TestManifests(t *testing.T) {
 // openSchemas returns kubeconform with the schemas of this folder.
 func openSchemas(t *testing.T) validator.Validator {
 	t.Helper()
-	if version := readYAML[struct{ Version string }](t, "schemas/definitions.json").Version; version != kubernetes {
-		t.Fatalf("the schemas are of %s, the tests of %s: make them anew, as schemas/main.go says", version, kubernetes)
+	if version := readYAML[struct{ Version string }](t, "schemas/definitions.json").Version; version != kubernetesVersion {
+		t.Fatalf("the schemas are of %s, the tests of %s: make them anew, as schemas/main.go says", version, kubernetesVersion)
 	}
-	schemas, err := validator.New([]string{"schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json"}, validator.Opts{Strict: true, KubernetesVersion: strings.TrimPrefix(kubernetes, "v")})
+	schemas, err := validator.New([]string{"schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json"}, validator.Opts{Strict: true, KubernetesVersion: strings.TrimPrefix(kubernetesVersion, "v")})
 	if err != nil {
 		t.Fatal(err)
 	}
