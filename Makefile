@@ -20,7 +20,7 @@ run demo lint chart chaos siege bench bench-full: export GOFLAGS := $(GOFLAGS) -
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## start the whole shop on this machine
@@ -48,6 +48,14 @@ chart: ## check the Helm chart: schemas, names, policies, secrets, its NATS clus
 	go -C kubernetes/test vet ./...
 	go -C kubernetes/test test -count=1 ./...
 
+.PHONY: cluster
+cluster: ## put the shop on a real Kubernetes of one node on this machine (Debian, root)
+	@kubernetes/cluster/cluster.sh up
+
+.PHONY: cluster-down
+cluster-down: ## stop the cluster and take everything back but its data
+	@kubernetes/cluster/cluster.sh down
+
 # Two packages a processor: tests that start servers wait more than they work.
 TESTS_AT_ONCE = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
@@ -67,7 +75,7 @@ lint: ## check format, vet, staticcheck, and GitHub's workflows
 .PHONY: verify
 verify: ## compare every dependency with its checksum
 	go mod verify
-	@for module in .ci faasd/queue faasd/box/gateway kubernetes/test; do GOWORK=off go -C $$module mod verify || exit 1; done
+	@for module in .ci faasd/queue faasd/box/gateway kubernetes/test kubernetes/cluster; do GOWORK=off go -C $$module mod verify || exit 1; done
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev

@@ -314,20 +314,18 @@ func TestBoxTakesEverySetting(t *testing.T) {
 	}
 	_, table, found := strings.Cut(string(readme), "\n| name | default | what it is |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
-	script, err := os.ReadFile("box.sh")
-	if err != nil {
-		t.Fatal(err)
+	var taken []string
+	for list, file := range map[string]string{"settings": "settings.sh", "telemetry_settings": "settings.sh", "ports": "box.sh"} {
+		script, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := regexp.MustCompile(`(?s)\n` + list + `="(.*?)"\n`).FindSubmatch(script)
+		if !found || names == nil {
+			t.Fatalf("there is no table, or no list in %s", file)
+		}
+		taken = append(taken, strings.Fields(string(names[1]))...)
 	}
-	list := regexp.MustCompile(`(?s)\nsettings="(.*?)"\nports="(.*?)"\n`).FindSubmatch(script)
-	shared, err := os.ReadFile("settings.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
-	telemetry := regexp.MustCompile(`(?s)\ntelemetry_settings="(.*?)"\n`).FindSubmatch(shared)
-	if !found || list == nil || telemetry == nil {
-		t.Fatal("there is no table, or no list")
-	}
-	taken := strings.Fields(string(list[1]) + " " + string(list[2]) + " " + string(telemetry[1]))
 	// The local box's own, what the real box has its own of, and secrets.
 	other := strings.Fields("DATA_DIR CALLBACK_NETWORKS MONGO_PORT REDIS_PORT SMTP_PORT MONGO_INITDB_ROOT_USERNAME MONGO_INITDB_ROOT_PASSWORD " +
 		"REDIS_ADDR REDIS_PASSWORD REDIS_DB REDIS_TLS NATS_URL NATS_REPLICAS MAIL_TEMPLATES JWT_SECRET EDGE_SECRET MONGO_URI SMTP_PASSWORD ADMIN_PASSWORD")

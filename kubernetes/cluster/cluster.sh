@@ -1,0 +1,568 @@
+#!/bin/bash
+# A real Kubernetes of one node on a Debian machine, from Go modules and Debian's
+# packages, with no image registry, and the shop on it: our chart, OpenFaaS's
+# gateway, the functions of stack.yml. `make cluster` calls `cluster.sh up`, `make
+# cluster-down` calls `cluster.sh down`. docs/kubernetes.md tells what it does.
+#
+# It keeps to itself: a folder (CLUSTER_DIR), a containerd and a network interface
+# of its own, on whose address everything listens, so that it can stand beside
+# another containerd or a faasd.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+root=$PWD
+
+# Where everything that is kept lies: programs, images, data, secrets.
+box=${CLUSTER_DIR:-/var/lib/kiosk-cluster}
+# What is true until the machine is started again.
+run=/run/kiosk-cluster
+logs=$box/logs
+
+# The networks. Each pod has a link of its own to this machine (CNI's ptp), which
+# routes; a bridge would need a kernel module to send answers back through
+# kube-proxy's rules.
+link=kiosk-cluster node=10.64.1.1 pods=10.64.0.0/24 services=10.65.0.0/20 resolver=10.65.0.10
+# Whatever listens for this machine alone: etcd.
+etcd=127.0.0.1:12379 peers=127.0.0.1:12380
+api=https://$node:6443
+
+. faasd/box/settings.sh
+settings="$settings $telemetry_settings"
+recall "$box/environment" $settings $edge_settings REPLICAS
+export REPLICAS=${REPLICAS:-2}
+export ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local}
+export REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
+export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
+
+. faasd/box/modules.sh
+. faasd/box/lib.sh
+trap '[ $? -eq 0 ] || [ -z "$doing" ] || echo "kiosk: this failed while it was to: $doing. What was started keeps running; make cluster goes on where it stopped, make cluster-down takes all back." >&2' EXIT
+
+packages="ca-certificates containerd runc containernetworking-plugins etcd-server iptables iproute2 procps curl openssl redis-tools prometheus"
+
+# What Kubernetes' own parts change on the machine, or the kernel for them.
+sysctls="net.ipv4.conf.all.forwarding net.ipv4.conf.all.route_localnet vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes"
+
+own_folder() {
+	case $box in /*) ;; *) die "CLUSTER_DIR is $box: name the whole path, from /" ;; esac
+	[ ! -e "$box" ] || [ -z "$(ls -A "$box")" ] || [ -e "$box/.cluster" ] ||
+		die "$box holds other things than a cluster's: name a folder of its own, CLUSTER_DIR=FOLDER"
+}
+
+check() {
+	own_folder
+	[ "$(id -u)" -eq 0 ] || die "make cluster starts containers: run it as root"
+	[ -e /etc/debian_version ] || die "make cluster knows Debian only: on another system bring a Kubernetes of your own (docs/kubernetes.md)"
+	command -v go >/dev/null || die "the go command is not in PATH: install Go from https://go.dev/dl/"
+	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI names this machine as localhost, which is another place in a pod: name it $node, and let MongoDB listen there" ;; esac
+	case $REPLICAS in [1-5]) ;; *) die "REPLICAS is $REPLICAS: 1 to 5 of each function" ;; esac
+	[ -e $run/before ] && return
+	[ ! -e /sys/class/net/$link ] || die "there is a network interface $link already: ip link delete $link, if it is a cluster's that was not taken down"
+	# What is taken down later must be ours.
+	! iptables-save 2>/dev/null | grep -q KUBE- || die "another Kubernetes has rules in iptables here"
+	! ip route show to match $node | grep -qvE '^(default|unreachable|blackhole)' || die "this machine has a route to $node, which the cluster wants for itself"
+}
+
+### The machine
+
+background() {
+	alive "$1" || launch "$@"
+}
+
+# prepare_machine remembers what was there, and makes the network.
+prepare_machine() {
+	local name
+	mkdir -p "$logs" "$box"/{pki,net.d,kubelet,volumes,ipam}
+	[ -e $run/before ] || {
+		for name in $sysctls; do
+			echo "$name=$(sysctl -n $name)"
+		done
+		for name in /opt/cni /var/log/containers /var/log/pods /var/lib/kubelet /usr/libexec/kubernetes /run/cni /run/netns /var/run/kubernetes; do
+			[ -e $name ] || echo "remove $name"
+		done
+	} >$run/before.new
+	[ ! -e $run/before.new ] || mv $run/before.new $run/before
+	[ -e /sys/class/net/$link ] || ip link add $link type bridge
+	ip address replace $node/32 dev $link
+	ip link set $link up
+	sysctl -qw net.ipv4.conf.all.forwarding=1
+	# Where this machine forwarded nothing before, it forwards nothing else now.
+	local rest=RETURN
+	! grep -q '^net.ipv4.conf.all.forwarding=0$' $run/before || rest=DROP
+	[ ! -e /sys/class/net/openfaas0 ] || rest=RETURN # faasd's firewall sees to it
+	iptables-restore -w 10 --noflush <<-END
+		*nat
+		:KIOSK-CLUSTER -
+		-A KIOSK-CLUSTER -s $pods ! -d 10.64.0.0/15 -j MASQUERADE
+		COMMIT
+		*filter
+		:KIOSK-CLUSTER -
+		-A KIOSK-CLUSTER -s $pods -j ACCEPT
+		-A KIOSK-CLUSTER -d $pods -j ACCEPT
+		-A KIOSK-CLUSTER -j $rest
+		COMMIT
+		*raw
+		:KIOSK-CLUSTER -
+		-A KIOSK-CLUSTER -i lo -j RETURN
+		-A KIOSK-CLUSTER -i veth+ -d 169.254.0.0/16 -j DROP
+		-A KIOSK-CLUSTER -i veth+ -j RETURN
+		-A KIOSK-CLUSTER -s 10.64.0.0/15 -j DROP
+		-A KIOSK-CLUSTER -d 10.64.0.0/15 -j DROP
+		COMMIT
+	END
+	local table chain
+	while read -r table chain; do
+		iptables -w 10 -t $table -C $chain -j KIOSK-CLUSTER 2>/dev/null || iptables -w 10 -t $table -I $chain -j KIOSK-CLUSTER
+	done <<-END
+		nat POSTROUTING
+		filter FORWARD
+		raw PREROUTING
+	END
+	cat >"$box/net.d/10-kiosk.conflist" <<-END
+		{"cniVersion": "1.0.0", "name": "$link", "plugins": [
+		  {"type": "ptp", "mtu": 1500, "ipam": {"type": "host-local", "dataDir": "$box/ipam", "ranges": [[{"subnet": "$pods"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
+		]}
+	END
+	# Pods cannot ask a resolver that listens on this machine only.
+	{ grep -E '^nameserver' /etc/resolv.conf | grep -vE ' (127\.|::1)' || echo "nameserver 1.1.1.1"; } >"$box/resolv.conf"
+}
+
+### Programs and images
+
+build_all() {
+	local now
+	now=$({ sources && find kubernetes/cluster ! -name '*_test.go' \( -name '*.go' -o -name 'go.*' \) -print0 | sort -z | xargs -0 sha256sum; } | sha256sum)
+	if [ "$(cat "$box/built" 2>/dev/null)" = "$now" ]; then
+		step "nothing changed since the images were made"
+		return
+	fi
+	step "build Kubernetes, CoreDNS and Helm"
+	mkdir -p "$box/host"
+	# It has to know what it is: charts ask for a version.
+	local version=k8s.io/component-base/version
+	GOWORK=off CGO_ENABLED=0 go build -C kubernetes/cluster -trimpath -buildvcs=false -ldflags "-s -w -X $version.gitVersion=v1.34.0 -X $version.gitMajor=1 -X $version.gitMinor=34" \
+		-o "$box/host/" ./... helm.sh/helm/v3/cmd/helm
+	step "build faas-cli 0.17.0"
+	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
+	step "build OpenFaaS and what stands beside the functions"
+	build_programs
+	step "build the functions"
+	build_functions
+	step "make the images"
+	cp "$box"/host/{dns,pause,provider} "$box/bin.new/"
+	build_images
+	printf '%s\n' "$now" >"$box/built"
+}
+
+### Kubernetes
+
+ctrk() { ctr --address $run/containerd.sock --namespace k8s.io "$@"; }
+
+start_containerd() {
+	cat >"$box/containerd.toml" <<-END
+		version = 2
+		root = "$box/containerd"
+		state = "$run/containerd"
+		[grpc]
+		  address = "$run/containerd.sock"
+		[plugins."io.containerd.grpc.v1.cri"]
+		  sandbox_image = "kiosk.local/pause:box"
+		  # In a container of its own a machine's root may not make a process dearer.
+		  restrict_oom_score_adj = true
+		  stream_server_address = "$node"
+		[plugins."io.containerd.grpc.v1.cri".cni]
+		  bin_dir = "/usr/lib/cni"
+		  conf_dir = "$box/net.d"
+		[plugins."io.containerd.internal.v1.opt"]
+		  path = "$box/containerd/opt"
+	END
+	background containerd / /usr/bin/containerd --config "$box/containerd.toml"
+	within 20 ctrk version || die "containerd does not answer: $logs/containerd.log says why"
+}
+
+load_images() {
+	local now
+	now=$(sha256sum "$box/images/digests")
+	[ "$(cat "$box/loaded" 2>/dev/null)" != "$now" ] || return 0
+	ctrk images import "$box/images/core.tar" >/dev/null
+	ctrk images import "$box/images/functions.tar" >/dev/null
+	printf '%s\n' "$now" >"$box/loaded"
+}
+
+# once NAME [VALUE]: the secret's value, VALUE or a random one at first.
+once() {
+	if [ ! -s "$box/secrets/$1" ]; then
+		printf '%s' "${2:-k$(od -An -v -N 24 -tx1 /dev/urandom | tr -d ' \n')}" >"$box/secrets/$1"
+	fi
+	cat "$box/secrets/$1"
+}
+
+# The parts of Kubernetes, by the names that its own roles give rights to.
+identities="kube-controller-manager kube-scheduler kube-proxy kubelet"
+
+keys() (
+	umask 077
+	mkdir -p "$box/secrets"
+	cd "$box/pki"
+	# What the API server shows to the kubelet, so that nobody else is obeyed.
+	if [ ! -s kubelet-client.crt ]; then
+		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=kiosk-cluster -keyout ca.key -out ca.crt
+		openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /O=system:masters/CN=kube-apiserver -keyout kubelet-client.key -out kubelet-client.csr
+		openssl x509 -req -in kubelet-client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -out kubelet-client.crt
+	fi 2>"$logs/openssl.log"
+	[ -s sa.key ] || openssl genrsa -out sa.key 2048 2>>"$logs/openssl.log"
+	local name user group
+	: >tokens.csv
+	for name in admin $identities; do
+		user=system:$name group=""
+		case $name in
+		admin) user=admin group=system:masters ;;
+		kubelet) user=system:node:kiosk group=system:nodes ;;
+		esac
+		echo "$(once "token-$name"),$user,$name,\"$group\"" >>tokens.csv
+		cat >"$name.conf" <<-END
+			{"apiVersion": "v1", "kind": "Config", "current-context": "kiosk",
+			 "clusters": [{"name": "kiosk", "cluster": {"server": "$api", "certificate-authority": "$box/pki/apiserver/apiserver.crt"}}],
+			 "users": [{"name": "$name", "user": {"token": "$(once "token-$name")"}}],
+			 "contexts": [{"name": "kiosk", "context": {"cluster": "kiosk", "user": "$name"}}]}
+		END
+	done
+)
+
+kube() { "$box/host/kube" "$@"; }
+kubectl() { kube kubectl --kubeconfig "$box/pki/admin.conf" "$@"; }
+api_ready() { curl -sfk -o /dev/null --max-time 5 $api/readyz; }
+
+start_kubelet() {
+	cat >"$box/kubelet.yaml" <<-END
+		apiVersion: kubelet.config.k8s.io/v1beta1
+		kind: KubeletConfiguration
+		address: $node
+		healthzBindAddress: $node
+		authentication:
+		  anonymous: {enabled: false}
+		  webhook: {enabled: true}
+		  x509: {clientCAFile: $box/pki/ca.crt}
+		authorization: {mode: Webhook}
+		containerRuntimeEndpoint: unix://$run/containerd.sock
+		cgroupDriver: cgroupfs
+		failSwapOn: false
+		failCgroupV1: false
+		oomScoreAdj: 0
+		clusterDomain: cluster.local
+		clusterDNS: [$resolver]
+		resolvConf: $box/resolv.conf
+		volumePluginDir: $box/kubelet/plugins
+		podLogsDir: $box/pod-logs
+		containerLogMaxSize: 5Mi
+		# Nothing can be pulled again here, and a full disk is this machine's affair.
+		imageGCHighThresholdPercent: 100
+		imageGCLowThresholdPercent: 99
+		evictionHard: {memory.available: 64Mi, nodefs.available: 1%, imagefs.available: 1%}
+		# A pod whose database is not there yet is tried again within seconds.
+		featureGates: {KubeletCrashLoopBackOffMax: true}
+		crashLoopBackOff: {maxContainerRestartPeriod: 5s}
+	END
+	background kubelet / "$box/host/kube" kubelet --config "$box/kubelet.yaml" --kubeconfig "$box/pki/kubelet.conf" \
+		--root-dir "$box/kubelet" --cert-dir "$box/kubelet/pki" --hostname-override kiosk --node-ip $node
+}
+
+start_kubernetes() {
+	keys
+	local now name
+	now=$(sha256sum "$box/host/kube")
+	if [ "$(cat $run/kube 2>/dev/null)" != "$now" ]; then
+		for name in kube-proxy kubelet kube-scheduler kube-controller-manager kube-apiserver; do
+			end $name 20
+		done
+		printf '%s\n' "$now" >$run/kube
+	fi
+	ETCD_UNSUPPORTED_ARCH=$(go env GOARCH) background etcd / /usr/bin/etcd --name kiosk --data-dir "$box/etcd" --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" \
+		--listen-peer-urls "http://$peers" --initial-advertise-peer-urls "http://$peers" --initial-cluster "kiosk=http://$peers" --log-level warn
+	within 20 answers "http://$etcd/health" || die "etcd does not answer: $logs/etcd.log says why"
+	background kube-apiserver / "$box/host/kube" kube-apiserver --etcd-servers "http://$etcd" --bind-address $node --advertise-address $node --secure-port 6443 \
+		--cert-dir "$box/pki/apiserver" --token-auth-file "$box/pki/tokens.csv" --authorization-mode Node,RBAC \
+		--service-account-issuer https://kubernetes.default.svc --service-account-key-file "$box/pki/sa.key" --service-account-signing-key-file "$box/pki/sa.key" \
+		--kubelet-client-certificate "$box/pki/kubelet-client.crt" --kubelet-client-key "$box/pki/kubelet-client.key" --kubelet-preferred-address-types InternalIP \
+		--service-cluster-ip-range $services --event-ttl 30m --profiling=false
+	within 60 api_ready || die "the API server does not get ready: $logs/kube-apiserver.log says why"
+	background kube-controller-manager / "$box/host/kube" kube-controller-manager --kubeconfig "$box/pki/kube-controller-manager.conf" --bind-address $node --leader-elect=false \
+		--service-account-private-key-file "$box/pki/sa.key" --root-ca-file "$box/pki/apiserver/apiserver.crt" --use-service-account-credentials --profiling=false \
+		--authentication-kubeconfig "$box/pki/kube-controller-manager.conf" --authorization-kubeconfig "$box/pki/kube-controller-manager.conf"
+	background kube-scheduler / "$box/host/kube" kube-scheduler --kubeconfig "$box/pki/kube-scheduler.conf" --bind-address $node --leader-elect=false \
+		--authentication-kubeconfig "$box/pki/kube-scheduler.conf" --authorization-kubeconfig "$box/pki/kube-scheduler.conf"
+	start_kubelet
+	background kube-proxy / "$box/host/kube" kube-proxy --kubeconfig "$box/pki/kube-proxy.conf" --proxy-mode iptables --cluster-cidr $pods --hostname-override kiosk \
+		--bind-address $node --healthz-bind-address $node:10256 --metrics-bind-address $node:10249 --nodeport-addresses $node/32 --iptables-localhost-nodeports=false \
+		--conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0 --oom-score-adj 0
+	kubectl wait node/kiosk --for condition=Ready --timeout 60s >/dev/null 2>&1 || within 60 node_ready || die "the node does not get ready: $logs/kubelet.log says why"
+}
+node_ready() { kubectl wait node/kiosk --for condition=Ready --timeout 5s; }
+
+### What runs on it
+
+# volume CLAIM NAMESPACE: a folder for a claim of that name.
+volume() {
+	install -d -o 65532 -g 65532 -m 700 "$box/volumes/$1"
+	cat <<-END
+		---
+		{apiVersion: v1, kind: PersistentVolume, metadata: {name: $1}, spec: {storageClassName: disk, capacity: {storage: 8Gi}, accessModes: [ReadWriteOnce],
+		 persistentVolumeReclaimPolicy: Retain, claimRef: {namespace: $2, name: $1}, local: {path: "$box/volumes/$1"},
+		 nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [kiosk]}]}]}}}}
+	END
+}
+
+# secret NAMESPACE NAME KEY=FILE...
+secret() {
+	local namespace=$1 name=$2
+	shift 2
+	echo ---
+	kubectl create secret generic "$name" -n "$namespace" --dry-run=client -o yaml "${@/#/--from-file=}"
+}
+
+# apply makes the cluster have what standard input says.
+apply() { kubectl apply --server-side --force-conflicts -f - 2> >(grep -v '^Warning: ' >&2) >/dev/null; }
+
+start_stores() {
+	local mongo queue i
+	once mongo-password >/dev/null
+	once gateway-password >/dev/null
+	printf admin >"$box/secrets/gateway-user"
+	printf kiosk >"$box/secrets/mongo-user"
+	{ sed 's/include .*//' faasd/box/etc/redis.conf && printf 'requirepass %s\n' "$(once redis-password)"; } >"$box/secrets/redis.conf"
+	remember "$box/environment" $settings $edge_settings REPLICAS
+	apply <kubernetes/cluster/manifests/system.yaml
+	{
+		for i in 0 1 2; do volume data-kiosk-nats-$i kiosk; done
+		for i in documents redis mail; do volume data-$i-0 stores; done
+		volume data-queue-0 openfaas
+		secret stores redis redis.conf="$box/secrets/redis.conf"
+		secret stores documents MONGO_INITDB_ROOT_USERNAME="$box/secrets/mongo-user" MONGO_INITDB_ROOT_PASSWORD="$box/secrets/mongo-password"
+		secret openfaas basic-auth basic-auth-user="$box/secrets/gateway-user" basic-auth-password="$box/secrets/gateway-password"
+	} | apply
+	apply <kubernetes/cluster/manifests/stores.yaml
+	local provider=${PROVIDER_IMAGE:-kiosk.local/provider:box}
+	sed "s#\${PROVIDER_IMAGE}#$provider#" kubernetes/cluster/manifests/openfaas.yaml | apply
+}
+
+mongo_uri() { echo "${MONGO_URI:-mongodb://kiosk:$(once mongo-password)@$1:27017/kiosk?authSource=admin&directConnection=true}"; }
+
+helm() { KUBECONFIG=$box/pki/admin.conf HELM_CACHE_HOME=$box/helm HELM_CONFIG_HOME=$box/helm HELM_DATA_HOME=$box/helm "$box/host/helm" "$@"; }
+
+# setting NAME...: those that are set, as YAML.
+setting() {
+	local name value
+	for name; do
+		value=${!name:-}
+		[ -z "$value" ] || printf "    %s: '%s'\n" "$name" "${value//\'/\'\'}"
+	done
+}
+
+install_chart() {
+	{
+		printf 'secrets:\n  mongoURI: "%s"\n  redisPassword: "%s"\n  adminPassword: "%s"\n' "$(mongo_uri documents.stores)" "$(once redis-password)" "$(once admin-password "${ADMIN_PASSWORD:-}")"
+		printf 'edge:\n  settings:\n    TRUSTED_PROXIES: "%s"\n' "${TRUSTED_PROXIES:-$node}"
+		setting $edge_settings SHOP_NAME | grep -v ' TRUSTED_PROXIES:' || true
+		printf 'telemetry:\n  endpoint: "%s"\n  settings:\n' "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"
+		setting $telemetry_settings | grep -v ' OTEL_EXPORTER_OTLP_ENDPOINT:' || true
+	} >"$box/secrets/values.yaml"
+	helm upgrade --install kiosk kubernetes/chart -n kiosk -f kubernetes/cluster/values.yaml -f "$box/secrets/values.yaml" >"$logs/helm.log" 2>&1 || die "helm upgrade --install failed: $logs/helm.log says why"
+}
+
+# renew replaces the pods whose image is another one than the last time, under the
+# same name. (The functions are deployed anew.)
+renew() {
+	local namespace what image
+	comm -13 <(sort "$box/running" 2>/dev/null) <(sort "$box/images/digests") | cut -d ' ' -f 1 >"$box/changed"
+	[ ! -e "$box/running" ] || kubectl get deployments,statefulsets -A -o go-template='{{range .items}}{{$item := .}}{{range .spec.template.spec.containers}}{{$item.metadata.namespace}} {{$item.kind}}/{{$item.metadata.name}} {{.image}}{{"\n"}}{{end}}{{end}}' |
+		while read -r namespace what image; do
+			image=${image#kiosk.local/}
+			! grep -qx "${image%:box}" "$box/changed" || kubectl -n "$namespace" rollout restart "$what" >/dev/null
+		done
+	cp "$box/images/digests" "$box/running"
+}
+
+# rolled_out NAMESPACE: every Deployment and StatefulSet there is as it is to be.
+rolled_out() {
+	local what
+	for what in $(kubectl -n "$1" get deployments,statefulsets -o name); do
+		kubectl -n "$1" rollout status "$what" --timeout 120s >/dev/null || die "$what in $1 does not get ready: $box/kubectl -n $1 describe $what says why"
+	done
+}
+
+# address NAMESPACE SERVICE: of a service, which this machine reaches like a pod.
+address() { kubectl -n "$1" get service "$2" -o jsonpath='{.spec.clusterIP}'; }
+
+files() {
+	export OPENFAAS_URL=http://$(address openfaas gateway):8080
+	printf '#!/bin/sh\nexec "%s" kubectl --kubeconfig "%s" "$@"\n' "$box/host/kube" "$box/pki/admin.conf" >"$box/kubectl"
+	chmod 755 "$box/kubectl"
+	local front
+	front=$(address kiosk kiosk-edge)
+	# Where the demo and the tests of acceptance find this shop.
+	(umask 077 && cat >"$box/target.env" <<-END
+		KIOSK_URL=http://$front:8000
+		KIOSK_GATEWAY=$OPENFAAS_URL
+		KIOSK_GRPC=$front:50051
+		KIOSK_MAIL=http://$(address stores mail):8025
+		KIOSK_NATS=nats://kiosk:$(kubectl -n kiosk get secret kiosk-nats -o go-template='{{index .data "kiosk-password" | base64decode}}')@$(address kiosk kiosk-nats):4222
+		KIOSK_MONGO='$(mongo_uri "$(address stores documents)")'
+		KIOSK_CLUSTER=$box
+		ADMIN_EMAIL=$ADMIN_EMAIL
+		ADMIN_PASSWORD=$(once admin-password)
+	END
+	)
+	{
+		echo "# Made by make cluster: the environment of every function."
+		echo "environment:"
+		printf '    %s: "%s"\n' REDIS_ADDR redis.stores:6379 NATS_REPLICAS 3 GATEWAY_URL http://gateway.openfaas:8080 healthcheck_interval 3s
+		[ -n "${SMTP_HOST:-}" ] || printf '    SMTP_HOST: mail.stores\n    SMTP_PORT: "1025"\n'
+		PUBLIC_URL=${PUBLIC_URL:-http://$front:8000}
+		setting $settings
+	} >"$box/settings.yml"
+}
+
+faas() { HOME=$box "$box/host/faas-cli" "$@"; }
+
+deploy() {
+	local name now
+	within 60 answers "$OPENFAAS_URL/healthz" || die "OpenFaaS's gateway does not answer: $box/kubectl -n openfaas logs deployment/gateway says why"
+	faas login --password-stdin <"$box/secrets/gateway-password" >/dev/null 2>&1 || die "faas-cli login failed at $OPENFAAS_URL"
+	mkdir -p "$box/deployed"
+	for name in $(ls "$box/bin/functions"); do
+		now=$(cat stack.yml "$box/settings.yml" <(echo "$REPLICAS") <(grep "^$name " "$box/images/digests") | sha256sum)
+		if [ "$(cat "$box/deployed/$name" 2>/dev/null)" != "$now" ] || ! kubectl -n openfaas-fn get deployment "$name" >/dev/null 2>&1; then
+			faas deploy -f stack.yml --filter "$name" >"$logs/deploy.log" 2>&1 || die "faas-cli deploy of $name failed: $logs/deploy.log says why"
+			printf '%s\n' "$now" >"$box/deployed/$name"
+		fi
+	done
+}
+
+front_ready() { (. "$box/target.env" && answers "$KIOSK_URL/readyz"); }
+
+up() {
+	check
+	mkdir -p "$box" $run
+	chmod 711 "$box"
+	touch "$box/.cluster"
+	exec 9>$run/lock
+	flock -w 60 9 || die "another make cluster is at work"
+	echo "Kiosk on a Kubernetes of one node; what it keeps lies in $box"
+	cat <<-END
+		  OpenFaaS's gateway is the Community Edition, under OpenFaaS Ltd's EULA: personal use is
+		  free, commercial use is allowed for 60 days. See docs/kubernetes.md.
+	END
+	step "install packages"
+	install_packages
+	build_all
+	step "start Kubernetes"
+	prepare_machine
+	start_containerd
+	start_kubernetes
+	step "load the images"
+	load_images
+	step "start the database, Redis, mail and OpenFaaS"
+	start_stores
+	step "install the chart"
+	install_chart
+	renew
+	rolled_out kube-system
+	rolled_out stores
+	rolled_out openfaas
+	rolled_out kiosk
+	step "deploy the functions"
+	files
+	deploy
+	step "wait until every function is ready"
+	rolled_out openfaas-fn
+	within 60 front_ready || die "the front door does not get ready: $box/kubectl -n kiosk logs deployment/kiosk-edge says why"
+	step ""
+	doing=""
+	(
+		. "$box/target.env"
+		cat <<-END
+			ready $KIOSK_URL (after $SECONDS s)
+
+			  front door     $KIOSK_URL
+			  gRPC           $KIOSK_GRPC
+			  Kubernetes     $box/kubectl get pods -A
+			  OpenFaaS       $KIOSK_GATEWAY       $box/host/faas-cli login -s -g $KIOSK_GATEWAY < $box/secrets/gateway-password
+			  mail           $KIOSK_MAIL/api/messages
+			  administrator  $ADMIN_EMAIL, password in $box/secrets/admin-password
+			  logs           $logs, $box/kubectl -n openfaas-fn logs deployment/orders
+			  demo           (set -a; . $box/target.env; make demo)
+			  stop           make cluster-down
+		END
+	)
+}
+
+no_pods() { [ -z "$(kubectl get pods -A -o name)" ]; }
+
+down() {
+	own_folder
+	[ "$(id -u)" -eq 0 ] || die "make cluster-down stops containers: run it as root"
+	step "stop the pods"
+	if api_ready; then
+		# Nobody makes new ones.
+		end kube-controller-manager 10
+		end kube-scheduler 10
+		kubectl delete pods -A --all --wait=false --grace-period 10 >/dev/null || true
+		within 60 no_pods || kubectl delete pods -A --all --force --grace-period 0 >/dev/null 2>&1 || true
+	fi
+	step "stop Kubernetes"
+	local name
+	for name in kube-proxy kubelet kube-controller-manager kube-scheduler kube-apiserver etcd; do
+		end $name 20
+	done
+	if alive containerd; then
+		for name in $(ctrk task ls -q); do
+			ctrk task rm -f "$name" >/dev/null 2>&1 || true
+		done
+		end containerd 20
+	fi
+	step "take the machine's settings back"
+	take_back
+	if [ "${PURGE:-}" = yes ]; then
+		step "remove the data, the secrets and the packages"
+		[ ! -s "$box/packages" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq $(cat "$box/packages") >/dev/null
+		rm -rf --one-file-system "$box"
+	else
+		echo "  kept: $box (the shop's data and secrets, images); PURGE=yes removes it, and the packages that were installed"
+	fi
+	step ""
+	doing=""
+}
+
+take_back() {
+	local mount folder rules line program
+	grep -oE " ($box|$run)/[^ ]+ " /proc/mounts | sort -r | while read -r mount; do
+		umount "$mount" || umount -l "$mount"
+	done
+	for program in iptables ip6tables; do
+		rules=$($program-save 2>/dev/null) || continue
+		! grep -qE 'KUBE-|KIOSK-CLUSTER' <<<"$rules" || grep -vE 'KUBE-|KIOSK-CLUSTER' <<<"$rules" | $program-restore -w 10
+	done
+	[ ! -e /sys/class/net/$link ] || ip link delete $link
+	for folder in $(find /sys/fs/cgroup -depth -type d -path '*/kubepods*' 2>/dev/null); do
+		rmdir "$folder" 2>/dev/null || true
+	done
+	find /var/log/containers -lname "$box/*" -delete 2>/dev/null || true
+	[ ! -e $run/before ] || while read -r line; do
+		case $line in
+		remove*)
+			find "${line#remove }" -depth -type d -empty -delete 2>/dev/null || true
+			;;
+		*=*) sysctl -qw "$line" 2>/dev/null || true ;;
+		esac
+	done <$run/before
+	rm -rf --one-file-system $run
+}
+
+case ${1:-} in
+up | down) "$1" ;;
+restart-kubelet) # for tests
+	end kubelet 30
+	start_kubelet
+	within 60 node_ready
+	;;
+*) die "usage: cluster.sh up | down" ;;
+esac
