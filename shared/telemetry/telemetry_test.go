@@ -168,7 +168,7 @@ func TestARequestIsATree(t *testing.T) {
 	}
 	attributes := map[string]string{}
 	for _, a := range root.Attributes() {
-		attributes[string(a.Key)] = a.Value.Emit()
+		attributes[string(a.Key)] = a.Value.String()
 	}
 	if attributes[CallID] != "call-1" || attributes["http.route"] != "/orders/{id}" || attributes["http.response.status_code"] != "503" || attributes["error.type"] != "503" {
 		t.Errorf("the request's attributes are %v", attributes)

@@ -71,7 +71,7 @@ func (s *sink) answer(w http.ResponseWriter, id traceID) {
 // exposition is all metrics in Prometheus' text format, or in OpenMetrics',
 // which has exemplars, for who accepts it.
 func (s *sink) exposition(w http.ResponseWriter, r *http.Request) {
-	format := expfmt.NegotiateIncludingOpenMetrics(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
 	if format.FormatType() != expfmt.TypeOpenMetrics {
 		format = expfmt.NewFormat(expfmt.TypeTextPlain)
 	}
