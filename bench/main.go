@@ -6,7 +6,8 @@
 //	go run ./bench run     all of it, in a few minutes
 //	go run ./bench full    for longer, and with a big shop
 //	go run ./bench reads   reads a second beside the empty function
-//	go run ./bench cpu     processor time an order, by program
+//	go run ./bench cpu     processor time an order, by program; with -telemetry,
+//	                       what telemetry costs of it: off, a hundredth sampled, all
 //	go run ./bench sources -out FOLDER    the sources with the empty function,
 //	                       from which make box or faas-cli make a shop to measure
 //
@@ -38,9 +39,10 @@ type settings struct {
 	command  string
 	baseline string
 	schedule
-	orders  int
-	out     string
-	timeout time.Duration
+	orders    int
+	telemetry bool
+	out       string
+	timeout   time.Duration
 }
 
 var commands = map[string]func(context.Context, settings) error{
@@ -60,6 +62,7 @@ func main() {
 	flags.IntVar(&s.rounds, "rounds", 3, "how often each takes its turn")
 	flags.DurationVar(&s.warmUp, "warm-up", 200*time.Millisecond, "before each turn")
 	flags.DurationVar(&s.slot, "slot", 700*time.Millisecond, "how long a turn is")
+	flags.BoolVar(&s.telemetry, "telemetry", false, "measure cpu without telemetry, with a hundredth of the orders sampled, and with all, in turn")
 	flags.IntVar(&s.orders, "orders", 500, "how many orders a turn of cpu places")
 	flags.StringVar(&s.out, "out", "", "the folder for the results of run and full; empty: DATA_DIR/bench/last; of sources, the new folder")
 	flags.DurationVar(&s.timeout, "timeout", time.Hour, "for the whole run")
@@ -108,6 +111,13 @@ func dataDir(root string) string {
 	return filepath.Join(root, dir)
 }
 
+// variant is what differs between the shops of a run.
+type variant struct {
+	commit string // empty: the sources as they lie there
+	name   string
+	env    []string
+}
+
 // withShops starts a shop of the sources as they are and, where a baseline is
 // named, one of that; of two shops none runs when work is called.
 func withShops(ctx context.Context, s settings, work func(shops []*shop) error) (err error) {
@@ -121,14 +131,21 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 		}
 		return work([]*shop{sh})
 	}
-	commits := []string{""}
+	variants := []variant{{}}
+	if s.telemetry {
+		variants = []variant{
+			{name: "off", env: []string{"OTEL_SDK_DISABLED=true"}},
+			{name: "1 %", env: []string{"OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"}},
+			{name: "all"},
+		}
+	}
 	if s.baseline != "" {
 		for _, name := range []string{"REDIS_ADDR", "NATS_URL"} {
 			if os.Getenv(name) != "" {
 				return fmt.Errorf("two shops cannot share the server that %s names: unset it, or leave the baseline out", name)
 			}
 		}
-		commits = append(commits, s.baseline)
+		variants = append(variants, variant{commit: s.baseline})
 	}
 	var shops []*shop
 	defer func() {
@@ -139,19 +156,22 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 			sh.end()
 		}
 	}()
-	for _, commit := range commits {
-		e, err := checkout(ctx, commit)
+	for _, v := range variants {
+		e, err := checkout(ctx, v.commit)
 		if err != nil {
 			return err
 		}
 		defer e.remove()
+		if v.name != "" {
+			e.Commit += ", telemetry " + v.name
+		}
 		say("%s: starting a box", e.Commit)
-		sh, err := startShop(ctx, e, smallShop)
+		sh, err := startShop(ctx, e, smallShop, v.env...)
 		if err != nil {
 			return err
 		}
 		shops = append(shops, sh)
-		if len(commits) > 1 {
+		if len(variants) > 1 {
 			if err := sh.stop(); err != nil {
 				return err
 			}
@@ -237,7 +257,12 @@ func runCost(ctx context.Context, s settings) error {
 		for _, sh := range shops {
 			say("\n%s: processor time an order, from placing to letter, median of %d rounds\n%s", sh.edition.Commit, s.rounds, medianCost(costs[sh]))
 		}
-		if len(shops) == 2 {
+		switch {
+		case s.telemetry:
+			for _, sh := range shops[1:] {
+				say("%s: %.3f of the first", sh.edition.Commit, load.MedianRatio(totals(costs[sh]), totals(costs[shops[0]])))
+			}
+		case len(shops) == 2:
 			say("ratio %.2f", load.MedianRatio(totals(costs[shops[0]]), totals(costs[shops[1]])))
 		}
 		return nil

@@ -52,8 +52,9 @@ type shop struct {
 
 type customer struct{ id, email, token string }
 
-// startShop starts a box of the edition and opens a shop in it.
-func startShop(ctx context.Context, e *edition, products int) (s *shop, err error) {
+// startShop starts a box of the edition, with more in its environment, and opens
+// a shop in it.
+func startShop(ctx context.Context, e *edition, products int, env ...string) (s *shop, err error) {
 	dir, err := os.MkdirTemp("", "kiosk-bench-")
 	if err != nil {
 		return nil, err
@@ -63,7 +64,7 @@ func startShop(ctx context.Context, e *edition, products int) (s *shop, err erro
 			_ = os.RemoveAll(dir)
 		}
 	}()
-	b, err := box.New(box.Options{Dir: dir, Root: e.root, Env: boxEnvironment()})
+	b, err := box.New(box.Options{Dir: dir, Root: e.root, Env: append(boxEnvironment(), env...)})
 	if err != nil {
 		return nil, err
 	}
