@@ -42,6 +42,7 @@ var chapters = []chapter{
 	{"an order that is short", true, shortOrders},
 	{"idempotent orders", true, idempotentOrders},
 	{"events", true, events},
+	{"an order's way", true, anOrdersWay},
 
 	{"mail", true, mail},
 	{"idempotent mail", true, idempotentMail},

@@ -165,7 +165,7 @@ func translate(route string, r client.Request, in *dynamicpb.Message) (metadata.
 	md := metadata.MD{}
 	for name, values := range r.Header {
 		switch name {
-		case "Idempotency-Key", "Traceparent", "X-Call-Id", "Authorization":
+		case "Idempotency-Key", "Traceparent", "Tracestate", "X-Call-Id", "Authorization":
 			md.Append(strings.ToLower(name), values...)
 		default:
 			return nil, false
