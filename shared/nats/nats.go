@@ -190,7 +190,7 @@ func (c *Conn) Publish(ctx context.Context, entries []outbox.Entry) []error {
 		}
 		select {
 		case <-ack.Ok():
-			measure(ctx, entries[i].Event.Subject, began)
+			measure(entries[i].Event.Subject, began)
 		case err := <-ack.Err():
 			if errors.Is(err, jetstream.ErrNoStreamResponse) {
 				c.forget()

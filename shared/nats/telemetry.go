@@ -129,8 +129,8 @@ func (c *Conn) Look(ctx context.Context, durable string) (s State, err error) {
 }
 
 // measure notes how long an event took to be confirmed.
-func measure(ctx context.Context, subject string, began time.Time) {
+func measure(subject string, began time.Time) {
 	if telemetry.On() {
-		publications.Record(ctx, time.Since(began), published.Of(subject))
+		publications.Record(context.Background(), time.Since(began), published.Of(subject))
 	}
 }

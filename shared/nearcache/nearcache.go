@@ -22,6 +22,14 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
+)
+
+// What came of a look for a copy.
+var (
+	hit  = telemetry.Lookup("memory", "hit")
+	miss = telemetry.Lookup("memory", "miss")
+	away = telemetry.Lookup("memory", "away")
 )
 
 const (
@@ -118,6 +126,13 @@ func List(query string) Key { return Key{text: "?" + query, list: true} }
 
 // Get gives the copy under key, if there is one that counts.
 func (c *Cache[V]) Get(key Key) (value V, ok bool) {
+	if value, ok = c.get(key); ok {
+		telemetry.Lookups.Add(context.Background(), 1, hit)
+	}
+	return value, ok
+}
+
+func (c *Cache[V]) get(key Key) (value V, ok bool) {
 	now := c.moment()
 	if !c.trusted(key, now) {
 		return value, false
@@ -129,8 +144,15 @@ func (c *Cache[V]) Get(key Key) (value V, ok bool) {
 	return found.value, true
 }
 
-// Trusted tells whether copies under key count now.
-func (c *Cache[V]) Trusted(key Key) bool { return c.trusted(key, c.moment()) }
+// Trusted tells whether copies under key count now. One that does not is counted
+// as a look for it.
+func (c *Cache[V]) Trusted(key Key) bool {
+	trusted := c.trusted(key, c.moment())
+	if !trusted {
+		telemetry.Lookups.Add(context.Background(), 1, away)
+	}
+	return trusted
+}
 
 func (c *Cache[V]) trusted(key Key, now int64) bool {
 	trust := productTrust
@@ -166,6 +188,7 @@ func (c *Cache[V]) Load(ctx context.Context, key Key, fn func(context.Context) (
 		value, _, err := fn(ctx)
 		return value, err
 	}
+	telemetry.Lookups.Add(ctx, 1, miss)
 	l, value, ok := c.join(context.WithoutCancel(ctx), key, fn)
 	if ok {
 		return value, nil
@@ -184,7 +207,7 @@ func (c *Cache[V]) Load(ctx context.Context, key Key, fn func(context.Context) (
 func (c *Cache[V]) join(ctx context.Context, key Key, fn func(context.Context) (V, bool, error)) (l *load[V], value V, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if value, ok := c.Get(key); ok {
+	if value, ok := c.get(key); ok {
 		return nil, value, true
 	}
 	began := c.moment()

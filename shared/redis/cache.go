@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
 // leaseLifetime is how long others load for themselves after a reader died
@@ -35,12 +36,17 @@ type Cache[T any] struct {
 	name       string
 	lifetime   time.Duration
 	unreadable seldom
+
+	hit, miss, away *telemetry.Attributes
 }
 
 // NewCache makes a cache whose keys start with name. No copy gets older than
 // lifetime, not even one whose invalidation was lost. A name belongs to one T.
 func NewCache[T any](client *Client, name string, lifetime time.Duration) *Cache[T] {
-	return &Cache[T]{client: client, name: name, lifetime: lifetime}
+	return &Cache[T]{
+		client: client, name: name, lifetime: lifetime,
+		hit: telemetry.Lookup(name, "hit"), miss: telemetry.Lookup(name, "miss"), away: telemetry.Lookup(name, "away"),
+	}
 }
 
 func (c *Cache[T]) key(id kiosk.ID) string { return "cache:" + c.name + ":" + string(id) }
@@ -62,21 +68,21 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 	})
 	switch {
 	case errors.Is(err, redis.Nil):
-		c.looked(ctx, "miss")
+		telemetry.Lookups.Add(ctx, 1, c.miss)
 	case err != nil: // redis is away
-		c.looked(ctx, "away")
+		telemetry.Lookups.Add(ctx, 1, c.away)
 		return load(ctx)
 	case strings.HasPrefix(string(text), leasePrefix): // another is about to store it
-		c.looked(ctx, "miss")
+		telemetry.Lookups.Add(ctx, 1, c.miss)
 		return load(ctx)
 	default:
 		var copied T
 		err := json.Unmarshal(text, &copied)
 		if err == nil {
-			c.looked(ctx, "hit")
+			telemetry.Lookups.Add(ctx, 1, c.hit)
 			return copied, nil
 		}
-		c.looked(ctx, "miss")
+		telemetry.Lookups.Add(ctx, 1, c.miss)
 		if c.unreadable.due() {
 			slog.Error("a cached copy cannot be read", "cache", c.name, "error", err)
 		}

@@ -14,25 +14,11 @@ import (
 )
 
 var (
-	lookups = telemetry.NewCounter("kiosk.cache.lookups", "{lookup}", "looks for a copy, and what came of them")
-	away    = telemetry.NewCounter("kiosk.redis.away", "{failure}", "times that Redis did not answer and was left alone")
-	hits    = telemetry.NewCounter("kiosk.limits.hit", "{refusal}", "requests that were too many")
+	away = telemetry.NewCounter("kiosk.redis.away", "{failure}", "times that Redis did not answer and was left alone")
+	hits = telemetry.NewCounter("kiosk.limits.hit", "{refusal}", "requests that were too many")
 
 	system = attribute.String("db.system.name", "redis")
 )
-
-// lookup is a look for a copy.
-type lookup struct{ cache, result string }
-
-var looks = telemetry.Known[lookup]{Make: func(l lookup) []attribute.KeyValue {
-	return []attribute.KeyValue{attribute.String("kiosk.cache.name", l.cache), attribute.String("kiosk.cache.result", l.result)}
-}}
-
-func (c *Cache[T]) looked(ctx context.Context, result string) {
-	if telemetry.On() {
-		lookups.Add(ctx, 1, looks.Of(lookup{c.name, result}))
-	}
-}
 
 var limited = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue {
 	return []attribute.KeyValue{attribute.String("kiosk.limit.name", name)}
@@ -108,7 +94,7 @@ func observe(ctx context.Context, name string, run func(context.Context) error) 
 	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") { // the answer to a question
 		failure = nil
 	}
-	telemetry.Operations.Record(ctx, time.Since(began), commands.Of(command{name, failure != nil}))
+	telemetry.Operations.Record(context.Background(), time.Since(began), commands.Of(command{name, failure != nil}))
 	if recorded {
 		telemetry.End(span, failure)
 	}

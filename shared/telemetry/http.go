@@ -38,7 +38,7 @@ func Serve(ctx context.Context, method string, header http.Header, callID string
 	method = knownMethod(method)
 	r := &Request{start: time.Now(), method: method}
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(header))
-	ctx, r.span = tracer.Start(ctx, method, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(r.start))
+	ctx, r.span = tracer.Start(ctx, method, kinds[trace.SpanKindServer]...)
 	if r.span.IsRecording() {
 		r.span.SetAttributes(attribute.String("http.request.method", method), attribute.String(CallID, callID))
 	}
@@ -84,9 +84,10 @@ func (r *Request) End(status int) {
 	if r.span.IsRecording() {
 		if route != "" {
 			r.span.SetName(r.method + " " + route)
-			r.span.SetAttributes(attribute.String("http.route", route))
+			r.span.SetAttributes(attribute.Int("http.response.status_code", status), attribute.String("http.route", route))
+		} else {
+			r.span.SetAttributes(attribute.Int("http.response.status_code", status))
 		}
-		r.span.SetAttributes(attribute.Int("http.response.status_code", status))
 		if status >= 500 {
 			fail(r.span, strconv.Itoa(status))
 		}

@@ -103,7 +103,8 @@ func NewHistogram(name, description string, bounds []float64) *Histogram {
 	return h
 }
 
-// Record notes a duration; its exemplar is the span that ctx belongs to.
+// Record notes a duration; its exemplar is the span that ctx belongs to, which
+// costs: what is measured many times a request is given a ctx without.
 func (h *Histogram) Record(ctx context.Context, d time.Duration, attributes *Attributes) {
 	if h.histogram == nil {
 		return
@@ -112,6 +113,14 @@ func (h *Histogram) Record(ctx context.Context, d time.Duration, attributes *Att
 		attributes = none
 	}
 	h.histogram.Record(ctx, d.Seconds(), attributes.record...)
+}
+
+// Lookups are looks for copies, in Redis or in memory.
+var Lookups = NewCounter("kiosk.cache.lookups", "{lookup}", "looks for a copy, and what came of them")
+
+// Lookup is the attributes of a look in a cache: hit, miss, or away.
+func Lookup(cache, result string) *Attributes {
+	return Set(attribute.String("kiosk.cache.name", cache), attribute.String("kiosk.cache.result", result))
 }
 
 // Operations are those of the databases.

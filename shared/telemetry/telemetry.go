@@ -117,7 +117,18 @@ func Begin(ctx context.Context, kind trace.SpanKind, name string, attributes ...
 	if tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, nothing
 	}
-	return tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
+	ctx, span := tracer.Start(ctx, name, kinds[kind]...)
+	span.SetAttributes(attributes...) // an option of Start is copied twice
+	return ctx, span
+}
+
+// kinds are the options of Start, made once.
+var kinds = [...][]trace.SpanStartOption{
+	trace.SpanKindInternal: {trace.WithSpanKind(trace.SpanKindInternal)},
+	trace.SpanKindServer:   {trace.WithSpanKind(trace.SpanKindServer)},
+	trace.SpanKindClient:   {trace.WithSpanKind(trace.SpanKindClient)},
+	trace.SpanKindProducer: {trace.WithSpanKind(trace.SpanKindProducer)},
+	trace.SpanKindConsumer: {trace.WithSpanKind(trace.SpanKindConsumer)},
 }
 
 // Shared notes in the trace of ctx what was done for it together with others: it
