@@ -37,7 +37,7 @@ const emptyEntry = `functions:
   ` + emptyFunction + `:
     lang: go-kiosk
     handler: ./functions/` + emptyFunction + `
-    image: kiosk/` + emptyFunction + `:latest
+    image: ${REGISTRY:-kiosk}/` + emptyFunction + `:${TAG:-latest}
     environment:
       max_inflight: 256
       GOMEMLIMIT: 96MiB
