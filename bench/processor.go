@@ -88,8 +88,9 @@ func faasdName(dir string) (string, bool) {
 		return "", false
 	}
 	switch name := filepath.Base(path); {
-	case name == "faasd":
+	case name == "faasd" || strings.HasPrefix(name, "faasd-"): // what is behind the link may have its version in its name
 		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		name = "faasd"
 		if words := strings.Split(string(line), "\x00"); len(words) > 1 {
 			name += " " + words[1]
 		}
