@@ -41,8 +41,8 @@ const (
 // mongo is what the chart cannot do without.
 var mongo = map[string]any{"secrets": map[string]any{"mongoURI": "mongodb://mongo.example.com/?replicaSet=rs0"}}
 
-// sets are the values that everything is tested with: the defaults, and the
-// files that the documentation names.
+// sets are the values that everything is tested with: the defaults, the files
+// that the documentation names, and those of make cluster.
 func sets(t testing.TB) map[string]map[string]any {
 	t.Helper()
 	all := map[string]map[string]any{"defaults": mongo}
@@ -53,7 +53,8 @@ func sets(t testing.TB) map[string]map[string]any {
 	for _, file := range files {
 		all[strings.TrimSuffix(filepath.Base(file), ".yaml")] = merge(readYAML[map[string]any](t, file), mongo)
 	}
-	// The cluster's own, and what else a switch turns on.
+	all["make cluster"] = merge(readYAML[map[string]any](t, "../cluster/values.yaml"), mongo)
+	// What else a switch turns on.
 	all["everything"] = merge(all["managed"], parse[map[string]any](t, `
 		edge: {grpcTLS: {secretName: kiosk-grpc-tls, clientCA: ca.crt}, nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}], affinity: {nodeAffinity: {}}}
 		nats: {persistence: {storageClassName: fast}, nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}]}
