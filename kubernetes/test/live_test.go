@@ -8,13 +8,12 @@ import (
 	"sync"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -49,24 +48,25 @@ func TestLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	core, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	levels := map[string]string{"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
-	own, err := core.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "kiosk-chart-", Labels: levels}}, metav1.CreateOptions{})
+	namespaces := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
+	own, err := namespaces.Create(t.Context(), &unstructured.Unstructured{Object: parse[map[string]any](t, `
+		apiVersion: v1
+		kind: Namespace
+		metadata:
+			generateName: kiosk-chart-
+			labels: {pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}`)}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { // t's context has ended by the time of Cleanup
-		if err := core.CoreV1().Namespaces().Delete(t.Context(), own.Name, metav1.DeleteOptions{}); err != nil {
+		if err := namespaces.Delete(t.Context(), own.GetName(), metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	}()
 	apply := func(document string) error {
 		var object unstructured.Unstructured
 		object.Object = parse[map[string]any](t, document)
-		object.SetNamespace(cmp.Or(object.GetNamespace(), own.Name))
+		object.SetNamespace(cmp.Or(object.GetNamespace(), own.GetName()))
 		text, err := json.Marshal(object.Object)
 		if err != nil {
 			t.Fatal(err)
