@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -154,6 +155,7 @@ func Watch(gauges []Gauge, look func(context.Context) ([]Reading, error)) error 
 		}
 		watched[i] = made[i]
 	}
+	var failures seldom
 	_, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		defer cancel()
@@ -161,7 +163,11 @@ func Watch(gauges []Gauge, look func(context.Context) ([]Reading, error)) error 
 		for _, r := range readings {
 			o.ObserveFloat64(made[r.Gauge], r.Value, metric.WithAttributes(r.Attributes...))
 		}
-		return err
+		// Returned, the error would keep every other metric of the process back.
+		if err != nil && failures.due() {
+			slog.Warn("what waits could not be measured", "error", err)
+		}
+		return nil
 	}, watched...)
 	return err
 }

@@ -257,6 +257,32 @@ func TestCollectorAway(t *testing.T) {
 
 // Over the wire: a collector that answers 503 for a while is tried again, and
 // what it takes then arrives.
+// A look that fails keeps back its own gauges, and no other metric of the process.
+func TestAFailedLookHidesNothingElse(t *testing.T) {
+	reader, _ := on(t, &collector{})
+	for name, look := range map[string]func(context.Context) ([]Reading, error){
+		"of.nats":    func(context.Context) ([]Reading, error) { return nil, errors.New("NATS is away") },
+		"of.mongodb": func(context.Context) ([]Reading, error) { return []Reading{{Value: 1}}, nil },
+	} {
+		if err := Watch([]Gauge{{Name: name}}, look); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(context.Background(), &all); err != nil {
+		t.Errorf("nothing is exported: %v", err)
+	}
+	var names []string
+	for _, s := range all.ScopeMetrics {
+		for _, m := range s.Metrics {
+			names = append(names, m.Name)
+		}
+	}
+	if !slices.Contains(names, "of.mongodb") || slices.Contains(names, "of.nats") {
+		t.Errorf("measured: %v", names)
+	}
+}
+
 func TestExportOverHTTP(t *testing.T) {
 	var refused, took atomic.Int64
 	away := atomic.Bool{}
