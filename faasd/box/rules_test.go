@@ -133,6 +133,7 @@ func clean(t *testing.T, lasts time.Duration) map[string]string {
 		`kiosk_letters_total{job="send-email",kiosk_outcome="sent",kiosk_letter_template="confirmation"}`:                 flat("0+100"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`:              flat("0"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`:                 flat("0"),
+		`kiosk_letters_total{job="send-email",kiosk_outcome="limited",kiosk_letter_template="confirmation"}`:              flat("0"),
 		`kiosk_orders_total{job="create-order",kiosk_outcome="placed"}`:                                                   flat("0+100"),
 		`kiosk_login_refusals_total{job="authenticate",kiosk_reason="limit"}`:                                             flat("0+1"),
 		`http_server_request_duration_seconds_count{job="edge",http_route="/api/orders",http_response_status_code="201"}`: flat("0+100"),
@@ -407,9 +408,13 @@ func TestCleanHour(t *testing.T) {
 		{Expr: "count(kiosk:orders:rate1m)", At: time.Hour.String(), Samples: []promSample{{"{}", 1}}}} // the hour was played
 	hour := newPromTest("a clean hour", clean(t, time.Hour))
 	hour.Exprs = quiet
+	// A customer has more letters than an hour lets them have: those wait.
+	limited := newPromTest("letters that a limit holds back", clean(t, time.Hour), map[string]string{outboxAge: "0+10x360",
+		`kiosk_letters_total{job="send-email",kiosk_outcome="limited",kiosk_letter_template="confirmation"}`: "0x10 1+1x349"})
+	limited.Exprs = quiet
 	off := newPromTest("telemetry is off", map[string]string{`up{job="telemetry"}`: "1x360", `telemetry_sink_points_total`: "0x360"})
 	off.Exprs = quiet[:1]
-	if out, err := promtool(t, []promTest{hour, off}); err != nil {
+	if out, err := promtool(t, []promTest{hour, limited, off}); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 	// And it would be noticed.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
@@ -105,6 +106,24 @@ func (p *page) until(what, expression string) {
 	p.do(what, chromedp.Poll(expression, nil, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(patience)))
 }
 
+// reloads is until for a page that is loaded again meanwhile, which ends what is
+// evaluated in it.
+func (p *page) reloads(what, expression string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	var holds bool
+	err := client.Until(ctx, what, func() (bool, error) {
+		if chromedp.Run(ctx, chromedp.Evaluate(expression, &holds)) != nil {
+			holds = false
+		}
+		return holds, nil
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 func (p *page) picture() {
 	dir := os.Getenv("CI_OUTPUT_DIR")
 	if dir == "" {
@@ -154,8 +173,9 @@ func (p *page) signIn(email, password string) {
 // shop is a box, and a client that looks into its mailbox.
 type shop struct {
 	*client.Client
-	front string
-	admin string // token
+	front  string
+	traces string // of the sink
+	admin  string // token
 }
 
 func start(t *testing.T) shop {
@@ -173,7 +193,7 @@ func start(t *testing.T) shop {
 			t.Error(err)
 		}
 	})
-	s := shop{client.New(b.Target, client.FrontDoor), b.Target.Front, ""}
+	s := shop{client.New(b.Target, client.FrontDoor), b.Target.Front, b.Target.Telemetry, ""}
 	var grant client.Grant
 	s.must(t, client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: b.Target.AdminEmail, Password: b.Target.AdminPassword}}, http.StatusOK, &grant)
 	s.admin = grant.Token
@@ -320,6 +340,7 @@ func order(t *testing.T, s shop, program string) {
 	p.click("#order")
 	p.sees("#orders", name)
 	p.sees("#orders .state", "confirmed")
+	way(t, s, program, p)
 	p.click(`[aria-label="Cancel this order"]`)
 	p.sees("#orders .state", "cancelled")
 	var now client.Product
@@ -327,4 +348,49 @@ func order(t *testing.T, s shop, program string) {
 	if now.Stock != 5 {
 		t.Errorf("%d pieces are there after the cancellation, not 5", now.Stock)
 	}
+}
+
+// way follows the link from the order that p shows to its way through the shop's
+// processes, whose page has no script.
+func way(t *testing.T, s shop, program string, p *page) {
+	var address string
+	p.do("find the link", chromedp.Evaluate(`document.querySelector("#orders a")?.href || ""`, &address))
+	id, ours := strings.CutPrefix(address, s.traces+"/orders/")
+	if !ours || len(id) != 24 {
+		t.Fatalf("the order's way is at %q, the sink at %s", address, s.traces)
+	}
+	q := open(t, program, address)
+	// It looks again by itself, until all spans are there and no more come.
+	q.reloads("all processes, and the trace to be over", `["edge", "create-order", "inventory-updater", "send-email"].every((name) => document.querySelector(".legend")?.textContent.includes(name)) &&
+		!document.body.textContent.includes("looks again")`)
+	q.sees("h1", id)
+	q.sees(".milestones", "placed after")
+	q.sees(".milestones", "its stock decided after")
+	q.sees(".milestones", "its letter sent after")
+	q.until("a wait that can be seen", `[...document.querySelectorAll(".way .wait")].some((line) => line.getBoundingClientRect().width > 5)`)
+	q.until("every span's bar to lie on the axis", `(() => {
+		const bars = [...document.querySelectorAll(".way .work")];
+		return bars.length > 10 && bars.every((bar) => {
+			const b = bar.getBoundingClientRect(), axis = bar.ownerSVGElement.getBoundingClientRect();
+			return b.width > 0 && b.left >= axis.left - 1 && b.right <= axis.right + 1;
+		});
+	})()`)
+	q.until("a colour for each process", `new Set([...document.querySelectorAll(".legend .work")].map((bar) => getComputedStyle(bar).fill)).size >= 4`)
+	q.until("nothing but the page and its style to be loaded", `performance.getEntriesByType("resource").every((r) => r.name.startsWith(location.origin)) && document.scripts.length === 0`)
+	q.click(".way details summary")
+	q.until("the step's attributes", `document.querySelector(".way details[open] dl")?.textContent.includes("http.request.method")`)
+
+	var light, dark string
+	ground := `getComputedStyle(document.body).backgroundColor`
+	q.do("look at it in the light and in the dark",
+		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "light"}}), chromedp.Evaluate(ground, &light),
+		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}), chromedp.Evaluate(ground, &dark))
+	if light == dark {
+		t.Errorf("light and dark are both %s", light)
+	}
+	q.do("go to the list", chromedp.Navigate(s.traces))
+	q.sees("table", "POST /api/orders")
+	q.fill("[name=id]", id)
+	q.click("form button")
+	q.reloads("the order that was looked for", fmt.Sprintf(`location.pathname === "/orders/%s" && document.querySelector("h1")?.textContent.includes("%s")`, id, id))
 }

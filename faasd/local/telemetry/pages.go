@@ -27,7 +27,7 @@ const (
 	// again, at first after a second, by a Refresh header: it works without a script.
 	looks = 20
 	// settled is how long a trace has to be silent for its page not to look again.
-	settled = 10 * time.Second
+	settled = 5 * time.Second
 	// colours is how many the processes of a trace have among them.
 	colours = 10
 )
@@ -147,12 +147,12 @@ type milestone struct {
 	After time.Duration // since the trace's start
 }
 
-// milestones are told by the end of these spans of the shop's.
+// milestones are told by the end of these spans of the shop's, the first of each.
 var milestones = []struct{ service, name, says string }{
 	{placer, "insert orders", "placed"},
 	{"inventory-updater", "process order.created", "its stock decided"},
-	{"outbox-relay", "publish order.created", "its event published by the relay, since whoever placed it did not"},
-	{"send-email", "SMTP send", "a letter sent"},
+	{"outbox-relay", "publish order.created", "its event published again by the relay"},
+	{"send-email", "SMTP send", "its letter sent"},
 }
 
 type rowProcess struct {
@@ -228,7 +228,7 @@ func newWay(spans []Span, order string, again bool) *way {
 			w.Order = s.Order()
 		}
 		for _, m := range milestones {
-			if s.Service == m.service && s.Name == m.name && s.Status != "error" {
+			if s.Service == m.service && s.Name == m.name && s.Status != "error" && !slices.ContainsFunc(w.Milestones, func(other milestone) bool { return other.What == m.says }) {
 				w.Milestones = append(w.Milestones, milestone{m.says, s.End.Sub(w.Start)})
 			}
 		}
