@@ -32,7 +32,7 @@ type requestKey struct{}
 // Serve begins the server's span of a request, in the trace of its header, and
 // returns the context for whoever answers it.
 func Serve(ctx context.Context, method string, header http.Header, callID string) (context.Context, *Request) {
-	if tracer == nil {
+	if !on.Load() {
 		return ctx, nil
 	}
 	method = knownMethod(method)
@@ -65,7 +65,7 @@ func (r *Request) Route(pattern string) {
 // Route names the route of the request that ctx belongs to, for a handler
 // within the one that answers it.
 func Route(ctx context.Context, pattern string) {
-	if tracer == nil {
+	if !on.Load() {
 		return
 	}
 	r, _ := ctx.Value(requestKey{}).(*Request)
@@ -121,7 +121,7 @@ var answers = Known[answer]{Make: func(a answer) []attribute.KeyValue {
 // Inject puts the trace context of ctx's span into a header, for who is called
 // with it. Where there is no span the header stays as it is.
 func Inject(ctx context.Context, header http.Header) {
-	if tracer != nil {
+	if on.Load() {
 		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(header))
 	}
 }

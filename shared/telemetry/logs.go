@@ -16,7 +16,7 @@ func Logs(h slog.Handler) slog.Handler { return logs{h} }
 type logs struct{ slog.Handler }
 
 func (h logs) Handle(ctx context.Context, r slog.Record) error {
-	if tracer != nil {
+	if on.Load() {
 		if c := trace.SpanContextFromContext(ctx); c.IsValid() {
 			r.AddAttrs(slog.String("trace_id", c.TraceID().String()), slog.String("span_id", c.SpanID().String()))
 		}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/runtime"
@@ -36,12 +37,13 @@ const scope = "github.com/kiosk-shop/kiosk/shared/telemetry"
 // must not hold it up.
 const flushTimeout = time.Second
 
-// tracer makes the spans; nil while telemetry is off. It is written by Start
-// alone, before anything that could use it is running.
-var tracer trace.Tracer
+var (
+	on     atomic.Bool  // between Start and stop
+	tracer trace.Tracer // makes the spans, while on
+)
 
 // On tells whether this process has a collector.
-func On() bool { return tracer != nil }
+func On() bool { return on.Load() }
 
 // Start begins the telemetry of a process, whose name is that of its service
 // unless OTEL_SERVICE_NAME is set; empty: its host's. Without
@@ -102,7 +104,9 @@ func start(attributes *resource.Resource, spans sdktrace.SpanExporter, reader sd
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	tracer = traces.Tracer(scope)
 	err = errors.Join(instruments.make(metrics.Meter(scope)), runtime.Start(runtime.WithMeterProvider(metrics)))
+	on.Store(true)
 	return func() {
+		on.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 		defer cancel()
 		// What cannot be sent now is lost, and the process has nobody to tell.
@@ -114,7 +118,7 @@ func start(attributes *resource.Resource, spans sdktrace.SpanExporter, reader sd
 // Begin starts a span below the one that ctx belongs to, if that is recorded;
 // else it returns ctx as it is, and a span that does nothing.
 func Begin(ctx context.Context, kind trace.SpanKind, name string, attributes ...attribute.KeyValue) (context.Context, trace.Span) {
-	if tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
+	if !on.Load() || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, nothing
 	}
 	ctx, span := tracer.Start(ctx, name, kinds[kind]...)
@@ -146,7 +150,7 @@ var nothing = trace.SpanFromContext(context.Background())
 // Recorded tells whether what is done under ctx is recorded, so that nothing
 // need be made for a span that does not exist.
 func Recorded(ctx context.Context) bool {
-	return tracer != nil && trace.SpanContextFromContext(ctx).IsSampled()
+	return on.Load() && trace.SpanContextFromContext(ctx).IsSampled()
 }
 
 // End ends a span; an error other than nil makes it a failed one. What an error
@@ -176,7 +180,7 @@ func kind(err error) string {
 // sent by another process, or by this one before: spans that Begin starts with it are
 // below the request that caused it. Without a trace it is ctx without any.
 func Follow(ctx context.Context, t kiosk.Trace) context.Context {
-	if tracer == nil {
+	if !on.Load() {
 		return ctx
 	}
 	return trace.ContextWithRemoteSpanContext(ctx, spanContext(t))
@@ -216,7 +220,7 @@ func (c carrier) Keys() []string { return []string{"traceparent", "tracestate"} 
 // Current is the trace context of ctx's span, for who is called now; the zero
 // Trace where there is none.
 func Current(ctx context.Context) (t kiosk.Trace) {
-	if tracer != nil {
+	if on.Load() {
 		propagation.TraceContext{}.Inject(ctx, carrier{&t})
 	}
 	return t

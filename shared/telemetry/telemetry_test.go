@@ -62,15 +62,15 @@ func (c *collector) names() (names []string) {
 	return names
 }
 
-// on turns telemetry on for a test.
-func on(t testing.TB, c *collector) (reader *sdkmetric.ManualReader, flush func()) {
+// collect turns telemetry on for a test.
+func collect(t testing.TB, c *collector) (reader *sdkmetric.ManualReader, flush func()) {
 	t.Helper()
 	reader = sdkmetric.NewManualReader()
 	stop, err := start(resource.Empty(), c, reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stop(); tracer = nil })
+	t.Cleanup(stop)
 	return reader, func() { _ = otel.GetTracerProvider().(*sdktrace.TracerProvider).ForceFlush(context.Background()) }
 }
 
@@ -132,7 +132,7 @@ func TestOffWithoutACollector(t *testing.T) {
 // A request's spans are one tree below the caller's, and leave together.
 func TestARequestIsATree(t *testing.T) {
 	c := &collector{}
-	_, flush := on(t, c)
+	_, flush := collect(t, c)
 	ctx, request := Serve(t.Context(), http.MethodPost, http.Header{"Traceparent": {parent}, "Tracestate": {"vendor=1"}}, "call-1")
 	Route(ctx, "/orders/{id}")
 	inner, find := Begin(ctx, trace.SpanKindClient, "find")
@@ -178,7 +178,7 @@ func TestARequestIsATree(t *testing.T) {
 // The spans of a caller that is not recorded are not made at all.
 func TestUnsampledCallerIsObeyed(t *testing.T) {
 	c := &collector{}
-	_, flush := on(t, c)
+	_, flush := collect(t, c)
 	ctx, request := Serve(t.Context(), http.MethodGet, http.Header{"Traceparent": {parent[:53] + "00"}}, "")
 	if Recorded(ctx) {
 		t.Error("it is recorded")
@@ -202,7 +202,7 @@ func TestUnsampledCallerIsObeyed(t *testing.T) {
 // What is said because of a request carries its caller's span, not one of this
 // process, which may die before it is sent.
 func TestOrigin(t *testing.T) {
-	on(t, &collector{})
+	collect(t, &collector{})
 	header := http.Header{"Traceparent": {parent}, "Tracestate": {"a=1", "b=2"}}
 	ctx, _ := Serve(t.Context(), http.MethodPost, header, "")
 	if got := Origin(ctx, header); got != (kiosk.Trace{Parent: parent, State: "a=1,b=2"}) {
@@ -232,7 +232,7 @@ func TestCollectorAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &collector{fail: fail}
-			reader, flush := on(t, c)
+			reader, flush := collect(t, c)
 			const n = 5000
 			slowest := time.Duration(0)
 			for range n {
@@ -306,7 +306,7 @@ func TestExportOverHTTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { stop(); tracer = nil }()
+	defer stop()
 	_, request := Serve(t.Context(), http.MethodPost, http.Header{}, "")
 	request.Route("/wire")
 	request.End(201)
@@ -343,7 +343,7 @@ func TestLogsHaveTheTrace(t *testing.T) {
 	if id, span := line(noted); id != parent[3:35] || span != parent[36:52] {
 		t.Errorf("without telemetry: %q %q", id, span)
 	}
-	on(t, &collector{})
+	collect(t, &collector{})
 	ctx, _ := Serve(noted, http.MethodGet, http.Header{"Traceparent": {parent}}, "")
 	if id, span := line(ctx); id != parent[3:35] || span != trace.SpanContextFromContext(ctx).SpanID().String() {
 		t.Errorf("with telemetry: %q %q", id, span)

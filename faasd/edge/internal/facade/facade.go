@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -21,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
@@ -71,8 +71,9 @@ func New(functions Functions, config Config) *Server {
 	}
 	door := doorkeeper{config, new(atomic.Int64)}
 	var observed grpc.ServerOption = grpc.EmptyServerOption{}
+	methods := map[string]bool{} // of the shop: anybody may call any other name
 	if telemetry.On() {
-		observed = grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithFilter(filters.Not(filters.HealthCheck()))))
+		observed = grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return methods[info.FullMethodName] })))
 	}
 	s := &Server{
 		functions: functions,
@@ -108,6 +109,11 @@ func New(functions Functions, config Config) *Server {
 	pb.RegisterInventoryServiceServer(s.grpc, inventory{caller: f})
 	pb.RegisterOrderServiceServer(s.grpc, orders{caller: f})
 	mailer.RegisterMailerServiceServer(s.grpc, mail{caller: f})
+	for service, info := range s.grpc.GetServiceInfo() {
+		for _, method := range info.Methods {
+			methods["/"+service+"/"+method.Name] = true
+		}
+	}
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	return s
