@@ -64,19 +64,25 @@ func Parse(v Value, names ...string) (Expr, error) {
 		}
 		return literal{v}, nil
 	case bsoncore.TypeArray:
-		var items []Expr
-		for it := value.Iter(v.Data); it.Next(); {
-			e, err := Parse(it.Value, names...)
-			if err != nil {
-				return nil, err
-			}
-			items = append(items, e)
-		}
-		return arrayExpr(items), nil
+		items, err := parseAll(names, value.Elements(v.Data)...)
+		return arrayExpr(items), err
 	case bsoncore.TypeEmbeddedDocument:
 		return parseObject(v, names)
 	}
 	return literal{v}, nil
+}
+
+// parseAll reads several expressions.
+func parseAll(names []string, vs ...Value) ([]Expr, error) {
+	var out []Expr
+	for _, v := range vs {
+		e, err := Parse(v, names...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 func parseObject(v Value, names []string) (Expr, error) {

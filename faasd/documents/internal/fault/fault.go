@@ -85,6 +85,7 @@ const (
 	InvalidNamespace               = 73
 	IndexOptionsConflict           = 85
 	IndexKeySpecsConflict          = 86
+	ConversionFailure              = 241
 	ShutdownInProgress             = 91
 	WriteConflict                  = 112
 	CommandNotSupported            = 115
@@ -138,7 +139,7 @@ var names = map[int32]string{
 	NoSuchTransaction: "NoSuchTransaction", TransactionTooOld: "TransactionTooOld",
 	TransactionCommitted: "TransactionCommitted", OperationNotSupportedInTxn: "OperationNotSupportedInTransaction",
 	CannotIndexParallelArrays: "CannotIndexParallelArrays", SnapshotUnavailable: "SnapshotUnavailable",
-	BSONObjectTooLarge: "BSONObjectTooLarge", DuplicateKey: "DuplicateKey",
+	ConversionFailure: "ConversionFailure", BSONObjectTooLarge: "BSONObjectTooLarge", DuplicateKey: "DuplicateKey",
 	UnknownExpressionOperator: "InvalidPipelineOperator", UnsatisfiableWriteConcern: "UnsatisfiableWriteConcern",
 	ExceededTimeLimit: "ExceededTimeLimit", QueryExceededMemoryLimit: "QueryExceededMemoryLimitNoDiskUseAllowed",
 	InterruptedAtShutdown: "InterruptedAtShutdown", ConflictingOperationInProgress: "ConflictingOperationInProgress",

@@ -367,21 +367,11 @@ func eachElement(m *matching, doc Value, path []string, test func(v Value) bool)
 
 func (p *Mod) test(m *matching, doc Value, path []string) bool {
 	return eachValue(m, doc, path, func(v Value) bool {
-		if !value.IsNumber(v) {
-			return false
-		}
-		f := math.Trunc(value.Float(v))
-		n, ok := value.Whole(v)
-		if !ok {
-			if !(f >= -(1<<63) && f < 1<<63) {
-				return false
-			}
-			n = int64(f)
-		}
+		n, ok := value.Truncate(v)
 		if p.divisor == -1 {
-			return p.remainder == 0
+			return ok && p.remainder == 0
 		}
-		return n%p.divisor == p.remainder
+		return ok && n%p.divisor == p.remainder
 	})
 }
 
@@ -687,24 +677,11 @@ func compileMod(v Value) (Pred, error) {
 	case !value.IsNumber(vs[0]):
 		return nil, fault.New(fault.BadValue, "malformed mod, divisor not a number")
 	}
-	whole := func(v Value) int64 {
-		if n, ok := value.Whole(v); ok {
-			return n
-		}
-		f := value.Float(v)
-		if !(f > -(1<<63) && f < 1<<63) {
-			return 0
-		}
-		return int64(f)
-	}
-	d := whole(vs[0])
+	d, _ := value.Truncate(vs[0])
 	if d == 0 {
 		return nil, fault.New(fault.BadValue, "divisor cannot be 0")
 	}
-	r := int64(0)
-	if value.IsNumber(vs[1]) {
-		r = whole(vs[1])
-	}
+	r, _ := value.Truncate(vs[1])
 	return &Mod{d, r}, nil
 }
 

@@ -500,6 +500,19 @@ func Whole(v Value) (int64, bool) {
 	return 0, false
 }
 
+// Truncate returns a number without its fraction as an int64. It returns false
+// for what is not a number and where 64 bits do not hold it.
+func Truncate(v Value) (int64, bool) {
+	if n, ok := Whole(v); ok || !IsNumber(v) {
+		return n, ok
+	}
+	f := math.Trunc(Float(v))
+	if !(f >= -(1<<63) && f < 1<<63) {
+		return 0, false
+	}
+	return int64(f), true
+}
+
 // TypeName is the alias of a type in $type, error messages and $type's answer.
 func TypeName(t bsoncore.Type) string {
 	switch t {
