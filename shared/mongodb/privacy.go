@@ -27,11 +27,11 @@ func (r Orders) Latest(ctx context.Context, userID kiosk.ID, limit int) ([]order
 }
 
 // Anonymise removes from a user's orders what they wrote: the reasons that they
-// gave for a cancellation, and their idempotency keys. It returns which orders
-// had any.
+// gave for a cancellation, their idempotency keys, and the tracestate that their
+// client sent. It returns which orders had any.
 func (r Orders) Anonymise(ctx context.Context, userID kiosk.ID) ([]kiosk.ID, error) {
 	owner := objectID(userID)
-	written := bson.D{{Key: "user_id", Value: owner}, {Key: "$or", Value: bson.A{exists("key"), exists("fingerprint"), bson.D{{Key: "history.by", Value: owner}, exists("reason")[0]}}}}
+	written := bson.D{{Key: "user_id", Value: owner}, {Key: "$or", Value: bson.A{exists("key"), exists("fingerprint"), exists("tracestate"), bson.D{{Key: "history.by", Value: owner}, exists("reason")[0]}}}}
 	docs, err := find[orderDocument](ctx, r.collection, written, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}, {Key: "history", Value: 1}}))
 	if err != nil || len(docs) == 0 {
 		return nil, err
@@ -47,7 +47,7 @@ func (r Orders) Anonymise(ctx context.Context, userID kiosk.ID) ([]kiosk.ID, err
 	of := func(ids []bson.ObjectID) bson.D {
 		return bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}}
 	}
-	_, err = r.collection.UpdateMany(ctx, of(all), bson.D{{Key: "$unset", Value: bson.D{{Key: "key", Value: ""}, {Key: "fingerprint", Value: ""}}}})
+	_, err = r.collection.UpdateMany(ctx, of(all), bson.D{{Key: "$unset", Value: bson.D{{Key: "key", Value: ""}, {Key: "fingerprint", Value: ""}, {Key: "tracestate", Value: ""}}}})
 	if err == nil && len(reasoned) > 0 {
 		_, err = r.collection.UpdateMany(ctx, of(reasoned), bson.D{{Key: "$unset", Value: bson.D{{Key: "reason", Value: ""}}}})
 	}
@@ -73,7 +73,7 @@ func (r Outbox) Forget(ctx context.Context, userID kiosk.ID, addresses []string)
 	letters := lettersTo(userID, addresses)
 	_, err := r.collection.DeleteMany(ctx, append(bson.D{{Key: "event", Value: bson.D{{Key: "$exists", Value: false}}}}, letters...))
 	if err == nil {
-		_, err = r.collection.UpdateMany(ctx, letters, bson.D{{Key: "$unset", Value: bson.D{{Key: "letter", Value: ""}, {Key: "last_error", Value: ""}}}})
+		_, err = r.collection.UpdateMany(ctx, letters, bson.D{{Key: "$unset", Value: bson.D{{Key: "letter", Value: ""}, {Key: "last_error", Value: ""}, {Key: "tracestate", Value: ""}}}})
 	}
 	return unavailable(err)
 }

@@ -123,6 +123,7 @@ type Order struct {
 	Stock          order.Stock  `json:"stock"`
 	Reason         string       `json:"reason,omitempty"`
 	IdempotencyKey string       `json:"idempotency_key,omitempty"`
+	Tracestate     string       `json:"tracestate,omitempty"` // that the order was placed with
 	CreatedAt      time.Time    `json:"created_at"`
 	UpdatedAt      time.Time    `json:"updated_at"`
 }
@@ -197,7 +198,7 @@ func (p *Privacy) Export(ctx context.Context, actor kiosk.Actor) (Export, error)
 func export(o order.Order) Order {
 	out := Order{
 		ID: o.ID, Items: make([]Item, len(o.Lines)), Total: o.Total, Currency: o.Currency, Status: o.Status, Stock: o.Stock,
-		Reason: o.Reason, IdempotencyKey: o.OwnKey(), CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt,
+		Reason: o.Reason, IdempotencyKey: o.OwnKey(), Tracestate: o.Trace.State, CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt,
 	}
 	for i, l := range o.Lines {
 		out.Items[i] = Item(l)

@@ -25,7 +25,8 @@ func TestErase(t *testing.T) {
 	}
 	grant, actor := s.login(t, email, password)
 	pen := s.product(t, 10)
-	kept, _, err := s.Placing().Place(t.Context(), actor, order.Draft{Key: "adas-key", Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 2}}})
+	ctx := kiosk.WithTrace(t.Context(), kiosk.Trace{Parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", State: "shop=adas-state"})
+	kept, _, err := s.Placing().Place(ctx, actor, order.Draft{Key: "adas-key", Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 2}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestErase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"kiosk.account-export.v1", email, "pending@example.org", "countess", name, reason, "adas-key", string(kept.ID), string(actor.Session), "192.0.2.1", user.ResetPassword} {
+	for _, want := range []string{"kiosk.account-export.v1", email, "pending@example.org", "countess", name, reason, "adas-key", "adas-state", string(kept.ID), string(actor.Session), "192.0.2.1", user.ResetPassword} {
 		if !bytes.Contains(text, []byte(want)) {
 			t.Errorf("the export does not hold %q: %s", want, text)
 		}
@@ -83,7 +84,7 @@ func TestErase(t *testing.T) {
 	}
 	s.gateway.mu.Unlock()
 	stored, remembered := s.everything(t), s.remembered(t)
-	for _, trace := range []string{email, "pending@example.org", "countess", name, reason, "adas-key", string(actor.Session)} {
+	for _, trace := range []string{email, "pending@example.org", "countess", name, reason, "adas-key", "adas-state", string(actor.Session)} {
 		if bytes.Contains(bytes.ToLower(stored), []byte(strings.ToLower(trace))) {
 			t.Errorf("the database still holds %q", trace)
 		}
