@@ -255,11 +255,9 @@ func TestCollectorAway(t *testing.T) {
 	}
 }
 
-// Over the wire: a collector that answers 503 for a while is tried again, and
-// what it takes then arrives.
 // A look that fails keeps back its own gauges, and no other metric of the process.
 func TestAFailedLookHidesNothingElse(t *testing.T) {
-	reader, _ := on(t, &collector{})
+	reader, _ := collect(t, &collector{})
 	for name, look := range map[string]func(context.Context) ([]Reading, error){
 		"of.nats":    func(context.Context) ([]Reading, error) { return nil, errors.New("NATS is away") },
 		"of.mongodb": func(context.Context) ([]Reading, error) { return []Reading{{Value: 1}}, nil },
@@ -283,6 +281,8 @@ func TestAFailedLookHidesNothingElse(t *testing.T) {
 	}
 }
 
+// Over the wire: a collector that answers 503 for a while is tried again, and
+// what it takes then arrives.
 func TestExportOverHTTP(t *testing.T) {
 	var refused, took atomic.Int64
 	away := atomic.Bool{}
