@@ -12,7 +12,6 @@ import (
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/mail"
-	"github.com/kiosk-shop/kiosk/shared/openfaas"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
@@ -63,7 +62,7 @@ func sendLetters(letters *mail.Letters, writers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		if queued, err := strconv.ParseInt(r.Header.Get(openfaas.QueuedHeader), 10, 64); err == nil {
+		if queued, err := strconv.ParseInt(r.Header.Get(mail.QueuedHeader), 10, 64); err == nil {
 			delays.Record(r.Context(), max(time.Since(time.UnixMilli(queued)), 0), nil)
 		}
 		var body struct {

@@ -198,6 +198,10 @@ type Letters struct {
 // Function is the function that sends mails and letters.
 const Function = "send-email"
 
+// QueuedHeader says when an asynchronous invocation of Function was queued, in
+// milliseconds of Unix's clock.
+const QueuedHeader = "Kiosk-Queued-At"
+
 // MaxLetters is how many letters Send takes at once.
 const MaxLetters = 64
 

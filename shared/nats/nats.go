@@ -14,7 +14,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
-	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
@@ -269,31 +268,6 @@ func (c *Conn) MakeRoom(ctx context.Context) error {
 	}
 	log.Warn("room made in the stream of events", "removed_before", keep, "slowest_consumer", slowest)
 	return nil
-}
-
-// Announcer is an order.Announcer.
-type Announcer struct {
-	Conn      *Conn
-	Confirmed bool // wait until the stream has stored the events
-}
-
-// Announce publishes that orders were placed.
-func (a Announcer) Announce(ctx context.Context, orders ...order.Order) error {
-	entries := make([]outbox.Entry, len(orders))
-	for i, o := range orders {
-		var err error
-		if entries[i], err = o.Created(); err != nil {
-			return err
-		}
-	}
-	if a.Confirmed {
-		return errors.Join(a.Conn.Publish(ctx, entries)...)
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, a.Conn.Send(ctx, e))
-	}
-	return errors.Join(errs...)
 }
 
 func message(e outbox.Entry) *nats.Msg {

@@ -67,10 +67,6 @@ func (p *Post) Send(ctx context.Context, letters []kiosk.ID) error {
 	return p.call(ctx, trace.SpanKindClient, "function", letters, http.StatusNoContent)
 }
 
-// QueuedHeader says when an asynchronous invocation was queued, in milliseconds
-// of Unix's clock.
-const QueuedHeader = "Kiosk-Queued-At"
-
 // call has letters sent, in the trace that ctx notes: of what they were written
 // for, not of this call, whose span is lost with this process.
 func (p *Post) call(ctx context.Context, kind trace.SpanKind, path string, letters []kiosk.ID, want int) (err error) {
@@ -97,7 +93,7 @@ func (p *Post) call(ctx context.Context, kind trace.SpanKind, path string, lette
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
 	if kind == trace.SpanKindProducer {
-		req.Header.Set(QueuedHeader, strconv.FormatInt(time.Now().UnixMilli(), 10))
+		req.Header.Set(mail.QueuedHeader, strconv.FormatInt(time.Now().UnixMilli(), 10))
 	}
 	if origin.Parent != "" {
 		req.Header.Set("Traceparent", origin.Parent)

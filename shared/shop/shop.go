@@ -343,6 +343,13 @@ func (s *Shop) Fulfilment() *order.Fulfilment {
 	}
 }
 
+// FulfilOrders takes the stock of orders beside the function's requests, until
+// ctx ends: at most batch of them in one transaction.
+func (s *Shop) FulfilOrders(ctx context.Context, batch int) {
+	consumer := s.NATS().NewOrderConsumer(s.function, s.Fulfilment().Fulfil)
+	s.Run(ctx, func(ctx context.Context) { consumer.Run(ctx, batch) })
+}
+
 // Sender hands mails to the mail server.
 func (s *Shop) Sender() *mail.Sender {
 	return &mail.Sender{Transport: s.mailServer(), Records: s.db.Mails(), Now: now}
