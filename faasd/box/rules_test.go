@@ -112,28 +112,30 @@ func clean(t *testing.T, lasts time.Duration) map[string]string {
 	n := int(lasts / step)
 	flat := func(value string) string { return fmt.Sprintf("%sx%d", value, n) }
 	series := map[string]string{
-		`up{job="telemetry",instance="telemetry:4318"}`:                                                                   flat("1"),
-		`up{job="gateway",instance="gateway:8082"}`:                                                                       flat("1"),
-		`up{job="provider",instance="faasd-provider:8081"}`:                                                               flat("1"),
-		`telemetry_sink_points_total`:                                                                                     flat("1+500"),
-		`telemetry_sink_points_dropped_total{reason="gave_way"}`:                                                          flat("0"),
-		`telemetry_sink_spans_dropped_total{reason="gave_way"}`:                                                           flat("0+1000"), // as it should be
-		`telemetry_sink_spans_dropped_total{reason="too_large"}`:                                                          flat("0"),
-		`kiosk_telemetry_dropped_total{job="edge"}`:                                                                       flat("0"),
-		`kiosk_outbox_entries{job="outbox-relay"}`:                                                                        flat("3"),
-		`kiosk_outbox_age_seconds{job="outbox-relay"}`:                                                                    flat("0.4"),
-		`kiosk_orders_waiting{job="outbox-relay"}`:                                                                        flat("2"),
-		`kiosk_orders_waiting_age_seconds{job="outbox-relay"}`:                                                            flat("0.1"),
-		`kiosk_dead_letters{job="outbox-relay"}`:                                                                          flat("0"),
-		`kiosk_stream_size_bytes{job="outbox-relay"}`:                                                                     flat("400000000+1000000"),
-		`kiosk_stream_limit_bytes{job="outbox-relay"}`:                                                                    flat("1073741824"),
-		`kiosk_consumer_lag{job="outbox-relay",messaging_consumer_group_name="inventory-updater"}`:                        flat("12"),
-		`kiosk_cache_overdue{job="orders"}`:                                                                               flat("0"),
-		`kiosk_redis_away_total{job="orders"}`:                                                                            flat("0"),
-		`kiosk_letters_total{job="send-email",kiosk_outcome="sent",kiosk_letter_template="confirmation"}`:                 flat("0+100"),
-		`kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`:              flat("0"),
-		`kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`:                 flat("0"),
-		`kiosk_letters_total{job="send-email",kiosk_outcome="limited",kiosk_letter_template="confirmation"}`:              flat("0"),
+		`up{job="telemetry",instance="telemetry:4318"}`:                                                      flat("1"),
+		`up{job="gateway",instance="gateway:8082"}`:                                                          flat("1"),
+		`up{job="provider",instance="faasd-provider:8081"}`:                                                  flat("1"),
+		`telemetry_sink_points_total`:                                                                        flat("1+500"),
+		`telemetry_sink_points_dropped_total{reason="gave_way"}`:                                             flat("0"),
+		`telemetry_sink_spans_dropped_total{reason="gave_way"}`:                                              flat("0+1000"), // as it should be
+		`telemetry_sink_spans_dropped_total{reason="too_large"}`:                                             flat("0"),
+		`kiosk_telemetry_dropped_total{job="edge"}`:                                                          flat("0"),
+		`kiosk_outbox_entries{job="outbox-relay"}`:                                                           flat("3"),
+		`kiosk_outbox_age_seconds{job="outbox-relay"}`:                                                       flat("0.4"),
+		`kiosk_orders_waiting{job="outbox-relay"}`:                                                           flat("2"),
+		`kiosk_orders_waiting_age_seconds{job="outbox-relay"}`:                                               flat("0.1"),
+		`kiosk_dead_letters{job="outbox-relay"}`:                                                             flat("0"),
+		`kiosk_stream_size_bytes{job="outbox-relay"}`:                                                        flat("400000000+1000000"),
+		`kiosk_stream_limit_bytes{job="outbox-relay"}`:                                                       flat("1073741824"),
+		`kiosk_consumer_lag{job="outbox-relay",messaging_consumer_group_name="inventory-updater"}`:           flat("12"),
+		`kiosk_cache_overdue{job="orders"}`:                                                                  flat("0"),
+		`kiosk_redis_away_total{job="orders"}`:                                                               flat("0"),
+		`kiosk_letters_total{job="send-email",kiosk_outcome="sent",kiosk_letter_template="confirmation"}`:    flat("0+100"),
+		`kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`: flat("0"),
+		`kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`:    flat("0"),
+		`kiosk_letters_total{job="send-email",kiosk_outcome="limited",kiosk_letter_template="confirmation"}`: flat("0"),
+		relayed: flat("0+1"), // a process that was replaced has left something
+		queued:  flat("0+30"),
 		`kiosk_orders_total{job="create-order",kiosk_outcome="placed"}`:                                                   flat("0+100"),
 		`kiosk_login_refusals_total{job="authenticate",kiosk_reason="limit"}`:                                             flat("0+1"),
 		`http_server_request_duration_seconds_count{job="edge",http_route="/api/orders",http_response_status_code="201"}`: flat("0+100"),
@@ -163,6 +165,8 @@ const (
 	placed        = `http_server_request_duration_seconds_count{job="edge",http_route="/api/orders",http_response_status_code="201"}`
 	failed        = `http_server_request_duration_seconds_count{job="edge",http_route="/api/orders",http_response_status_code="503"}`
 	refused       = `kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`
+	relayed       = `kiosk_outbox_relayed_total{job="outbox-relay"}`
+	queued        = `kiosk_queue_delay_seconds_count{job="send-email"}`
 	postponed     = `kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`
 )
 
@@ -194,6 +198,7 @@ func effects(t *testing.T) map[string][]effect {
 	fails := map[string]string{placed: values(began, "0+100", frozen(100)), failed: values(began, "0", "1+100")}
 	lettersWait := []effect{{grows(outboxAge), "OutboxWaits", "", 120 * time.Second}}
 	mailAway := append(lettersWait, effect{map[string]string{postponed: values(began, "0", "1+4")}, "LettersPostponed", "", 30 * time.Second})
+	queueAway := []effect{{map[string]string{relayed: values(began, "0", "0+20"), queued: values(began, "0+30", frozen(30))}, "QueueAway", "", 90 * time.Second}}
 	ordersWait := []effect{{grows(ordersAge), "OrdersWait", "", 60 * time.Second},
 		{map[string]string{ordersWaiting: values(began, "0", "0+1000")}, "ManyOrdersWait", "", 2 * time.Minute}}
 	of := map[string][]effect{
@@ -201,13 +206,13 @@ func effects(t *testing.T) map[string][]effect {
 		"nats":                  append(ordersWait, effect{gone(lag), "EventsBlind", "", 30 * time.Second}),
 		"redis":                 {{map[string]string{`kiosk_redis_away_total{job="orders"}`: values(began, "0", "1+8")}, "RedisAway", "", 20 * time.Second}, {map[string]string{`kiosk_cache_overdue{job="orders"}`: values(began, "0", "3")}, "CopiesOverdue", "", time.Minute}},
 		"mail":                  mailAway,
-		"nats-streaming-server": lettersWait,
-		"nats-queue-worker":     lettersWait,
+		"nats-streaming-server": queueAway,
+		"nats-queue-worker":     queueAway,
 		"gateway": {{fails, "RequestsFail", "edge", 20 * time.Second},
 			{map[string]string{`up{job="gateway",instance="gateway:8082"}`: values(began, "1", "0")}, "GatewayAway", "gateway", 30 * time.Second}},
 		"disk documents":             {{fails, "RequestsFail", "edge", 20 * time.Second}},
 		"disk nats":                  ordersWait,
-		"disk nats-streaming-server": lettersWait,
+		"disk nats-streaming-server": queueAway,
 		"mail tempfail":              mailAway,
 		"mail permfail":              {{map[string]string{refused: values(began, "0", "1")}, "LettersRefused", "", 0}},
 		"mail hang":                  mailAway,
