@@ -24,7 +24,7 @@ const user, password = "kiosk", "pässword, with = signs"
 
 func locked(t testing.TB, opts documents.Options) *documents.Server {
 	opts.User, opts.Password, opts.NoSync = user, password, true
-	return start(t, opts)
+	return documents.Start(t, opts)
 }
 
 // connectAs connects with the credentials, with none where cred is nil.
@@ -100,7 +100,7 @@ func TestAuthentication(t *testing.T) {
 		t.Errorf("%d documents, %v", n, err)
 	}
 	// Without a user nobody can authenticate, and nobody needs to.
-	open := start(t, documents.Options{NoSync: true})
+	open := documents.Start(t, documents.Options{NoSync: true})
 	if err := connectAs(t, open, &options.Credential{Username: user, Password: password}).Ping(ctx, nil); err == nil || !strings.Contains(err.Error(), "Authentication failed.") {
 		t.Errorf("%v", err)
 	}

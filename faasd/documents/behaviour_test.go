@@ -36,7 +36,7 @@ func hasCode(err error, code int) bool {
 // TestPlans asks which index answers a query.
 func TestPlans(t *testing.T) {
 	ctx := testContext(t)
-	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("plans")
+	db := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("plans")
 	c := db.Collection("c")
 	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{
 		{Keys: d("email", 1), Options: options.Index().SetUnique(true)},
@@ -118,7 +118,7 @@ func TestPlans(t *testing.T) {
 // in its order, and no further than the limit; and so it is before it.
 func TestReadingOn(t *testing.T) {
 	ctx := testContext(t)
-	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("lists")
+	db := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("lists")
 	c := db.Collection("c")
 	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{{Keys: d("a", 1, "_id", 1)}, {Keys: d("kind", 1, "a", 1, "_id", 1)}, {Keys: d("words", 1)}}))
 	var docs []any
@@ -180,7 +180,7 @@ func TestReadingOn(t *testing.T) {
 // counting them and passing over them reads none.
 func TestCountsByKeys(t *testing.T) {
 	ctx := testContext(t)
-	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("counts")
+	db := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("counts")
 	c := db.Collection("c")
 	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{
 		{Keys: d("user", 1, "at", -1)}, {Keys: d("name", 1)}, {Keys: d("tags", 1)},
@@ -259,7 +259,7 @@ func TestCountsByKeys(t *testing.T) {
 // of, and of one that decides whether the document belongs into it.
 func TestUntouchedIndexes(t *testing.T) {
 	ctx := testContext(t)
-	c := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("touched").Collection("c")
+	c := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("touched").Collection("c")
 	must[[]string](t)(c.Indexes().CreateMany(ctx, []mongo.IndexModel{
 		{Keys: d("a.b", 1)},
 		{Keys: d("sku", 1), Options: options.Index().SetUnique(true).SetPartialFilterExpression(d("live", true))},
@@ -291,7 +291,7 @@ func TestUntouchedIndexes(t *testing.T) {
 // MongoDB does not have by MongoDB's code; on an empty collection as well.
 func TestRefusals(t *testing.T) {
 	ctx := testContext(t)
-	db := connect(t, start(t, documents.Options{NoSync: true}).URI()).Database("refusals")
+	db := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("refusals")
 	must[*mongo.InsertOneResult](t)(db.Collection("there").InsertOne(ctx, d("a", 1)))
 	tests := []struct {
 		cmd  bson.D
@@ -368,7 +368,7 @@ func TestRefusals(t *testing.T) {
 // TestDuplicates: the error of a unique index says all that MongoDB's does.
 func TestDuplicates(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
 	c := client.Database("dup").Collection("users")
 	must[string](t)(c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("email", 1, "shop", -1), Options: options.Index().SetUnique(true).SetName("who")}))
 	must[*mongo.InsertOneResult](t)(c.InsertOne(ctx, d("_id", 1, "email", "a@b", "shop", 2)))
@@ -439,7 +439,7 @@ func session(t *testing.T, client *mongo.Client) (*mongo.Session, context.Contex
 // unique key, and who comes after the commit is told of the duplicate.
 func TestUniqueBetweenTransactions(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
 	c := client.Database("u").Collection("c")
 	must[string](t)(c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("k", 1), Options: options.Index().SetUnique(true)}))
 	s1, c1 := session(t, client)
@@ -465,7 +465,7 @@ func TestUniqueBetweenTransactions(t *testing.T) {
 
 func TestTransactionStates(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true, TransactionLifetime: 1500 * time.Millisecond}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true, TransactionLifetime: 1500 * time.Millisecond}).URI())
 	db := client.Database("txn")
 	c := db.Collection("c")
 
@@ -633,7 +633,7 @@ func TestCloseWithOpenTransaction(t *testing.T) {
 
 func TestTTL(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true, TTLInterval: 20 * time.Millisecond}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true, TTLInterval: 20 * time.Millisecond}).URI())
 	c := client.Database("ttl").Collection("c")
 	must[string](t)(c.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: d("at", 1), Options: options.Index().SetExpireAfterSeconds(60)}))
 	must[*mongo.InsertManyResult](t)(c.InsertMany(ctx, []any{
@@ -649,7 +649,7 @@ func TestTTL(t *testing.T) {
 // TestCursors reads on while others write and drop.
 func TestCursors(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
 	c := client.Database("cur").Collection("c")
 	var docs []any
 	for i := range 1000 {
@@ -691,7 +691,7 @@ func TestCursors(t *testing.T) {
 
 func TestUnacknowledged(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
 	c := client.Database("w0").Collection("c", options.Collection().SetWriteConcern(writeconcern.Unacknowledged()))
 	if _, err := c.InsertOne(ctx, d("_id", 1)); err != nil {
 		t.Fatal(err)
@@ -701,11 +701,11 @@ func TestUnacknowledged(t *testing.T) {
 
 // TestOpenErrors: what a user can do something about is said in one line.
 func TestOpenErrors(t *testing.T) {
-	srv := start(t, documents.Options{})
+	srv := documents.Start(t, documents.Options{})
 	l := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	defer l.Close()
 	dir := t.TempDir()
-	first := start(t, documents.Options{Dir: dir})
+	first := documents.Start(t, documents.Options{Dir: dir})
 	for _, test := range []struct {
 		opts documents.Options
 		says string

@@ -38,7 +38,9 @@ func TestMain(m *testing.M) {
 		srv.Close()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	t.end()
+	os.Exit(code)
 }
 
 // process is a server that can be killed.
@@ -283,7 +285,7 @@ func waitFor(t testing.TB, done func() bool) {
 // server's, allows, and how the usual remedy, writing what was read, works.
 func TestWriteSkew(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{NoSync: true}).URI())
+	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
 	doctors := client.Database("ward").Collection("doctors")
 	for _, guard := range []bool{false, true} {
 		doctors.Drop(ctx)

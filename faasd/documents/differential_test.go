@@ -324,7 +324,7 @@ func TestDifferential(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	again := connect(t, start(t, documents.Options{Dir: dir, NoSync: true}).URI())
+	again := connect(t, documents.Start(t, documents.Options{Dir: dir, NoSync: true}).URI())
 	for _, k := range remembered {
 		if got := answer(ctx, again.Database("differential").Collection(k.coll), k.query, k.sort); !reflect.DeepEqual(got, k.want) {
 			t.Errorf("after a restart %v finds %v, before %v", k.query, got, k.want)

@@ -1,12 +1,12 @@
-// Package documents is a small document server that speaks MongoDB's wire
-// protocol: enough of MongoDB 4.4 for an application and its tests, with
-// transactions, durable, in one process and one file. It is made for
-// development and tests; production is MongoDB.
+// Package documents is a document server for development and tests that speaks
+// MongoDB's wire protocol to unmodified drivers: enough of MongoDB 4.4 for an
+// application, with transactions, unique indexes and durable writes, in one
+// process and one file. Production is MongoDB.
 //
-//	srv, err := documents.Open(documents.Options{Dir: dir})
-//	...
-//	defer srv.Close()
-//	client, err := mongo.Connect(options.Client().ApplyURI(srv.URI()))
+// A test calls [Start]; a program calls [Open] and [Server.Close]. Both return a
+// [Server], whose [Server.URI] is what a driver connects to. What the server
+// supports, what it refuses, and how it is compared with MongoDB stands in its
+// README.
 package documents
 
 import (
@@ -26,6 +26,13 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/command"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
+)
+
+const (
+	// Version is the version of this module.
+	Version = "0.1.0"
+	// MongoDBVersion is the version of MongoDB that the server says it is.
+	MongoDBVersion = command.MongoDBVersion
 )
 
 // Options of a server. The zero value of each field means its default.
@@ -134,6 +141,35 @@ func Open(opts Options) (*Server, error) {
 	})
 	s.wg.Go(s.accept)
 	return s, nil
+}
+
+// T is what [Start] uses of a *testing.T or *testing.B.
+type T interface {
+	Helper()
+	TempDir() string
+	Cleanup(func())
+	Error(args ...any)
+	Fatal(args ...any)
+}
+
+// Start returns a server for one test, in a temporary directory unless opts
+// names one. It closes the server when the test ends, and fails the test where
+// the server cannot be opened or closed.
+func Start(t T, opts Options) *Server {
+	t.Helper()
+	if opts.Dir == "" {
+		opts.Dir = t.TempDir()
+	}
+	srv, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return srv
 }
 
 // Addr is the address that the server listens at.

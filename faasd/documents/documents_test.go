@@ -3,6 +3,10 @@ package documents_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,22 +19,40 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents"
 )
 
-// start opens a server on a directory of its own.
-func start(t testing.TB, opts documents.Options) *documents.Server {
-	t.Helper()
-	if opts.Dir == "" {
-		opts.Dir = t.TempDir()
-	}
-	srv, err := documents.Open(opts)
+// t stands for the *testing.T of a test in [ExampleStart].
+var t = &exampleT{}
+
+type exampleT struct{ cleanups []func() }
+
+func (*exampleT) Helper()             {}
+func (*exampleT) Error(args ...any)   { panic(fmt.Sprint(args...)) }
+func (e *exampleT) Fatal(args ...any) { e.Error(args...) }
+func (e *exampleT) Cleanup(f func())  { e.cleanups = append(e.cleanups, f) }
+
+func (e *exampleT) TempDir() string {
+	dir, err := os.MkdirTemp("", "documents-")
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
-	t.Cleanup(func() {
-		if err := srv.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return srv
+	e.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func (e *exampleT) end() {
+	for _, f := range slices.Backward(e.cleanups) {
+		f()
+	}
+}
+
+// TestReadme: the test in README.md has the lines of [ExampleStart].
+func TestReadme(t *testing.T) {
+	readme := string(must[[]byte](t)(os.ReadFile("README.md")))
+	example := string(must[[]byte](t)(os.ReadFile("example_test.go")))
+	_, body, _ := strings.Cut(readme, "(t *testing.T) {\n")
+	body, _, ok := strings.Cut(body, "}\n```")
+	if want := "func ExampleStart() {\n" + body; !ok || body == "" || !strings.Contains(example, want) {
+		t.Errorf("example_test.go should have the test of README.md:\n%s", want)
+	}
 }
 
 func connect(t testing.TB, uri string) *mongo.Client {
@@ -60,7 +82,7 @@ func must[T any](t testing.TB) func(v T, err error) T {
 }
 
 func TestConnect(t *testing.T) {
-	srv := start(t, documents.Options{})
+	srv := documents.Start(t, documents.Options{})
 	for _, uri := range []string{srv.URI(), "mongodb://" + srv.Addr() + "/?directConnection=true"} {
 		ctx := testContext(t)
 		if err := connect(t, uri).Ping(ctx, nil); err != nil {
@@ -72,7 +94,7 @@ func TestConnect(t *testing.T) {
 // A shop's typical traffic.
 func TestShop(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{}).URI())
+	client := connect(t, documents.Start(t, documents.Options{}).URI())
 	db := client.Database("shop")
 	products := db.Collection("products")
 	names, err := products.Indexes().CreateMany(ctx, []mongo.IndexModel{
@@ -174,7 +196,7 @@ func txnOptions() *options.TransactionOptionsBuilder {
 
 func TestTransactions(t *testing.T) {
 	ctx := testContext(t)
-	client := connect(t, start(t, documents.Options{}).URI())
+	client := connect(t, documents.Start(t, documents.Options{}).URI())
 	a, b := client.Database("bank").Collection("a"), client.Database("bank").Collection("b")
 	must[*mongo.InsertOneResult](t)(a.InsertOne(ctx, bson.D{{Key: "_id", Value: 1}, {Key: "n", Value: 10}}))
 

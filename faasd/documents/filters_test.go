@@ -15,7 +15,7 @@ import (
 // them: over values of every kind, which documents does a filter find?
 func TestFilters(t *testing.T) {
 	ctx := testContext(t)
-	c := connect(t, start(t, documents.Options{}).URI()).Database("shop").Collection("values")
+	c := connect(t, documents.Start(t, documents.Options{}).URI()).Database("shop").Collection("values")
 	must[*mongo.InsertManyResult](t)(c.InsertMany(ctx, extended[[]bson.D](t, `[
 		{"_id": 1, "v": 5}, {"_id": 2, "v": {"$numberLong": "8"}}, {"_id": 3, "v": 2.5}, {"_id": 4, "v": "abc"}, {"_id": 5, "v": "ABx"},
 		{"_id": 6, "v": [1, 2, 3]}, {"_id": 7, "v": [{"a": 1, "b": 2}, {"a": 3}]}, {"_id": 8, "v": null}, {"_id": 9}, {"_id": 10, "v": {"a": 1, "b": 2}},

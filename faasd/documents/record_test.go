@@ -75,7 +75,7 @@ func TestRecord(t *testing.T) {
 	uri := os.Getenv("MONGO_URI")
 	real := uri != ""
 	if !real {
-		uri = start(t, documents.Options{NoSync: true}).URI()
+		uri = documents.Start(t, documents.Options{NoSync: true}).URI()
 	}
 	client := connect(t, uri)
 	if real {

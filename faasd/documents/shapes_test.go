@@ -46,7 +46,7 @@ func all(ctx context.Context) func(cursor *mongo.Cursor, err error) ([]bson.D, e
 }
 
 func shapes(t *testing.T) *mongo.Collection {
-	c := connect(t, start(t, documents.Options{}).URI()).Database("shop").Collection("shapes")
+	c := connect(t, documents.Start(t, documents.Options{}).URI()).Database("shop").Collection("shapes")
 	must[*mongo.InsertManyResult](t)(c.InsertMany(testContext(t), extended[[]bson.D](t, `[
 		{"_id": 1, "sku": "a", "qty": 5, "tags": ["x", "y"], "dims": {"w": 1, "h": 2}, "lines": [{"p": 1, "q": 2}, {"p": 2, "q": 1}]},
 		{"_id": 2, "sku": "b", "qty": 7, "tags": [], "dims": {"w": 3, "h": 4}, "lines": [{"p": 2, "q": 5}]},

@@ -82,7 +82,7 @@ func TestSpecifications(t *testing.T) {
 		for _, r := range specRuns {
 			t.Run(r.suites[0].name, func(t *testing.T) {
 				t.Parallel()
-				srv := start(t, documents.Options{FailPoints: true, NoSync: true})
+				srv := documents.Start(t, documents.Options{FailPoints: true, NoSync: true})
 				got := runTests(t, binaries[r.pkg], filepath.Join(dir, r.pkg), r.run, srv.URI())
 				for _, s := range r.suites {
 					res := results[s.name]

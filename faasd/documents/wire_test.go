@@ -57,7 +57,7 @@ func readReply(conn net.Conn) (bson.Raw, error) {
 // TestHostileMessages: whatever a client sends, the server answers or hangs
 // up, and goes on serving others.
 func TestHostileMessages(t *testing.T) {
-	srv := start(t, documents.Options{NoSync: true})
+	srv := documents.Start(t, documents.Options{NoSync: true})
 	ping, _ := bson.Marshal(d("ping", 1, "$db", "admin"))
 	section := append([]byte{0, 0, 0, 0, 0}, ping...)
 	for name, b := range map[string][]byte{

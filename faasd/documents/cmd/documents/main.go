@@ -36,7 +36,12 @@ func run() error {
 	sync := flag.Bool("sync", true, "wait for the disk before acknowledging a write")
 	withParent := flag.Bool("exit-with-parent", false, "exit when standard input ends")
 	verbose := flag.Bool("debug", false, "log more")
+	version := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()
+	if *version {
+		fmt.Printf("documents %s (MongoDB %s)\n", documents.Version, documents.MongoDBVersion)
+		return nil
+	}
 	if flag.NArg() > 0 {
 		return fmt.Errorf("documents: unexpected argument %q", flag.Arg(0))
 	}

@@ -26,7 +26,7 @@ func newUUID() (id [16]byte) {
 }
 
 func buildInfo(r *Request) error {
-	r.out = bsoncore.AppendStringElement(r.out, "version", Version)
+	r.out = bsoncore.AppendStringElement(r.out, "version", MongoDBVersion)
 	r.out = bsoncore.AppendStringElement(r.out, "gitVersion", "kiosk-documents")
 	r.out = bsoncore.BuildArrayElement(r.out, "modules")
 	r.out = bsoncore.AppendStringElement(r.out, "sysInfo", "deprecated")
@@ -107,7 +107,7 @@ func serverStatus(r *Request) error {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	r.out = bsoncore.AppendStringElement(r.out, "host", host)
-	r.out = bsoncore.AppendStringElement(r.out, "version", Version)
+	r.out = bsoncore.AppendStringElement(r.out, "version", MongoDBVersion)
 	r.out = bsoncore.AppendStringElement(r.out, "process", "documents")
 	r.out = bsoncore.AppendInt64Element(r.out, "pid", int64(os.Getpid()))
 	r.out = bsoncore.AppendDoubleElement(r.out, "uptime", up.Seconds())

@@ -148,7 +148,7 @@ func (r *Request) explained(sel selection, verbosity string, rest ...aggregate.S
 		}
 		r.out = bsoncore.BuildDocumentElement(r.out, "serverInfo",
 			bsoncore.AppendStringElement(nil, "host", r.e.cfg.Address),
-			bsoncore.AppendStringElement(nil, "version", Version))
+			bsoncore.AppendStringElement(nil, "version", MongoDBVersion))
 		return nil
 	})
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
 )
 
-// Version is the MongoDB version whose behaviour this server follows.
-const Version = "4.4.29"
+// MongoDBVersion is the version whose behaviour this server follows.
+const MongoDBVersion = "4.4.29"
 
 // maxWireVersion is that of MongoDB 4.4.
 const maxWireVersion = 9
