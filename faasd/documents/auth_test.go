@@ -272,7 +272,7 @@ func TestStrangersAreBounded(t *testing.T) {
 		all = append(all, c)
 	}
 	if grown := int64(heap()) - int64(before); grown > 32<<20 {
-		t.Errorf("200 strangers cost %d MB", grown>>20)
+		t.Errorf("200 connections cost %d MB", grown>>20)
 	}
 	for _, c := range all {
 		if err := c.closed(); err != nil {
@@ -323,9 +323,9 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 }
 
-// TestStrangersGiveWay: whoever takes all connections keeps nobody out who can
+// TestUnauthenticatedConnectionsAreBounded: clients that open all connections do not keep out one that can
 // authenticate.
-func TestStrangersGiveWay(t *testing.T) {
+func TestUnauthenticatedConnectionsAreBounded(t *testing.T) {
 	srv := locked(t, documents.Options{MaxConnections: 20})
 	ctx := testContext(t)
 	customer := dial(t, srv)

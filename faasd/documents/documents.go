@@ -42,37 +42,39 @@ type Options struct {
 	// Addr is the TCP address to listen at. Default "127.0.0.1:0", a free
 	// port.
 	Addr string
-	// User and Password are who may use the server, by SCRAM-SHA-256. The
-	// user belongs to the database admin. Without them there is no
-	// authentication: then do not open the server to a network.
+	// User and Password are the credentials of the server's one user, who
+	// belongs to the database admin and authenticates by SCRAM-SHA-256.
+	// Without them there is no authentication: keep Addr on the loopback then.
 	User, Password string
-	// AuthTimeout is how long a connection may take for its first message, for
-	// the rest of one that has begun, and between the steps of authenticating.
-	// It does not concern authenticated connections. Default ten seconds.
+	// AuthTimeout bounds the wait for a connection's first message, for the
+	// rest of a message that has begun, and for the next step of
+	// authentication. Authenticated connections have no such bound. Default
+	// ten seconds.
 	AuthTimeout time.Duration
-	// ReplicaSet is the name of the replica set of one that the server
-	// presents itself as. Default "rs0".
+	// ReplicaSet is the name of the replica set whose only member is this
+	// server. Default "rs0".
 	ReplicaSet string
 	// NoSync acknowledges writes before they are on disk: they survive the
 	// process, but not a power cut. Default false.
 	NoSync bool
 	// FailPoints allows configureFailPoint, for tests. Default false.
 	FailPoints bool
-	// TransactionLifetime is after how long an open transaction is aborted.
+	// TransactionLifetime bounds how long a transaction can be open; a longer
+	// one is aborted.
 	// Default one minute, as MongoDB's.
 	TransactionLifetime time.Duration
-	// TTLInterval is how often expired documents are removed. Default one
+	// TTLInterval is the time between two removals of expired documents. Default one
 	// minute, as MongoDB's.
 	TTLInterval time.Duration
-	// CursorIdle is after how long an unused cursor is closed. Default ten
-	// minutes, as MongoDB's.
+	// CursorIdle bounds how long a cursor can be unused; then it is closed.
+	// Default ten minutes, as MongoDB's.
 	CursorIdle time.Duration
-	// SlowQuery is from which duration on a command is logged. Default 100 ms,
-	// as MongoDB's.
+	// SlowQuery is the duration from which on a command is logged. Default
+	// 100 ms, as MongoDB's.
 	SlowQuery time.Duration
 	// MaxConnections bounds open connections. Default 10,000.
 	MaxConnections int
-	// Log takes what the server has to say. Default nothing.
+	// Log receives the server's log messages. Default nil, which discards them.
 	Log *slog.Logger
 }
 
@@ -83,18 +85,19 @@ type Server struct {
 	engine   *command.Engine
 	listener net.Listener
 	mu       sync.Mutex
-	conns    map[*command.Conn]func() // each with what hangs up
+	conns    map[*command.Conn]func() // the function closes the connection
 	closing  bool
 	wg       sync.WaitGroup
 	nextID   atomic.Int64
 }
 
-// Open opens the data and begins to serve. The errors that a user can do
-// something about, a port in use, a directory that is locked or not writable,
-// say so in one line.
+// Open opens the data directory and returns a server that accepts connections.
+// It fails with an error of one line where the address is in use, where the
+// directory cannot be written or is in use by another process, and where only
+// one of user and password is given.
 func Open(opts Options) (*Server, error) {
 	if opts.Dir == "" {
-		return nil, errors.New("documents: no data directory given")
+		return nil, errors.New("documents: no data directory: set Options.Dir")
 	}
 	opts.Addr = cmp.Or(opts.Addr, "127.0.0.1:0")
 	opts.ReplicaSet = cmp.Or(opts.ReplicaSet, "rs0")
@@ -115,7 +118,7 @@ func Open(opts Options) (*Server, error) {
 	l, err := net.Listen("tcp", opts.Addr)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("documents: port in use: something already listens at %s", opts.Addr)
+			return nil, fmt.Errorf("documents: port in use: another program listens at %s, choose another address", opts.Addr)
 		}
 		return nil, fmt.Errorf("documents: cannot listen at %s: %w", opts.Addr, err)
 	}
@@ -172,16 +175,17 @@ func Start(t T, opts Options) *Server {
 	return srv
 }
 
-// Addr is the address that the server listens at.
+// Addr returns the address that the server listens at.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// URI is a connection string for the server, without a user and password.
+// URI returns a connection string for the server, without user and password.
 func (s *Server) URI() string {
 	return "mongodb://" + s.Addr() + "/?replicaSet=" + s.opts.ReplicaSet
 }
 
-// Close stops serving. Writes under way are finished, open transactions are
-// aborted, and the data is closed.
+// Close closes all connections and the data file. Writes that have begun are
+// finished, open transactions are aborted. It fails where the file cannot be
+// closed; a second call returns nil at once.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closing {
@@ -212,8 +216,8 @@ func (s *Server) accept() {
 			if closing || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			s.opts.Log.Error("accept", "error", err)
-			time.Sleep(10 * time.Millisecond) // out of descriptors, mostly
+			s.opts.Log.Error("connection not accepted", "error", err)
+			time.Sleep(10 * time.Millisecond) // mostly, the process has no free file descriptor
 			continue
 		}
 		s.mu.Lock()
@@ -222,10 +226,10 @@ func (s *Server) accept() {
 			c.Close()
 			continue
 		}
-		gone := make(chan struct{})
-		conn := &command.Conn{ID: s.nextID.Add(1), Remote: c.RemoteAddr().String(), Local: c.LocalAddr().String(), Gone: gone}
+		closed := make(chan struct{})
+		conn := &command.Conn{ID: s.nextID.Add(1), Remote: c.RemoteAddr().String(), Local: c.LocalAddr().String(), Closed: closed}
 		s.conns[conn] = func() {
-			close(gone)
+			close(closed)
 			c.Close()
 		}
 		s.wg.Go(func() { s.serve(c, conn) })
@@ -233,46 +237,46 @@ func (s *Server) accept() {
 	}
 }
 
-// makeRoom reports whether one more connection may be had. Connections that
-// have not authenticated never take more than half of what there is: the
-// oldest of them gives way to a new one, which may be about to authenticate.
-// The lock is held.
+// makeRoom reports whether one more connection can be accepted. Connections
+// that have not authenticated take half of MaxConnections at most, and
+// maxUnauthenticated: beyond that, a new one closes the oldest of them. The
+// caller holds the lock.
 func (s *Server) makeRoom() bool {
 	var oldest *command.Conn
-	strangers := 0
+	unauthenticated := 0
 	for c := range s.conns {
 		if !s.engine.Authenticated(c) {
-			strangers++
+			unauthenticated++
 			if oldest == nil || c.ID < oldest.ID {
 				oldest = c
 			}
 		}
 	}
-	if oldest != nil && (strangers >= min(s.opts.MaxConnections/2, maxStrangers) || len(s.conns) >= s.opts.MaxConnections) {
+	if oldest != nil && (unauthenticated >= min(s.opts.MaxConnections/2, maxUnauthenticated) || len(s.conns) >= s.opts.MaxConnections) {
 		s.drop(oldest)
 	}
 	return len(s.conns) < s.opts.MaxConnections
 }
 
-// drop closes a connection, if that has not been done. The lock is held.
+// drop closes a connection unless it is closed. The caller holds the lock.
 func (s *Server) drop(c *command.Conn) {
-	if hangUp, ok := s.conns[c]; ok {
+	if closeConn, ok := s.conns[c]; ok {
 		delete(s.conns, c)
-		hangUp()
+		closeConn()
 	}
 }
 
 const (
 	// keepBuffer is the largest buffer that a connection keeps between requests.
 	keepBuffer = 1 << 20
-	// maxStrangers bounds the connections that have not authenticated.
-	maxStrangers = 1000
-	// maxGreeting bounds their messages, in bytes: a greeting takes 1 KB.
-	maxGreeting = 16 << 10
-	// greetingInterval is how long one may be silent that has greeted: a
-	// driver watches the server on a connection that never authenticates, and
-	// greets there every ten seconds.
-	greetingInterval = 2 * time.Minute
+	// maxUnauthenticated bounds the connections that have not authenticated.
+	maxUnauthenticated = 1000
+	// maxHandshake bounds their messages, in bytes: a handshake has 1 KB.
+	maxHandshake = 16 << 10
+	// heartbeatTimeout bounds the time between two messages on a connection
+	// that has sent hello and not authenticated: a driver monitors the server
+	// on such a connection, with a hello every ten seconds.
+	heartbeatTimeout = 2 * time.Minute
 )
 
 func (s *Server) serve(nc net.Conn, conn *command.Conn) {
@@ -290,7 +294,7 @@ func (s *Server) serve(nc net.Conn, conn *command.Conn) {
 		limit := wire.MaxMessage
 		switch known := s.engine.Authenticated(conn); {
 		case !known:
-			limit, trusted = maxGreeting, false
+			limit, trusted = maxHandshake, false
 			nc.SetDeadline(time.Now().Add(wait))
 			if _, err := r.Peek(1); err != nil {
 				return
@@ -303,16 +307,16 @@ func (s *Server) serve(nc net.Conn, conn *command.Conn) {
 		m, err := wire.Read(r, limit)
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
-				s.opts.Log.Debug("closing a connection", "remote", conn.Remote, "error", err)
+				s.opts.Log.Debug("connection closed", "remote", conn.Remote, "error", err)
 			}
 			return
 		}
-		reply, hangUp := s.engine.Handle(conn, m, buf[:0])
-		if hangUp {
+		reply, drop := s.engine.Handle(conn, m, buf[:0])
+		if drop {
 			return
 		}
 		if len(reply) > 0 {
-			if !trusted { // the answer may have taken longer than the question
+			if !trusted { // making the reply may have taken longer than the deadline
 				nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
 			}
 			if _, err := nc.Write(reply); err != nil {
@@ -322,7 +326,7 @@ func (s *Server) serve(nc net.Conn, conn *command.Conn) {
 		if buf = reply; cap(buf) > keepBuffer {
 			buf = nil
 		}
-		if wait = greetingInterval; conn.Authenticating() {
+		if wait = heartbeatTimeout; conn.Authenticating() {
 			wait = s.opts.AuthTimeout
 		}
 	}

@@ -1,4 +1,6 @@
-// Command documents serves a data directory over MongoDB's wire protocol.
+// Command documents serves a data directory over MongoDB's wire protocol, for
+// development and tests. It exits with 1 and an error of one line where it
+// cannot open the directory or the address.
 package main
 
 import (
@@ -29,9 +31,9 @@ func run() error {
 	flag.StringVar(&opts.Addr, "addr", "127.0.0.1:27017", "TCP `address` to listen at")
 	flag.StringVar(&opts.Dir, "dir", "data", "data `directory`, created if missing")
 	flag.StringVar(&opts.ReplicaSet, "replset", "rs0", "`name` of the replica set")
-	flag.DurationVar(&opts.TransactionLifetime, "transaction-lifetime", time.Minute, "abort a transaction that is open for so `long`, as MongoDB's transactionLifetimeLimitSeconds")
+	flag.DurationVar(&opts.TransactionLifetime, "transaction-lifetime", time.Minute, "abort a transaction that is open for longer than this `duration`, as MongoDB's transactionLifetimeLimitSeconds")
 	flag.BoolVar(&opts.FailPoints, "failpoints", false, "allow configureFailPoint, for tests")
-	flag.StringVar(&opts.User, "user", os.Getenv(userVariable), "`name` of the user that clients must authenticate as, by SCRAM-SHA-256; default "+userVariable+" of the environment, nobody where that is empty")
+	flag.StringVar(&opts.User, "user", os.Getenv(userVariable), "`name` of the user that clients must authenticate as, by SCRAM-SHA-256; default "+userVariable+" of the environment; if both are empty, there is no authentication")
 	passwordFile := flag.String("password-file", "", "`file` with the user's password; default "+passwordVariable+" of the environment")
 	sync := flag.Bool("sync", true, "wait for the disk before acknowledging a write")
 	withParent := flag.Bool("exit-with-parent", false, "exit when standard input ends")
@@ -57,8 +59,8 @@ func run() error {
 	opts.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	opts.NoSync = !*sync
 
-	// The heap is small, the data lies in the file's pages: collecting it less
-	// often costs a few megabytes and takes the longest pauses away.
+	// The heap is small, since the data is in the file's pages: collecting
+	// garbage less often costs a few megabytes and shortens the longest pauses.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
@@ -82,23 +84,23 @@ func run() error {
 	return srv.Close()
 }
 
-// Where a user and its password may stand in the environment: the names are
-// those of MongoDB's official image. A flag for the password would show it to
-// everybody who lists the processes.
+// The environment variables of the user and the password, named as those of
+// MongoDB's official image. There is no flag for the password: a list of
+// processes would show it.
 const (
 	userVariable     = "MONGO_INITDB_ROOT_USERNAME"
 	passwordVariable = "MONGO_INITDB_ROOT_PASSWORD"
 )
 
-// password returns what the file holds, without the line's end, or what the
-// environment has where no file is named.
+// password returns the content of the file without its line end, or the
+// environment variable where file is "". It fails where the file cannot be read.
 func password(file string) (string, error) {
 	if file == "" {
 		return os.Getenv(passwordVariable), nil
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("documents: the password cannot be read: %w", err)
+		return "", fmt.Errorf("documents: reading the password: %w", err)
 	}
 	return strings.TrimRight(string(b), "\r\n"), nil
 }

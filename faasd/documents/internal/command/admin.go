@@ -1,7 +1,6 @@
 package command
 
 import (
-	"crypto/rand"
 	"os"
 	"runtime"
 	"slices"
@@ -16,14 +15,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
 )
 
-// Commands about the server itself: what a shell asks on connecting, and what
-// an operator may want to see.
-
-func newUUID() (id [16]byte) {
-	rand.Read(id[:])
-	id[6], id[8] = id[6]&0x0F|0x40, id[8]&0x3F|0x80
-	return id
-}
+// Commands about the server itself: those that a shell sends when it connects,
+// and those for operators.
 
 func buildInfo(r *Request) error {
 	r.out = bsoncore.AppendStringElement(r.out, "version", MongoDBVersion)
@@ -75,7 +68,7 @@ func getLog(r *Request) error {
 		r.out = bsoncore.AppendInt32Element(r.out, "totalLinesWritten", 0)
 		r.out = bsoncore.BuildArrayElement(r.out, "log")
 	case "startupWarnings":
-		// A shell shows this line to whoever connects.
+		// A shell shows this line when it connects.
 		line := value.String(`{"t":{"$date":"` + r.e.started.UTC().Format(time.RFC3339) + `"},"s":"W","c":"CONTROL","id":22120,"ctx":"initandlisten","msg":"This is Kiosk's embedded document server, made for development and tests"}`)
 		r.out = bsoncore.AppendInt32Element(r.out, "totalLinesWritten", 1)
 		r.out = bsoncore.BuildArrayElement(r.out, "log", line)

@@ -52,7 +52,7 @@ func (r *Request) pipeline() (p pipeline, err error) {
 			return p, err
 		}
 	}
-	// The whole pipeline must be sound before its head goes to the planner.
+	// Compile the whole pipeline first: its errors come before the planner's.
 	if _, err = aggregate.Compile(stages, lim); err != nil {
 		return p, err
 	}
@@ -81,14 +81,15 @@ func (r *Request) pipeline() (p pipeline, err error) {
 	return p, nil
 }
 
-// cutSessions takes the one stage off that needs no collection.
+// cutSessions removes $listLocalSessions, the only stage that needs no
+// collection, and fails for any other.
 func (p *pipeline) cutSessions(stages []value.Value) ([]value.Value, error) {
 	if len(stages) > 0 && value.IsDoc(stages[0]) && !value.Missing(value.Field(stages[0].Data, "$listLocalSessions")) {
 		p.sessions = true
 		return stages[1:], nil
 	}
 	if _, err := aggregate.Compile(stages, aggregate.Limits{}); err != nil {
-		return nil, err // refuses what is not here by its name
+		return nil, err // names the stage that is not supported
 	}
 	return nil, fault.New(fault.InvalidNamespace, "{aggregate: 1} is not valid for this pipeline; a collection is required.")
 }
@@ -151,10 +152,4 @@ func (e *Engine) localSessions() aggregate.Source {
 			bsoncore.BuildDocumentElement(nil, "_id", bsoncore.AppendBinaryElement(nil, "id", 4, x.id)),
 			bsoncore.AppendDateTimeElement(nil, "lastUse", x.lastUse.Load())), nil
 	}
-}
-
-// selectionOf selects by a query alone.
-func selectionOf(q []byte) (selection, error) {
-	f, err := query.Compile(q, 0)
-	return selection{filter: f}, err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 
 	"github.com/xdg-go/scram"
@@ -14,7 +15,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// mechanism is the one that this server has: SCRAM-SHA-256 (RFC 7677).
+// mechanism is the only one that this server supports (RFC 7677).
 const mechanism = "SCRAM-SHA-256"
 
 // authDB is the database that the user belongs to, a client's authSource.
@@ -26,24 +27,25 @@ const (
 	iterations = 15_000
 )
 
-// Credentials are what the server knows of the user that may use it: keys
-// derived from the password, not the password.
+// Credentials are those of the server's user: keys derived from the password,
+// not the password.
 type Credentials struct {
 	user   [sha256.Size]byte
 	name   string
 	stored scram.StoredCredentials
-	// Who asks for a user that does not exist is answered as if it did, with
-	// a salt that depends on the name and keys that nobody knows.
+	// The reply for a user that does not exist looks like any other: it has a
+	// salt that depends on the name, and random keys.
 	secret  []byte
 	unknown scram.StoredCredentials
 }
 
-// NewCredentials derives the keys of a user. It fails where the password has
-// characters that SASLprep (RFC 4013) forbids, and where only one of the two
-// is given. Without both, there is no user, and everybody may use the server.
+// NewCredentials returns the credentials of a user. Where both user and
+// password are "", clients need not authenticate. It fails where only one of
+// them is "", and where the password has characters that SASLprep (RFC 4013)
+// forbids.
 func NewCredentials(user, password string) (*Credentials, error) {
 	if (user == "") != (password == "") {
-		return nil, fmt.Errorf("a user needs a password, and a password a user")
+		return nil, errors.New("user and password: set both or neither")
 	}
 	c := &Credentials{name: user, user: sha256.Sum256([]byte(user)), secret: random(sha256.Size),
 		unknown: scram.StoredCredentials{StoredKey: random(sha256.Size), ServerKey: random(sha256.Size)}}
@@ -67,7 +69,7 @@ func random(n int) []byte {
 // required reports whether clients must authenticate.
 func (c *Credentials) required() bool { return c.name != "" }
 
-// lookup does the same work for every name.
+// lookup returns the keys of a user. It takes the same time for every name.
 func (c *Credentials) lookup(name, db string) scram.StoredCredentials {
 	mac := hmac.New(sha256.New, c.secret)
 	mac.Write([]byte(name))
@@ -80,11 +82,11 @@ func (c *Credentials) lookup(name, db string) scram.StoredCredentials {
 	return found
 }
 
-// conversation is an authentication under way.
+// conversation is an authentication that has begun.
 type conversation struct {
 	*scram.ServerConversation
 	db string
-	// shortened: the client does without the empty exchange at the end.
+	// shortened: the client leaves out the empty exchange at the end.
 	shortened bool
 }
 
@@ -95,7 +97,8 @@ func authenticationFailed() error {
 	return fault.New(fault.AuthenticationFailed, "Authentication failed.")
 }
 
-// startConversation answers a saslStart, be it a command or part of a greeting.
+// startConversation returns the reply to a saslStart, which is a command or a
+// part of hello.
 func (r *Request) startConversation(start value.Doc, db string) ([]byte, error) {
 	r.conn.sasl = nil
 	if m := value.Field(start, "mechanism"); m.Type != bsoncore.TypeString || m.StringValue() != mechanism {
@@ -115,8 +118,8 @@ func (r *Request) startConversation(start value.Doc, db string) ([]byte, error) 
 	return r.step(start)
 }
 
-// step takes the conversation on, and returns the elements of the reply. The
-// conversation ends with an error, and with success.
+// step takes the next step of the conversation and returns the elements of the
+// reply. The conversation ends with an error or with success.
 func (r *Request) step(message value.Doc) ([]byte, error) {
 	c := r.conn.sasl
 	_, payload, ok := value.Field(message, "payload").BinaryOK()
@@ -126,7 +129,7 @@ func (r *Request) step(message value.Doc) ([]byte, error) {
 	case !ok:
 		err = fault.New(fault.TypeMismatch, "BSON field '%s.payload' must be binary data", r.name)
 	case !c.Done():
-		// To act as somebody else than who authenticates is not offered.
+		// Acting as another user than the authenticated one is not supported.
 		if out, err = c.Step(string(payload)); err != nil || c.AuthzID() != "" && c.AuthzID() != c.Username() {
 			r.e.log.Warn("authentication failed", "remote", r.conn.Remote)
 			err = authenticationFailed()
@@ -170,7 +173,7 @@ func saslContinue(r *Request) (err error) {
 	return err
 }
 
-// Authenticated reports whether a connection may use all commands.
+// Authenticated reports whether a connection can use all commands.
 func (e *Engine) Authenticated(conn *Conn) bool {
 	return !e.cfg.Credentials.required() || conn.authenticated.Load()
 }
@@ -181,11 +184,11 @@ func logout(r *Request) error {
 	return nil
 }
 
-// greet adds to the answer of hello what a client needs to authenticate. An
-// attempt that came with the greeting and failed is passed over in silence:
-// the client goes on to make it by itself.
-func (r *Request) greet() {
-	// The same for all names, lest they be found out.
+// appendAuthentication adds to the reply of hello what a client needs to
+// authenticate. An authentication that hello began and that fails has no reply:
+// the client then begins it again by saslStart.
+func (r *Request) appendAuthentication() {
+	// The same for all names, so that it does not show which of them exist.
 	if v := r.field("saslSupportedMechs"); v.Type == bsoncore.TypeString {
 		r.out = bsoncore.AppendValueElement(r.out, "saslSupportedMechs", value.Array(value.String(mechanism)))
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
 )
 
-// TestBeforeAuthentication: of all commands, a stranger may use those that
-// MongoDB 4.4 allows, and leaves nothing behind with them.
+// TestBeforeAuthentication: before it authenticates, a client can run the
+// commands that MongoDB 4.4 allows, and the server keeps no session of it.
 func TestBeforeAuthentication(t *testing.T) {
 	e := newLockedEngine(t, "kiosk", "secret")
 	conn := &Conn{ID: 1}
@@ -31,6 +31,6 @@ func TestBeforeAuthentication(t *testing.T) {
 		}
 	}
 	if n := len(e.sessions.all()); n > 0 {
-		t.Errorf("%d sessions of strangers are remembered", n)
+		t.Errorf("%d sessions are kept, want none", n)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
-	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
@@ -15,10 +14,6 @@ func create(r *Request) error {
 		return err
 	}
 	if err := writable(r.db, name); err != nil {
-		return err
-	}
-	if r.tx != nil {
-		_, err := r.tx.Create(r.db, name)
 		return err
 	}
 	return r.write(func(tx *store.Tx) error {
@@ -69,16 +64,19 @@ func dropDatabase(r *Request) error {
 	return err
 }
 
+// listing returns the filter of a command that lists names, and whether it asks
+// for nothing but them.
+func (r *Request) listing() (matches func(doc []byte) (bool, error), nameOnly bool, err error) {
+	f, err := r.filter("filter")
+	if err != nil {
+		return nil, false, err
+	}
+	nameOnly, err = r.boolean("nameOnly", false)
+	return f.Match, nameOnly, err
+}
+
 func listCollections(r *Request) error {
-	doc, err := r.document("filter")
-	if err != nil {
-		return err
-	}
-	f, err := query.Compile(doc, 0)
-	if err != nil {
-		return err
-	}
-	nameOnly, err := r.boolean("nameOnly", false)
+	matches, nameOnly, err := r.listing()
 	if err != nil {
 		return err
 	}
@@ -93,11 +91,9 @@ func listCollections(r *Request) error {
 					bsoncore.AppendBooleanElement(nil, "readOnly", false),
 					bsoncore.AppendBinaryElement(nil, "uuid", 4, c.UUID[:])),
 				bsoncore.AppendDocumentElement(nil, "idIndex", c.Indexes[0].Spec))
-			ok, err := f.Match(d)
-			if err != nil {
+			if ok, err := matches(d); err != nil {
 				return err
-			}
-			if !ok {
+			} else if !ok {
 				continue
 			}
 			if nameOnly {
@@ -112,15 +108,7 @@ func listCollections(r *Request) error {
 }
 
 func listDatabases(r *Request) error {
-	doc, err := r.document("filter")
-	if err != nil {
-		return err
-	}
-	f, err := query.Compile(doc, 0)
-	if err != nil {
-		return err
-	}
-	nameOnly, err := r.boolean("nameOnly", false)
+	matches, nameOnly, err := r.listing()
 	if err != nil {
 		return err
 	}
@@ -136,11 +124,9 @@ func listDatabases(r *Request) error {
 				bsoncore.AppendStringElement(nil, "name", c.DB),
 				bsoncore.AppendInt64Element(nil, "sizeOnDisk", 1),
 				bsoncore.AppendBooleanElement(nil, "empty", false))
-			ok, err := f.Match(d)
-			if err != nil {
+			if ok, err := matches(d); err != nil {
 				return err
-			}
-			if !ok {
+			} else if !ok {
 				continue
 			}
 			if nameOnly {

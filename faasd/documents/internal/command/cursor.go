@@ -16,7 +16,7 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// cursor is a stream that a client has not read to its end.
+// cursor is a stream that a client has not yet read to its end.
 type cursor struct {
 	id        int64
 	ns        string
@@ -57,7 +57,7 @@ func (c *cursors) expire(idle time.Duration) {
 	}
 }
 
-// killSession forgets the cursors of a session, of all with nil.
+// killSession removes the cursors of a session, or all if lsid is nil.
 func (c *cursors) killSession(lsid []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,8 +75,8 @@ func (c *cursors) open() int {
 	return len(c.m)
 }
 
-// reply answers with the first batch of a stream and keeps a cursor for the
-// rest. single closes the cursor after that batch.
+// reply replies with the first batch of a stream, and keeps a cursor for the rest
+// unless single is set.
 func (r *Request) reply(s *stream, ns string, batch int64, single, exempt bool) error {
 	body, n, more, err := s.batch(nil, "firstBatch", batch)
 	if err != nil {

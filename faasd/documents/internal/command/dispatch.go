@@ -5,44 +5,51 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/wire"
 )
 
-// spec says how a command is to be called.
+// spec is a command: what runs it, and how clients can call it.
 type spec struct {
 	run func(r *Request) error
-	// fields the command knows, beside those that every command has.
+	// fields of the command, beside those of every command.
 	fields []string
-	// absent are fields that MongoDB has and this server does not: refused
-	// unless they ask for nothing.
+	// absent are fields that MongoDB supports and this server does not: they
+	// are refused unless they have their default.
 	absent []string
 	txn    bool // may run in a transaction
 	retry  bool // is a retryable write
 	admin  bool // must be run against the admin database
-	// lenient commands pass over what they do not know: a greeting comes from
-	// drivers newer than the server.
+	// lenient commands ignore fields that they do not know, since the first
+	// command on a connection comes from drivers newer than 4.4 too.
 	lenient bool
-	open    bool // may be run before authentication
+	open    bool // can be run before authentication
 }
 
 var commands map[string]*spec
 
-// generic fields go with every command.
+// generic are the fields of every command.
 var generic = []string{"$db", "lsid", "$clusterTime", "$readPreference", "txnNumber", "autocommit",
 	"startTransaction", "readConcern", "writeConcern", "maxTimeMS", "comment", "$configServerState",
 	"$replData", "$oplogQueryData", "databaseVersion", "shardVersion", "helloOk"}
 
-// unsupported are commands of MongoDB 4.4 that this server knows by name only.
-var unsupported = map[string]bool{}
+// unsupported are the other commands of MongoDB 4.4.
+var unsupported = strings.Fields(`applyOps authenticate cloneCollectionAsCapped collMod compact connPoolStats
+	convertToCapped currentOp dataSize dbHash filemd5 fsync geoSearch getNonce grantRolesToUser killOp mapReduce
+	planCacheClear reIndex renameCollection replSetStepDown setParameter shutdown top usersInfo validate createUser
+	dropUser updateUser setDefaultRWConcern setFeatureCompatibilityVersion replSetFreeze replSetInitiate
+	replSetReconfig resetError getLastError getPrevError profile logRotate rolesInfo createRole features netstat
+	lockInfo createSearchIndexes`)
 
-// aliases are other spellings.
+// aliases are other spellings of commands.
 var aliases = map[string]string{"ismaster": "isMaster", "findandmodify": "findAndModify", "buildinfo": "buildInfo",
 	"deleteIndexes": "dropIndexes", "collstats": "collStats", "dbstats": "dbStats", "getnonce": "getNonce"}
 
@@ -102,24 +109,15 @@ func init() {
 		"listCommands":            {run: listCommands, open: true},
 		"getDefaultRWConcern":     {run: getDefaultRWConcern, fields: []string{"inMemory"}},
 	}
-	for _, name := range []string{"applyOps", "authenticate", "cloneCollectionAsCapped", "collMod", "compact", "connPoolStats",
-		"convertToCapped", "currentOp", "dataSize", "dbHash", "filemd5", "fsync", "geoSearch", "getNonce",
-		"grantRolesToUser", "killOp", "mapReduce", "planCacheClear", "reIndex", "renameCollection", "replSetStepDown",
-		"setParameter", "shutdown", "top", "usersInfo", "validate", "createUser",
-		"dropUser", "updateUser", "setDefaultRWConcern", "setFeatureCompatibilityVersion", "replSetFreeze",
-		"replSetInitiate", "replSetReconfig", "resetError", "getLastError", "getPrevError", "profile", "logRotate",
-		"rolesInfo", "createRole", "features", "netstat", "lockInfo", "createSearchIndexes"} {
-		unsupported[name] = true
-	}
 }
 
-// Request is one command being answered.
+// Request is one command that runs.
 type Request struct {
 	e     *Engine
 	conn  *Conn
 	spec  *spec
 	name  string
-	value value.Value // of the first element: the collection's name, mostly
+	value value.Value // of the first element: for most commands the collection's name
 	db    string
 	body  value.Doc
 	seqs  map[string][]value.Doc
@@ -133,18 +131,17 @@ type Request struct {
 	inTxn     bool
 	tx        *store.Tx // the transaction's state, nil outside of one
 	concern   error     // a write concern that cannot be met
-	hangUp    bool      // a failpoint closes the connection instead of answering
+	drop      bool      // a failpoint closes the connection before the reply
 
 	docsExamined, keysExamined, returned int
 	planSummary                          string
 }
 
-// Handle answers one message, and appends the reply to dst. close says that
-// the connection is to be closed without one.
+// Handle runs the command of one message and appends the reply to dst. It
+// returns close where the caller must close the connection without a reply.
 func (e *Engine) Handle(conn *Conn, m *wire.Message, dst []byte) (reply []byte, close bool) {
 	r := &Request{e: e, conn: conn, body: m.Body, seqs: m.Sequences, start: time.Now(), txnNumber: -1}
 	e.commands.Add(1)
-	var labels []string
 	err, close := r.serve(m)
 	if close {
 		return nil, true
@@ -162,7 +159,6 @@ func (e *Engine) Handle(conn *Conn, m *wire.Message, dst []byte) (reply []byte, 
 			b = f.AppendTo(b)
 		} else {
 			b = append(b, r.out...)
-			b = fault.AppendLabels(b, labels)
 			b = bsoncore.AppendDoubleElement(b, "ok", 1)
 		}
 		if !m.Legacy {
@@ -180,14 +176,14 @@ func (e *Engine) Handle(conn *Conn, m *wire.Message, dst []byte) (reply []byte, 
 func (r *Request) serve(m *wire.Message) (err error, close bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.e.log.Error("panic", "command", r.name, "panic", p, "stack", string(debug.Stack()))
+			r.e.log.Error("command panicked", "command", r.name, "panic", p, "stack", string(debug.Stack()))
 			err = fault.New(fault.InternalError, "internal error: %v", p)
 		}
 	}()
 	if err := r.parse(m); err != nil {
 		return err, false
 	}
-	fp, err := r.e.failpoints.hit(r)
+	fp, err := r.e.failpoints.apply(r)
 	if fp.close || err != nil {
 		return err, fp.close
 	}
@@ -195,8 +191,8 @@ func (r *Request) serve(m *wire.Message) (err error, close bool) {
 		return err, false
 	}
 	defer r.end(&err)
-	if err := r.spec.run(r); err != nil || r.hangUp {
-		return err, r.hangUp
+	if err := r.spec.run(r); err != nil || r.drop {
+		return err, r.drop
 	}
 	r.slow()
 	wce := fp.writeConcern
@@ -221,9 +217,9 @@ func (r *Request) parse(m *wire.Message) error {
 	}
 	r.name, r.value = string(it.Name), it.Value
 	if m.Legacy {
-		// The driver's first greeting; nothing else comes this way.
+		// Drivers send their first hello as OP_QUERY, and nothing else.
 		var cut bool
-		if r.db, cut = cutSuffix(m.Namespace, ".$cmd"); !cut {
+		if r.db, cut = strings.CutSuffix(m.Namespace, ".$cmd"); !cut {
 			return fault.Unsupported("OP_QUERY on a collection")
 		}
 		if r.name == "$query" && value.IsDoc(r.value) {
@@ -244,7 +240,7 @@ func (r *Request) parse(m *wire.Message) error {
 	}
 	r.spec = commands[r.name]
 	if r.spec == nil || r.name == "configureFailPoint" && !r.e.cfg.FailPoints {
-		if unsupported[r.name] {
+		if slices.Contains(unsupported, r.name) {
 			return fault.Unsupported("the command %s", r.name)
 		}
 		return fault.New(fault.CommandNotFound, "no such command: '%s'", r.name)
@@ -255,7 +251,7 @@ func (r *Request) parse(m *wire.Message) error {
 	if m.Legacy && r.name != "hello" && r.name != "isMaster" {
 		return fault.New(352, "Unsupported OP_QUERY command: %s. The client driver may require an upgrade.", r.name)
 	}
-	if r.db == "" || len(r.db) > 63 || !validDatabase(r.db) {
+	if r.db == "" || len(r.db) > 63 || strings.ContainsAny(r.db, "/\\. \"$*<>:|?\x00") {
 		return fault.New(fault.InvalidNamespace, "Invalid database name: '%s'", r.db)
 	}
 	if r.spec.admin && r.db != "admin" {
@@ -264,25 +260,8 @@ func (r *Request) parse(m *wire.Message) error {
 	return r.checkFields()
 }
 
-func cutSuffix(s, suffix string) (string, bool) {
-	if len(s) < len(suffix) || s[len(s)-len(suffix):] != suffix {
-		return s, false
-	}
-	return s[:len(s)-len(suffix)], true
-}
-
-func validDatabase(s string) bool {
-	for _, c := range s {
-		switch c {
-		case '/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', 0:
-			return false
-		}
-	}
-	return true
-}
-
-// checkFields refuses what the command does not know, and notes the fields
-// that every command has.
+// checkFields fails where the command has a field that it does not know, and
+// keeps the time limit.
 func (r *Request) checkFields() error {
 	first := true
 	for it := value.Iter(r.body); it.Next(); {
@@ -292,7 +271,7 @@ func (r *Request) checkFields() error {
 			continue
 		}
 		if slices.Contains(r.spec.absent, name) {
-			if asksForSomething(name, it.Value) {
+			if changesReply(name, it.Value) {
 				return fault.Unsupported("the option %s of %s", name, r.name)
 			}
 			continue
@@ -332,7 +311,7 @@ func (r *Request) checkFields() error {
 	return nil
 }
 
-// unknownField words its refusal as each command of MongoDB 4.4 does.
+// unknownField returns the error of MongoDB 4.4, which depends on the command.
 func (r *Request) unknownField(name string) error {
 	switch r.name {
 	case "find":
@@ -345,9 +324,8 @@ func (r *Request) unknownField(name string) error {
 	return fault.New(fault.UnknownCommandField, "BSON field '%s.%s' is an unknown field.", r.name, name)
 }
 
-// asksForSomething tells an option that changes the answer from one that
-// spells out the default.
-func asksForSomething(name string, v value.Value) bool {
+// changesReply reports whether an option is anything but its default.
+func changesReply(name string, v value.Value) bool {
 	switch {
 	case value.Nullish(v):
 		return false
@@ -362,14 +340,14 @@ func asksForSomething(name string, v value.Value) bool {
 	return true
 }
 
-// begin checks concerns and enters the session and transaction that the
-// command names.
+// begin checks the read and write concern and enters the session and transaction
+// of the command.
 func (r *Request) begin() error {
 	if err := r.checkConcerns(); err != nil {
 		return err
 	}
 	if !r.e.Authenticated(r.conn) {
-		return nil // a stranger has no session: each would be remembered
+		return nil // no sessions before authentication: each would be kept
 	}
 	return r.enterSession()
 }
@@ -431,7 +409,8 @@ func (r *Request) checkConcerns() error {
 	return nil
 }
 
-// expired reports that the command's time is up.
+// expired returns an error where the command has run for longer than it may, or
+// the server shuts down.
 func (r *Request) expired() error {
 	if !r.deadline.IsZero() && time.Now().After(r.deadline) {
 		return fault.New(fault.MaxTimeMSExpired, "operation exceeded time limit")
@@ -442,8 +421,12 @@ func (r *Request) expired() error {
 	return nil
 }
 
-// write runs fn in the committer, for at most as long as the command may take.
+// write runs fn in the command's transaction, or in the committer where there is
+// none; then it fails when the command's time is over.
 func (r *Request) write(fn func(tx *store.Tx) error) error {
+	if r.tx != nil {
+		return fn(r.tx)
+	}
 	ctx := r.e.ctx
 	if !r.deadline.IsZero() {
 		var cancel context.CancelFunc
@@ -473,7 +456,7 @@ func (r *Request) view(fn func(tx *store.Tx) error) error {
 	return fn(tx)
 }
 
-// slow logs a command that took long.
+// slow logs the command if it was slow.
 func (r *Request) slow() {
 	d := time.Since(r.start)
 	if d < r.e.cfg.SlowQuery || r.name == "hello" || r.name == "isMaster" {
@@ -490,7 +473,8 @@ func (r *Request) collectionName() string {
 	return ""
 }
 
-// collection reads and checks the collection's name, the command's value.
+// collection returns the collection's name, which is the command's value. It
+// fails where it is not a valid name.
 func (r *Request) collection() (string, error) {
 	if r.value.Type != bsoncore.TypeString {
 		return "", fault.New(fault.InvalidNamespace, "collection name has invalid type %s", value.TypeName(r.value.Type))
@@ -500,25 +484,22 @@ func (r *Request) collection() (string, error) {
 }
 
 func checkCollection(db, name string) error {
-	bad := name == "" || name[0] == '.' || len(db)+1+len(name) > 255
-	for i := range len(name) {
-		bad = bad || name[i] == '$' || name[i] == 0
-	}
-	if bad {
+	if name == "" || name[0] == '.' || len(db)+1+len(name) > 255 || strings.ContainsAny(name, "$\x00") {
 		return fault.New(fault.InvalidNamespace, "Invalid namespace specified '%s.%s'", db, name)
 	}
 	return nil
 }
 
-// writable refuses the names that belong to MongoDB itself.
+// writable returns an error for the names that MongoDB keeps for itself.
 func writable(db, name string) error {
-	if len(name) > 7 && name[:7] == "system." || db == "local" || db == "config" {
+	if len(name) > 7 && strings.HasPrefix(name, "system.") || db == "local" || db == "config" {
 		return fault.New(fault.InvalidNamespace, "cannot write to '%s.%s'", db, name)
 	}
 	return nil
 }
 
-// Typed access to the command's fields.
+// The methods below return a field of the command, and fail where it has the
+// wrong type.
 
 func (r *Request) field(name string) value.Value { return value.Field(r.body, name) }
 
@@ -547,6 +528,16 @@ func (r *Request) document(name string) (value.Doc, error) {
 		return v.Data, nil
 	}
 	return nil, r.wrongType(name, v, "object")
+}
+
+// filter compiles a field that must be a query, which matches every document
+// where it is missing.
+func (r *Request) filter(name string) (*query.Filter, error) {
+	doc, err := r.document(name)
+	if err != nil {
+		return nil, err
+	}
+	return query.Compile(doc, r.start.UnixMilli())
 }
 
 func (r *Request) whole(name string, otherwise int64) (int64, error) {
@@ -587,8 +578,8 @@ func (r *Request) list(name string) ([]value.Doc, error) {
 	return docs, r.checkBatch(name, len(docs))
 }
 
-// batch reads what every command that writes a list has: its collection, the
-// list, and whether the first entry that fails is the last that is tried.
+// batch returns the fields of every command that writes a list: the collection,
+// the list, and whether the command ends with the first entry that fails.
 func (r *Request) batch(list string) (name string, docs []value.Doc, ordered bool, err error) {
 	if name, err = r.collection(); err != nil {
 		return "", nil, false, err

@@ -1,5 +1,6 @@
-// Package command answers MongoDB's commands, one file a command or a few that
-// belong together.
+// Package command runs MongoDB's commands: [Engine.Handle] takes a message and
+// returns the reply. There is one file a command, or for a few that belong
+// together; dispatch.go lists all of them.
 package command
 
 import (
@@ -14,7 +15,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 )
 
-// Engine answers commands over one store.
+// Engine runs commands on one store.
 type Engine struct {
 	store      *store.Store
 	log        *slog.Logger
@@ -24,7 +25,7 @@ type Engine struct {
 	failpoints failpoints
 	clock      atomic.Uint64
 	started    time.Time
-	process    bson.ObjectID // of this run, for topologyVersion
+	process    bson.ObjectID // identifies this run in topologyVersion
 	background sync.WaitGroup
 	ctx        context.Context
 	stop       context.CancelFunc
@@ -45,7 +46,7 @@ type Config struct {
 	Log         *slog.Logger
 }
 
-// New starts an engine and its background work.
+// New returns an engine whose background work has started: [Engine.Close] ends it.
 func New(s *store.Store, cfg Config) *Engine {
 	e := &Engine{store: s, log: cfg.Log, cfg: cfg, started: time.Now(), process: bson.NewObjectID()}
 	e.ctx, e.stop = context.WithCancel(context.Background())
@@ -73,15 +74,15 @@ func (e *Engine) every(d time.Duration, f func()) {
 	})
 }
 
-// Close ends the background work and aborts open transactions. No commands may
-// be under way.
+// Close ends the background work and aborts open transactions. The caller makes
+// sure that no command runs.
 func (e *Engine) Close() {
 	e.stop()
 	e.background.Wait()
 	e.sessions.abortAll()
 }
 
-// tick returns a cluster time later than every one before.
+// tick returns a cluster time later than all that it has returned before.
 func (e *Engine) tick() (t, i uint32) {
 	now := uint64(time.Now().Unix()) << 32
 	for {
@@ -99,18 +100,18 @@ type Conn struct {
 	Remote  string
 	Local   string // the server's address as this client reached it
 	AppName string
-	Gone    <-chan struct{} // closed when the server has given the connection up
+	Closed  <-chan struct{} // closed with the connection
 
-	sasl          *conversation // under way, nil without one
+	sasl          *conversation // the one that has begun, nil if none has
 	authenticated atomic.Bool
 }
 
-// Authenticating reports whether a conversation has begun and not ended. It is
-// for whoever handles the connection's messages.
+// Authenticating reports whether an authentication has begun and not ended. Only
+// the goroutine that handles the connection's messages calls it.
 func (c *Conn) Authenticating() bool { return c.sasl != nil }
 
-// Interrupt makes commands under way give up where they wait.
+// Interrupt makes commands that run or wait fail with InterruptedAtShutdown.
 func (e *Engine) Interrupt() { e.stop() }
 
-// Connected counts connections.
+// Connected adds n to the number of open connections.
 func (e *Engine) Connected(n int64) { e.conns.Add(n) }

@@ -11,7 +11,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// explain tells by which index a command would find its documents.
+// explain describes the plan by which a command would find its documents.
 func explain(r *Request) error {
 	if !value.IsDoc(r.value) {
 		return r.wrongType("explain", r.value, "object")
@@ -29,7 +29,7 @@ func explain(r *Request) error {
 	if !it.Next() {
 		return fault.New(fault.BadValue, "explain command requires a nested object")
 	}
-	// Work on the inner command as if it had come by itself.
+	// From here on, the request is the inner command.
 	r.body, r.value = r.value.Data, it.Value
 	inner := string(it.Name)
 	if a, ok := aliases[inner]; ok {
@@ -101,8 +101,8 @@ func explainPipeline(r *Request, verbosity string) error {
 	return r.explained(p.sel, verbosity, p.rest)
 }
 
-// explained runs a selection, through the stages that follow it in a pipeline
-// if there are any, since they may end it early.
+// explained replies with the plan of a selection. It counts the documents by
+// running the selection and the stages of rest, which may end it early.
 func (r *Request) explained(sel selection, verbosity string, rest ...aggregate.Stage) error {
 	name, err := r.collection()
 	if err != nil {
@@ -165,7 +165,7 @@ func stageOf(p *plan.Plan, sorts bool) value.Doc {
 		stage = bsoncore.BuildDocument(nil,
 			bsoncore.AppendStringElement(nil, "stage", "OR"),
 			bsoncore.AppendValueElement(nil, "inputStages", value.Array(inner...)))
-	case p.Index.Primary() && !p.Bounded && !p.Sorted, p.Index.Primary() && !p.Bounded:
+	case p.Index.Primary() && !p.Bounded:
 		stage = bsoncore.BuildDocument(nil,
 			bsoncore.AppendStringElement(nil, "stage", "COLLSCAN"),
 			bsoncore.AppendStringElement(nil, "direction", direction(p)))

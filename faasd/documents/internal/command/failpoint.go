@@ -11,8 +11,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// failpoints make commands fail on purpose, as MongoDB's failCommand does for
-// its drivers' tests.
+// failpoints are those that are switched on: commands fail on purpose, as with
+// MongoDB's failCommand, which its drivers' tests use.
 type failpoints struct {
 	mu sync.Mutex
 	on *failpoint // failCommand
@@ -21,8 +21,8 @@ type failpoints struct {
 }
 
 type failpoint struct {
-	left         int64 // how often it still strikes, -1 for ever
-	skip         int64 // how often it lets pass first
+	left         int64 // commands still to fail, -1 for all
+	skip         int64 // commands that do not fail before
 	commands     []string
 	appName      string
 	code         int32
@@ -33,8 +33,8 @@ type failpoint struct {
 	writeConcern value.Doc
 }
 
-// blow is what a failpoint does to one command.
-type blow struct {
+// failure is what a failpoint does to one command.
+type failure struct {
 	close        bool
 	writeConcern value.Doc
 	labels       []string
@@ -48,7 +48,7 @@ func configureFailPoint(r *Request) error {
 	if name != "failCommand" && name != "onPrimaryTransactionalWrite" {
 		return fault.Unsupported("the failpoint %s", name)
 	}
-	fp := &failpoint{close: name == "onPrimaryTransactionalWrite"} // unless told otherwise
+	fp := &failpoint{close: name == "onPrimaryTransactionalWrite"} // the default of closeConnection
 	mode := r.field("mode")
 	switch {
 	case mode.Type == bsoncore.TypeString && mode.StringValue() == "off":
@@ -138,7 +138,7 @@ func (fp *failpoint) read(data value.Doc) error {
 		case "appName":
 			fp.appName, _ = v.StringValueOK()
 		case "failInternalCommands":
-			// There are no internal clients whose commands to spare.
+			// This server has no internal clients.
 		default:
 			return fault.Unsupported("the failCommand option %s", it.Name)
 		}
@@ -152,8 +152,8 @@ func (fp *failpoint) read(data value.Doc) error {
 	return nil
 }
 
-// strike counts a hit down and reports whether it is one.
-func (fp *failpoint) strike() bool {
+// take reports whether the next command fails, and counts it.
+func (fp *failpoint) take() bool {
 	switch {
 	case fp.skip > 0:
 		fp.skip--
@@ -166,9 +166,9 @@ func (fp *failpoint) strike() bool {
 	return true
 }
 
-// transactionalWrite lets the failpoint onPrimaryTransactionalWrite strike a
-// retryable write: with a code the write is not made, without one it is and
-// the answer is lost.
+// transactionalWrite applies the failpoint onPrimaryTransactionalWrite to a
+// retryable write. With an error code, the write fails and is not made; without
+// one, it is made and the connection closes before the reply.
 func (r *Request) transactionalWrite(y *retry) error {
 	if y == nil || !r.e.cfg.FailPoints {
 		return nil
@@ -177,28 +177,29 @@ func (r *Request) transactionalWrite(y *retry) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fp := f.onWrite
-	if fp == nil || !fp.strike() {
+	if fp == nil || !fp.take() {
 		return nil
 	}
-	r.hangUp = fp.close
+	r.drop = fp.close
 	if fp.code != 0 {
 		return fault.New(fp.code, "Failing write via 'onPrimaryTransactionalWrite' failpoint")
 	}
 	return nil
 }
 
-// hit lets the failpoint strike the command, if it is meant.
-func (f *failpoints) hit(r *Request) (b blow, err error) {
+// apply returns what the failpoint failCommand does to the command: nothing
+// where it is off or for other commands.
+func (f *failpoints) apply(r *Request) (b failure, err error) {
 	if !r.e.cfg.FailPoints {
 		return b, nil
 	}
 	f.mu.Lock()
 	fp := f.on
-	strikes := fp != nil && r.name != "configureFailPoint" && (slices.Contains(fp.commands, r.name) || r.name == "isMaster" && slices.Contains(fp.commands, "ismaster")) &&
+	fails := fp != nil && r.name != "configureFailPoint" && (slices.Contains(fp.commands, r.name) || r.name == "isMaster" && slices.Contains(fp.commands, "ismaster")) &&
 		(fp.appName == "" || fp.appName == r.conn.AppName || fp.appName == clientAppName(r))
-	strikes = strikes && fp.strike()
+	fails = fails && fp.take()
 	f.mu.Unlock()
-	if !strikes {
+	if !fails {
 		return b, nil
 	}
 	if fp.block > 0 {
@@ -211,7 +212,7 @@ func (f *failpoints) hit(r *Request) (b blow, err error) {
 	}
 	switch {
 	case fp.close:
-		return blow{close: true}, nil
+		return failure{close: true}, nil
 	case fp.code != 0:
 		e := fault.New(fp.code, "Failing command via 'failCommand' failpoint")
 		e.Labels = fp.labels
@@ -240,7 +241,7 @@ func clientAppName(r *Request) string {
 	return ""
 }
 
-// labelsFor are the labels that a server gives an error by its code.
+// labelsFor returns the labels of an error with this code.
 func (r *Request) labelsFor(code int32) []string {
 	ends := r.name == "commitTransaction" || r.name == "abortTransaction"
 	transient := false
@@ -248,7 +249,7 @@ func (r *Request) labelsFor(code int32) []string {
 	case fault.LockTimeout, fault.WriteConflict, fault.SnapshotUnavailable, fault.NoSuchTransaction, 267:
 		transient = true
 	}
-	// The failpoint strikes before the session is entered.
+	// Failpoints are applied before the session is entered.
 	inTxn, numbered := !value.Missing(r.field("autocommit")), !value.Missing(r.field("txnNumber"))
 	switch {
 	case inTxn && (transient || !ends && retryableCode(code)):

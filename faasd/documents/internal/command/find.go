@@ -10,7 +10,6 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/plan"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/project"
-	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
@@ -18,19 +17,15 @@ import (
 var findFields = []string{"filter", "sort", "projection", "hint", "skip", "limit", "batchSize", "singleBatch",
 	"noCursorTimeout", "allowPartialResults", "allowDiskUse"}
 
-// firstBatch is how many documents a first batch has unless told otherwise.
+// firstBatch is the default size of a first batch.
 const firstBatch = 101
 
-// selection reads the fields of a find.
+// selection returns what a find selects.
 func (r *Request) selection() (sel selection, err error) {
-	filter, err := r.document("filter")
-	if err != nil {
+	if sel.filter, err = r.filter("filter"); err != nil {
 		return sel, err
 	}
 	now := r.start.UnixMilli()
-	if sel.filter, err = query.Compile(filter, now); err != nil {
-		return sel, err
-	}
 	sort, err := r.document("sort")
 	if err != nil {
 		return sel, err
@@ -65,7 +60,8 @@ func (r *Request) selection() (sel selection, err error) {
 	return sel, err
 }
 
-// parseSort also takes {$natural: 1}, which asks for the order of storage.
+// parseSort returns the keys of a sort, or natural, the direction of
+// {$natural: 1}, which is the order of storage.
 func parseSort(doc []byte) (keys []store.KeyPart, natural value.Value, err error) {
 	if n := value.Field(doc, "$natural"); !value.Missing(n) && value.Len(doc) == 1 {
 		return nil, n, nil
@@ -74,7 +70,7 @@ func parseSort(doc []byte) (keys []store.KeyPart, natural value.Value, err error
 	return keys, value.Value{}, err
 }
 
-// hint treats an empty document like none.
+// hint returns a hint, which is missing where it is an empty document.
 func hint(v value.Value) value.Value {
 	if value.IsDoc(v) && value.Len(v.Data) == 0 {
 		return value.Value{}
@@ -111,7 +107,7 @@ func find(r *Request) error {
 		if err != nil {
 			return err
 		}
-		// Asking for all that there can be is the end of the cursor.
+		// A batch as large as the limit is the last one.
 		single = single || sel.limit > 0 && sel.limit <= batch
 		return r.reply(s, r.db+"."+name, batch, single, exempt)
 	})
@@ -122,12 +118,8 @@ func count(r *Request) error {
 	if err != nil {
 		return err
 	}
-	filter, err := r.document("query")
-	if err != nil {
-		return err
-	}
 	sel := selection{hint: hint(r.field("hint")), keys: true}
-	if sel.filter, err = query.Compile(filter, r.start.UnixMilli()); err != nil {
+	if sel.filter, err = r.filter("query"); err != nil {
 		return err
 	}
 	if sel.limit, err = r.whole("limit", 0); err != nil {
@@ -143,7 +135,7 @@ func count(r *Request) error {
 	var n int64
 	err = r.view(func(tx *store.Tx) error {
 		c := tx.Catalog().Lookup(r.db, name)
-		if c != nil && value.Len(filter) == 0 && value.Missing(sel.hint) {
+		if c != nil && sel.all() {
 			n = max(0, tx.Count(c)-sel.skip)
 			if sel.limit > 0 {
 				n = min(n, sel.limit)
@@ -176,12 +168,8 @@ func distinct(r *Request) error {
 	if key.Type != bsoncore.TypeString {
 		return r.wrongType("key", key, "string")
 	}
-	filter, err := r.document("query")
-	if err != nil {
-		return err
-	}
 	sel := selection{hint: hint(r.field("hint"))}
-	if sel.filter, err = query.Compile(filter, r.start.UnixMilli()); err != nil {
+	if sel.filter, err = r.filter("query"); err != nil {
 		return err
 	}
 	field := store.NewKeyPart(key.StringValue(), false)
@@ -196,9 +184,9 @@ func distinct(r *Request) error {
 			return err
 		}
 		defer s.pause()
-		// MongoDB reads the values of all documents off an index, where there
-		// is one: what is missing is null there, an empty array undefined.
-		indexed := value.Len(filter) == 0 && value.Missing(sel.hint) && c != nil && slices.ContainsFunc(c.Indexes, func(ix *store.Index) bool {
+		// MongoDB reads the values of all documents from an index where there
+		// is one: there, a missing value is null and an empty array undefined.
+		indexed := c != nil && sel.all() && slices.ContainsFunc(c.Indexes, func(ix *store.Index) bool {
 			return ix.Parts[0].Path == field.Path && !ix.Sparse && ix.Partial == nil
 		})
 		add := func(v value.Value) {

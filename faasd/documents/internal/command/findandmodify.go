@@ -82,10 +82,8 @@ func findAndModify(r *Request) error {
 			return err
 		}
 	}
-	args := famArgs{sel.filter, up, after, upsert, shape}
-	result, err := r.modifyOne(&modification{name: name, create: upsert, sel: sel, retry: r.retry(), apply: func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
-		return famApply(tx, c, t, args)
-	}})
+	change := modifier{sel.filter, up, after, upsert, shape}
+	result, err := r.modifyOne(&modification{name: name, create: upsert, sel: sel, retry: r.retry(), apply: change.apply})
 	if err != nil {
 		return err
 	}
@@ -97,7 +95,8 @@ func findAndModify(r *Request) error {
 	return nil
 }
 
-type famArgs struct {
+// modifier is a compiled findAndModify.
+type modifier struct {
 	filter *query.Filter
 	up     *engine.Update // nil to remove
 	after  bool
@@ -105,9 +104,9 @@ type famArgs struct {
 	shape  *project.Projection
 }
 
-// famApply does the work on the document found and makes the reply. Field n of
-// it says whether anything was done and is not for the client.
-func famApply(tx *store.Tx, c *store.Collection, t *target, a famArgs) (value.Doc, error) {
+// apply changes the document that was found and returns the reply, with a field n
+// that is not for the client: 1 where something was changed.
+func (a *modifier) apply(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error) {
 	var before, after value.Doc
 	var err error
 	if t != nil {
@@ -123,7 +122,7 @@ func famApply(tx *store.Tx, c *store.Collection, t *target, a famArgs) (value.Do
 	if err != nil {
 		return nil, err
 	}
-	// What can fail comes before anything is written.
+	// What can fail is done before anything is written.
 	v := value.Null()
 	if shown := before; shown != nil || a.after && after != nil {
 		if a.after {

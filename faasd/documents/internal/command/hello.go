@@ -16,7 +16,7 @@ const MongoDBVersion = "4.4.29"
 // maxWireVersion is that of MongoDB 4.4.
 const maxWireVersion = 9
 
-// hello presents the server as the primary of a replica set of one.
+// hello describes the server as the primary of a replica set of one.
 func hello(r *Request) error {
 	if client := r.field("client"); value.IsDoc(client) {
 		if app := value.Field(client.Data, "application"); value.IsDoc(app) {
@@ -28,8 +28,8 @@ func hello(r *Request) error {
 	if err := r.awaitTopology(); err != nil {
 		return err
 	}
-	// A client that looks for a replica set goes on with the address given
-	// here, so it must be one that this client can reach: the one it did.
+	// A client that connects to a replica set uses the addresses of this reply
+	// from now on, so it gets the one that it has reached.
 	me := cmp.Or(r.conn.Local, r.e.cfg.Address)
 	primary := "isWritablePrimary"
 	if r.name == "isMaster" {
@@ -67,12 +67,12 @@ func hello(r *Request) error {
 	b = bsoncore.AppendInt32Element(b, "maxWireVersion", maxWireVersion)
 	b = bsoncore.AppendBooleanElement(b, "readOnly", false)
 	r.out = b
-	r.greet()
+	r.appendAuthentication()
 	return nil
 }
 
-// awaitTopology holds the answer back as long as a monitoring client asked,
-// since nothing about this server ever changes.
+// awaitTopology waits for as long as a monitoring client asked for a change of
+// the topology, which never comes.
 func (r *Request) awaitTopology() error {
 	v := r.field("topologyVersion")
 	if !value.IsDoc(v) {
@@ -90,7 +90,7 @@ func (r *Request) awaitTopology() error {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-r.conn.Gone:
+	case <-r.conn.Closed:
 	case <-r.e.ctx.Done():
 	}
 	return nil

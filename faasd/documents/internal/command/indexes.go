@@ -47,7 +47,7 @@ func createIndexes(r *Request) error {
 	}
 	var before, after int
 	created := false
-	do := func(tx *store.Tx) error {
+	err = r.write(func(tx *store.Tx) error {
 		c, err := tx.Collection(r.db, name, false)
 		if err != nil {
 			return err
@@ -82,12 +82,7 @@ func createIndexes(r *Request) error {
 		}
 		_, err = tx.CreateIndexes(c, add)
 		return err
-	}
-	if r.tx != nil {
-		err = do(r.tx)
-	} else {
-		err = r.write(do)
-	}
+	})
 	if err != nil {
 		return err
 	}
@@ -100,7 +95,7 @@ func createIndexes(r *Request) error {
 	return nil
 }
 
-// readIndex checks a definition and completes it.
+// readIndex returns the index of a definition, and fails where that is invalid.
 func readIndex(spec value.Doc) (*store.Index, error) {
 	var key value.Value
 	name := ""
@@ -130,7 +125,7 @@ func readIndex(spec value.Doc) (*store.Index, error) {
 				options = bsoncore.AppendBooleanElement(options, field, true)
 			}
 		case "background":
-			// A hint about how to build, without effect since MongoDB 4.2.
+			// Without effect since MongoDB 4.2.
 		case "partialFilterExpression":
 			if !value.IsDoc(it.Value) {
 				return nil, fault.New(fault.TypeMismatch, "The field 'partialFilterExpression' must be an object, but got %s", value.TypeName(it.Value.Type))
@@ -149,7 +144,7 @@ func readIndex(spec value.Doc) (*store.Index, error) {
 			}
 			options = bsoncore.AppendValueElement(options, field, it.Value)
 		case "collation":
-			if asksForSomething(field, it.Value) {
+			if changesReply(field, it.Value) {
 				return nil, fault.Unsupported("the index option %s", field)
 			}
 		case "hidden":
@@ -218,8 +213,8 @@ func readIndex(spec value.Doc) (*store.Index, error) {
 	return ix, nil
 }
 
-// checkPartial allows what MongoDB 4.4 allows in a partial filter: equality,
-// $exists: true, comparisons, $type and a top-level $and.
+// checkPartial fails for what MongoDB 4.4 does not allow in a partial filter. It
+// allows equality, $exists: true, comparisons, $type and a top-level $and.
 func checkPartial(doc []byte) error {
 	f, err := query.Compile(doc, 0)
 	if err != nil {
@@ -242,7 +237,8 @@ func checkPartial(doc []byte) error {
 	return nil
 }
 
-// clash reports whether the index is already there, or why it cannot be.
+// clash reports whether the index exists, and fails where it conflicts with
+// another one.
 func clash(c *store.Collection, add []*store.Index, ix *store.Index) (exists bool, err error) {
 	for _, old := range slices.Concat(c.Indexes, add) {
 		sameKey := value.Equal(value.Of(old.KeyPattern()), value.Of(ix.KeyPattern()))
@@ -270,8 +266,8 @@ func clash(c *store.Collection, add []*store.Index, ix *store.Index) (exists boo
 	return false, nil
 }
 
-// withoutName returns the options that make the index what it is, sorted: in
-// which order a client names them does not matter.
+// withoutName returns the options that an index is compared by, sorted: their
+// order in the command does not matter.
 func withoutName(spec value.Doc) value.Doc {
 	options := map[string]value.Value{}
 	for it := value.Iter(spec); it.Next(); {
@@ -304,7 +300,7 @@ func listIndexes(r *Request) error {
 	})
 }
 
-// listed answers with documents as a cursor.
+// listed replies with documents as a cursor.
 func (r *Request) listed(docs []value.Doc, ns string) error {
 	batch := int64(firstBatch)
 	if v := r.field("cursor"); value.IsDoc(v) {
@@ -392,7 +388,7 @@ func toDrop(c *store.Collection, which value.Value) ([]*store.Index, error) {
 	return drop, nil
 }
 
-// expireDocuments removes what TTL indexes say is over.
+// expireDocuments removes the documents that have expired by a TTL index.
 func (e *Engine) expireDocuments() {
 	tx, err := e.store.Snapshot()
 	if err != nil {
@@ -407,7 +403,7 @@ func (e *Engine) expireDocuments() {
 			}
 			limit := time.Now().Add(-time.Duration(ix.Expire) * time.Second).UnixMilli()
 			if err := e.expireIndex(c, ix, limit); err != nil {
-				e.log.Error("expiring documents", "collection", c.Namespace(), "index", ix.Name, "error", err)
+				e.log.Error("removing expired documents failed", "collection", c.Namespace(), "index", ix.Name, "error", err)
 			}
 		}
 	}
@@ -425,7 +421,7 @@ func (e *Engine) expireIndex(c *store.Collection, ix *store.Index, limit int64) 
 	if ix.Partial == nil {
 		sel.hint = value.String(ix.Name)
 	} else {
-		// What the partial filter leaves out does not expire.
+		// Documents that the partial filter excludes do not expire.
 		both := value.Array(value.Of(filter), value.Field(ix.Spec, "partialFilterExpression"))
 		if sel.filter, err = query.Compile(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, "$and", both)), 0); err != nil {
 			return err
@@ -440,7 +436,7 @@ func (e *Engine) expireIndex(c *store.Collection, ix *store.Index, limit int64) 
 		return tx.Delete(c, t.pk, t.doc)
 	})
 	if n > 0 {
-		e.log.Debug("documents expired", "collection", c.Namespace(), "index", ix.Name, "documents", n)
+		e.log.Debug("expired documents removed", "collection", c.Namespace(), "index", ix.Name, "documents", n)
 	}
 	if err != nil {
 		return fmt.Errorf("after %d documents: %w", n, err)

@@ -20,7 +20,7 @@ func insert(r *Request) error {
 	var n int32
 	var errs writeErrors
 	at, stop := 0, false
-	struck := false
+	applied := false
 	step := func(tx *store.Tx) error {
 		y.load(tx)
 		c, err := tx.Collection(r.db, name, true)
@@ -32,8 +32,8 @@ func insert(r *Request) error {
 				n++
 				continue
 			}
-			if !struck {
-				struck = true
+			if !applied {
+				applied = true
 				if err := r.transactionalWrite(y); err != nil {
 					return err
 				}
@@ -58,12 +58,7 @@ func insert(r *Request) error {
 		return nil
 	}
 	for at < len(docs) && !stop {
-		if r.tx != nil {
-			err = step(r.tx)
-		} else {
-			err = r.write(step)
-		}
-		if err != nil {
+		if err := r.write(step); err != nil {
 			return err
 		}
 	}
@@ -72,8 +67,8 @@ func insert(r *Request) error {
 	return nil
 }
 
-// prepare checks a document to be inserted and puts its _id in front, a new
-// one if it has none.
+// prepare returns a document as it is inserted: with its _id as the first field,
+// a new one if it has none. It fails where the document cannot be stored.
 func prepare(doc value.Doc) (value.Doc, error) {
 	first := true
 	front := false

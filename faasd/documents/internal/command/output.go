@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/fault"
+	"github.com/kiosk-shop/kiosk/faasd/documents/internal/query"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	engine "github.com/kiosk-shop/kiosk/faasd/documents/internal/update"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
@@ -16,16 +17,17 @@ import (
 type output struct {
 	merge      bool
 	db, name   string
-	on         []string // $merge: the fields that tell documents apart
-	matched    string   // $merge: what to do with one that is there
+	on         []string // $merge: the fields that identify a document
+	matched    string   // $merge: what to do with a document that exists
 	notMatched string
 }
 
-// cutOutput takes an $out or $merge off the end of a pipeline.
+// cutOutput returns the stages before $out or $merge, and that stage. It fails
+// where such a stage is not the last or is not allowed.
 func (r *Request) cutOutput(stages []value.Value) ([]value.Value, *output, error) {
 	for i, s := range stages {
 		if !value.IsDoc(s) || value.Len(s.Data) != 1 {
-			continue // refused when it is compiled
+			continue // compiling it fails
 		}
 		it := value.Iter(s.Data)
 		it.Next()
@@ -133,7 +135,7 @@ func (o *output) readMerge(v value.Value) error {
 	return nil
 }
 
-// write runs a pipeline to its end and stores what comes out, all or nothing.
+// write stores all documents of a pipeline, or none where it fails.
 func (o *output) write(r *Request, source aggregate.Source) error {
 	txn, err := r.e.store.Begin()
 	if err != nil {
@@ -190,7 +192,7 @@ func (o *output) fill(r *Request, tx *store.Tx, source aggregate.Source) error {
 	}
 }
 
-// checkOn asks for the unique index that makes $merge's fields a key.
+// checkOn fails unless there is a unique index on exactly $merge's fields.
 func (o *output) checkOn(c *store.Collection) error {
 	for _, ix := range c.Indexes {
 		if !ix.Unique || ix.Partial != nil || ix.Sparse || len(ix.Parts) != len(o.on) {
@@ -220,11 +222,11 @@ func (o *output) mergeOne(r *Request, tx *store.Tx, c *store.Collection, doc val
 		q = bsoncore.BuildDocumentElement(q, f, bsoncore.AppendValueElement(nil, "$eq", v))
 	}
 	q, _ = bsoncore.AppendDocumentEnd(q, i)
-	sel, err := selectionOf(q)
+	f, err := query.Compile(q, 0)
 	if err != nil {
 		return err
 	}
-	t, err := r.search(tx, c, sel, 0)
+	t, err := r.search(tx, c, selection{filter: f}, 0)
 	if err != nil {
 		return err
 	}
@@ -245,7 +247,7 @@ func (o *output) mergeOne(r *Request, tx *store.Tx, c *store.Collection, doc val
 	case "keepExisting":
 		return nil
 	case "fail":
-		return tx.Insert(c, doc) // which tells of the duplicate
+		return tx.Insert(c, doc) // fails with the duplicate key
 	case "merge":
 		out = t.doc
 		for it := value.Iter(doc); it.Next(); {

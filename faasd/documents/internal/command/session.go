@@ -24,7 +24,7 @@ const (
 	aborted
 )
 
-// session is a logical session. Its lock is held while a command of it runs.
+// session is a logical session. A command that runs in it holds its lock.
 type session struct {
 	mu      sync.Mutex
 	id      []byte
@@ -44,16 +44,10 @@ type sessions struct {
 
 func (s *sessions) init() { s.m = map[string]*session{} }
 
-// get returns a session, locked.
+// get returns a session, locked, which is new if there was none.
 func (s *sessions) get(id []byte) *session {
 	for {
-		s.mu.Lock()
-		x := s.m[string(id)]
-		if x == nil {
-			x = &session{id: append([]byte(nil), id...), number: -1}
-			s.m[string(id)] = x
-		}
-		s.mu.Unlock()
+		x := s.note(id)
 		x.mu.Lock()
 		if !x.removed {
 			x.touch()
@@ -63,8 +57,9 @@ func (s *sessions) get(id []byte) *session {
 	}
 }
 
-// note makes sure that a session is known, without waiting for a command of it.
-func (s *sessions) note(id []byte) {
+// note returns a session, not locked, which is new if there was none. It does not
+// wait for a command of the session.
+func (s *sessions) note(id []byte) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.m[string(id)]
@@ -73,6 +68,7 @@ func (s *sessions) note(id []byte) {
 		s.m[string(id)] = x
 	}
 	x.touch()
+	return x
 }
 
 func (s *sessions) all() []*session {
@@ -85,7 +81,7 @@ func (s *sessions) all() []*session {
 	return out
 }
 
-// remove forgets a session, which is locked.
+// remove removes a session. The caller holds its lock.
 func (s *sessions) remove(x *session) {
 	x.abort(aborted)
 	x.removed = true
@@ -112,7 +108,7 @@ func (x *session) abort(state txnState) {
 	}
 }
 
-// load reads what the store has kept of a session since before this run.
+// load reads the record of a session that an earlier run has stored.
 func (x *session) load(tx *store.Tx) {
 	if x.loaded {
 		return
@@ -158,7 +154,7 @@ func (r *Request) enterSession() error {
 			return fault.New(fault.InvalidOptions, "'autocommit' field requires a transaction number to also be specified")
 		}
 		r.e.sessions.note(data)
-		return nil // nothing of the session's state is needed
+		return nil // the command needs no state of the session
 	}
 	n, ok := value.Whole(number)
 	if !ok || n < 0 {
@@ -243,7 +239,7 @@ func (r *Request) enterTxn(x *session, starts bool) error {
 		return nil
 	}
 	if r.name == "commitTransaction" || r.name == "abortTransaction" {
-		return nil // they look at the state themselves
+		return nil // they check the state themselves
 	}
 	if n != x.number || x.state == noTxn {
 		return noSuch("Given transaction number %d does not match any in-progress transactions. The active transaction number is %d", n, x.number)
@@ -262,7 +258,7 @@ func noSuch(format string, args ...any) error {
 	return fault.Transient(fault.NoSuchTransaction, format, args...)
 }
 
-// end leaves the session. An error within a transaction aborts it.
+// end leaves the session. An error in a transaction aborts the transaction.
 func (r *Request) end(err *error) {
 	if r.session == nil {
 		return
@@ -286,22 +282,22 @@ func (r *Request) failed() bool {
 	return false
 }
 
-// expireTransactions aborts what has been open for too long.
+// expireTransactions aborts transactions that exceed their lifetime.
 func (e *Engine) expireTransactions() {
 	for _, x := range e.sessions.all() {
 		if !x.mu.TryLock() {
-			continue // at work
+			continue // a command runs in it
 		}
 		if x.state == inProgress && time.Since(x.began) > e.cfg.TxnLifetime {
-			e.log.Warn("aborting a transaction that exceeded its lifetime", "after", time.Since(x.began).Round(time.Second))
+			e.log.Warn("transaction exceeded its lifetime and is aborted", "after", time.Since(x.began).Round(time.Second))
 			x.abort(aborted)
 		}
 		x.mu.Unlock()
 	}
 }
 
-// expireSessions forgets sessions that have not been used for long, in memory
-// and in the store.
+// expireSessions removes sessions that have not been used for sessionTimeout,
+// from memory and from the store.
 func (e *Engine) expireSessions() {
 	for _, x := range e.sessions.all() {
 		if x.mu.TryLock() {
@@ -335,18 +331,18 @@ func (e *Engine) expireSessions() {
 		return nil
 	})
 	if err != nil {
-		e.log.Error("expiring sessions", "error", err)
+		e.log.Error("removing expired sessions failed", "error", err)
 	}
 }
 
 func startSession(r *Request) error {
-	id := newUUID()
+	id := value.NewUUID()
 	r.out = bsoncore.BuildDocumentElement(r.out, "id", bsoncore.AppendBinaryElement(nil, "id", 4, id[:]))
 	r.out = bsoncore.AppendInt32Element(r.out, "timeoutMinutes", int32(sessionTimeout/time.Minute))
 	return nil
 }
 
-// sessionIDs reads the ids of endSessions and its like.
+// sessionIDs returns the ids that endSessions and similar commands have.
 func (r *Request) sessionIDs() ([][]byte, error) {
 	if !value.IsArray(r.value) {
 		return nil, r.wrongType(r.name, r.value, "array")
@@ -365,8 +361,8 @@ func (r *Request) sessionIDs() ([][]byte, error) {
 	return ids, nil
 }
 
-// endSessions marks sessions as not used any more. Their record of retryable
-// writes stays until it expires, as with MongoDB.
+// endSessions removes sessions. Their records of retryable writes stay until
+// they expire, as with MongoDB.
 func endSessions(r *Request) error {
 	ids, err := r.sessionIDs()
 	if err != nil {
@@ -397,10 +393,7 @@ func killSessions(r *Request) error {
 	if len(ids) == 0 {
 		return killAllSessions(r)
 	}
-	for _, id := range ids {
-		r.e.killSession(id)
-	}
-	return nil
+	return endSessions(r)
 }
 
 func (e *Engine) killSession(id []byte) {

@@ -12,7 +12,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// selection is what a command asks of a collection.
+// selection is what a command reads of a collection.
 type selection struct {
 	filter     *query.Filter
 	sort       []store.KeyPart
@@ -20,13 +20,17 @@ type selection struct {
 	skip       int64
 	limit      int64 // 0 for all
 	projection *project.Projection
-	keys       bool // how many documents there are is all that is asked
+	keys       bool // the command needs only the number of documents
 	limits     aggregate.Limits
 	natural    value.Value // a sort by $natural
 }
 
-// stream gives the documents of a selection. Between batches it is detached
-// from its state, so that no snapshot is held while the client thinks.
+// all reports whether the selection is every document, by an index of the
+// planner's choice.
+func (s *selection) all() bool { return s.filter.Empty() && value.Missing(s.hint) }
+
+// stream returns the documents of a selection. Between batches it holds no
+// snapshot, since the client may take its time.
 type stream struct {
 	r       *Request
 	plan    *plan.Plan
@@ -35,17 +39,18 @@ type stream struct {
 	at      int
 	seen    map[string]struct{} // of a union
 	source  aggregate.Source
-	looked  int
+	looked  int // documents examined
 	pending value.Doc
-	stopAt  int // documents to look at before giving up, 0 for no bound
+	budget  int // documents to examine before next fails, 0 for no bound
 	keys    bool
-	skip    int64 // documents still to be passed over by their keys
+	skip    int64 // documents still to be skipped by their keys
 }
 
-// errBudget says that a search looked at more than it was allowed to.
-var errBudget = fault.New(fault.InternalError, "the search took too many steps")
+// errBudget is returned where a search has examined as many documents as it may.
+var errBudget = fault.New(fault.InternalError, "the search examined too many documents")
 
-// open starts a selection over a collection, which may be nil for none.
+// open returns the documents of a selection of c, which is nil where the
+// collection does not exist.
 func (r *Request) open(tx *store.Tx, c *store.Collection, sel selection) (*stream, error) {
 	s := &stream{r: r, filter: sel.filter}
 	sort := sel.sort
@@ -71,8 +76,8 @@ func (r *Request) open(tx *store.Tx, c *store.Collection, sel selection) (*strea
 		if p.Sorted {
 			sort = nil
 		}
-		// Where the index alone tells which documents fulfil the filter, those
-		// that nobody is going to see need not be read.
+		// Where the index decides which documents match, those that are only
+		// counted or skipped need not be read.
 		if p.Exact {
 			s.keys = sel.keys && len(sort) == 0
 			if len(sort) == 0 {
@@ -143,7 +148,7 @@ func (s *stream) next() (pk []byte, doc value.Doc, err error) {
 				return nil, nil, err
 			}
 		}
-		if s.stopAt > 0 && s.looked > s.stopAt {
+		if s.budget > 0 && s.looked > s.budget {
 			return nil, nil, errBudget
 		}
 		if s.keys || s.skip > 0 {
@@ -179,7 +184,7 @@ func (s *stream) next() (pk []byte, doc value.Doc, err error) {
 	return nil, nil, nil
 }
 
-// pause detaches the stream from its state and counts what it did.
+// pause detaches the stream from its snapshot and adds up what it examined.
 func (s *stream) pause() {
 	for _, sc := range s.scans {
 		s.r.docsExamined += sc.Docs
@@ -189,7 +194,8 @@ func (s *stream) pause() {
 	}
 }
 
-// resume attaches the stream to a newer state.
+// resume attaches the stream to a newer snapshot. It fails where the collection
+// or the index has been dropped.
 func (s *stream) resume(r *Request, tx *store.Tx) error {
 	s.r = r
 	for _, sc := range s.scans {
@@ -200,8 +206,7 @@ func (s *stream) resume(r *Request, tx *store.Tx) error {
 	return nil
 }
 
-// maxReply is how many bytes of documents one reply holds: a document always
-// fits.
+// maxReply bounds the documents of one reply, in bytes: a document always fits.
 const maxReply = 16 << 20
 
 // batch appends up to n documents (all that fit with n < 0) as an array field

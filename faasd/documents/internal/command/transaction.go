@@ -9,21 +9,12 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 )
 
-// commitTransaction makes a transaction durable. The outcome is kept with the
-// session, so that asking again gets the same answer, after a restart too.
+// commitTransaction makes a transaction durable. The outcome is stored with the
+// session, so that the same command has the same reply again, after a restart too.
 func commitTransaction(r *Request) error {
-	x := r.session
-	if x == nil || !r.inTxn {
-		return fault.New(fault.CommandNotFound, "commitTransaction must be run within a transaction")
-	}
-	if err := r.current(x); err != nil {
+	x, err := r.transaction()
+	if err != nil || x.state == committed {
 		return err
-	}
-	switch x.state {
-	case committed:
-		return nil
-	case aborted, noTxn:
-		return noSuch("Transaction %d has been aborted.", r.txnNumber)
 	}
 	txn := x.txn
 	x.txn = nil
@@ -40,26 +31,28 @@ func commitTransaction(r *Request) error {
 }
 
 func abortTransaction(r *Request) error {
-	x := r.session
-	if x == nil || !r.inTxn {
-		return fault.New(fault.CommandNotFound, "abortTransaction must be run within a transaction")
-	}
-	if err := r.current(x); err != nil {
+	x, err := r.transaction()
+	if err != nil {
 		return err
 	}
-	switch x.state {
-	case committed:
+	if x.state == committed {
 		return fault.New(fault.TransactionCommitted, "Transaction %d has been committed.", r.txnNumber)
-	case aborted, noTxn:
-		return noSuch("Transaction %d has been aborted.", r.txnNumber)
 	}
 	x.abort(aborted)
 	return nil
 }
 
-func (r *Request) current(x *session) error {
-	if r.txnNumber != x.number {
-		return noSuch("Given transaction number %d does not match any in-progress transactions. The active transaction number is %d", r.txnNumber, x.number)
+// transaction returns the session of a command that ends its transaction. It
+// fails where the command is outside of one, or the transaction has been aborted.
+func (r *Request) transaction() (*session, error) {
+	x := r.session
+	switch {
+	case x == nil || !r.inTxn:
+		return nil, fault.New(fault.CommandNotFound, "%s must be run within a transaction", r.name)
+	case r.txnNumber != x.number:
+		return nil, noSuch("Given transaction number %d does not match any in-progress transactions. The active transaction number is %d", r.txnNumber, x.number)
+	case x.state == aborted || x.state == noTxn:
+		return nil, noSuch("Transaction %d has been aborted.", r.txnNumber)
 	}
-	return nil
+	return x, nil
 }

@@ -23,10 +23,10 @@ func update(r *Request) error {
 	var n, modified int32
 	var upserted []value.Value
 	var errs writeErrors
-	// Neighbours that change one document each share their commits.
+	// Consecutive statements that change one document each share a commit.
 	var group []*modification
 	first := 0
-	tell := func(i int, res value.Doc, err error) bool {
+	record := func(i int, res value.Doc, err error) bool {
 		if err != nil {
 			errs.add(i, err)
 			return !ordered
@@ -43,7 +43,7 @@ func update(r *Request) error {
 	goOn := true
 	flush := func() error {
 		err := r.modify(group, func(i int, err error) bool {
-			goOn = tell(first+i, group[i].result, err)
+			goOn = record(first+i, group[i].result, err)
 			return goOn
 		})
 		group = nil
@@ -71,7 +71,7 @@ func update(r *Request) error {
 		if err != nil && fatal(err) {
 			return err
 		}
-		if goOn = tell(i, res, err); !goOn {
+		if goOn = record(i, res, err); !goOn {
 			break
 		}
 	}
@@ -89,12 +89,12 @@ func update(r *Request) error {
 	return nil
 }
 
-// checkStatement refuses fields that a statement does not have.
+// checkStatement fails where a statement has a field that is not among known.
 func (r *Request) checkStatement(list string, st value.Doc, known ...string) error {
 	for it := value.Iter(st); it.Next(); {
 		name := string(it.Name)
 		if name == "collation" {
-			if asksForSomething(name, it.Value) {
+			if changesReply(name, it.Value) {
 				return fault.Unsupported("the option %s of %s", name, r.name)
 			}
 			continue
@@ -106,8 +106,8 @@ func (r *Request) checkStatement(list string, st value.Doc, known ...string) err
 	return nil
 }
 
-// updateStatement compiles a statement: to a modification of one document, or
-// to a function that updates many.
+// updateStatement compiles a statement: one is set where it changes one document,
+// many where it changes all that match.
 func (r *Request) updateStatement(name string, st value.Doc, y *retry, stmt int) (one *modification, many func() (value.Doc, error), err error) {
 	if err := r.checkStatement("updates", st, "q", "u", "upsert", "multi", "hint", "arrayFilters"); err != nil {
 		return nil, nil, err
@@ -172,7 +172,7 @@ func insertUpsert(tx *store.Tx, c *store.Collection, f *query.Filter, up *engine
 	return updateResult(1, 0, value.Field(doc, "_id")), nil
 }
 
-// replaceDoc applies an update to a document that was found.
+// replaceDoc updates a document and returns 1, or 0 if that changes nothing.
 func replaceDoc(tx *store.Tx, c *store.Collection, t *target, up *engine.Update) (changed int32, err error) {
 	now, err := up.Apply(t.doc, t.pos, false)
 	if err != nil || bytes.Equal(now, t.doc) {
@@ -192,7 +192,7 @@ func (r *Request) updateMany(m *modification, up *engine.Update) (value.Doc, err
 		return err
 	})
 	if err == nil && n == 0 && m.create {
-		// Look again and insert in one step, where nothing comes between.
+		// Search again and insert in one step, which no other write interrupts.
 		return r.modifyOne(m)
 	}
 	return updateResult(n, modified, value.Value{}), err

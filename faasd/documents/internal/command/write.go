@@ -11,10 +11,10 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// retry is what a session has kept of a retryable write: the results of the
-// statements that were made. It is stored with the write itself, so a
-// statement is applied once however often it is sent, across a restart too.
-// A nil retry keeps nothing.
+// retry is the record of a retryable write: the results of the statements that
+// have been applied. It is stored in the same commit as the write, so that a
+// statement is applied once however often it is sent, across a restart too. A
+// nil retry keeps nothing.
 type retry struct {
 	session *session
 	number  int64
@@ -31,7 +31,7 @@ func (r *Request) retry() *retry {
 	return &retry{session: r.session, number: r.txnNumber, results: map[int32]value.Doc{}}
 }
 
-// load reads what earlier tries of the same write have left.
+// load reads the results of earlier attempts at the same write.
 func (y *retry) load(tx *store.Tx) {
 	if y == nil || y.loaded {
 		return
@@ -85,7 +85,7 @@ func (y *retry) save(tx *store.Tx) {
 	tx.PutSession(y.session.id, b)
 }
 
-// writeErrors gathers the errors of a command's statements.
+// writeErrors are the errors of a command's statements.
 type writeErrors struct {
 	b []value.Value
 }
@@ -106,7 +106,7 @@ func (w *writeErrors) appendTo(dst []byte) []byte {
 	return bsoncore.AppendValueElement(dst, "writeErrors", value.Array(w.b...))
 }
 
-// fatal tells errors that end a whole command from those of one statement.
+// fatal reports whether an error ends the whole command, not only one statement.
 func fatal(err error) bool {
 	var f *fault.Error
 	if !errors.As(err, &f) {
@@ -120,13 +120,13 @@ func fatal(err error) bool {
 	return false
 }
 
-// searchBudget is how many documents a write may look at inside the committer,
-// where all other writes wait. What takes longer is searched for outside, on a
-// snapshot, and only checked again inside.
+// searchBudget bounds the documents that a write examines in the committer,
+// where all other writes wait. A longer search runs on a snapshot, outside of
+// the committer, and the document that it finds is checked again inside.
 const searchBudget = 1000
 
-// chunk bounds how many documents of one command go into one commit, so that
-// other writes get their turn.
+// chunk bounds the documents of one command in one commit, so that other writes
+// need not wait for all of them.
 const chunk = 1000
 
 // target is one document found for a write.
@@ -136,15 +136,15 @@ type target struct {
 	pos int       // where the query matched an array
 }
 
-// search returns the first document of a selection, in a state that may be the
-// committer's; errBudget where that would look at too many.
+// search returns the first document of a selection, nil if there is none. It
+// fails with errBudget after budget documents, unless that is 0.
 func (r *Request) search(tx *store.Tx, c *store.Collection, sel selection, budget int) (*target, error) {
 	sel.limit, sel.projection = 1, nil
 	s, err := r.open(tx, c, sel)
 	if err != nil {
 		return nil, err
 	}
-	s.stopAt = budget
+	s.budget = budget
 	defer s.pause()
 	doc, err := s.source()
 	if doc == nil || err != nil {
@@ -172,7 +172,8 @@ func (r *Request) searchAll(tx *store.Tx, c *store.Collection, sel selection) ([
 	}
 }
 
-// recheck looks at a document found earlier: nil where it no longer matches.
+// recheck returns a document that was found earlier, nil where it no longer
+// matches.
 func recheck(tx *store.Tx, c *store.Collection, sel selection, pk []byte) (*target, error) {
 	doc := tx.Get(c, pk)
 	if doc == nil {
@@ -188,18 +189,18 @@ func recheck(tx *store.Tx, c *store.Collection, sel selection, pk []byte) (*targ
 // modification is a statement that changes at most one document.
 type modification struct {
 	name   string // of the collection
-	create bool   // an upsert: make what is not found
+	create bool   // an upsert: creates the collection
 	sel    selection
 	retry  *retry
 	stmt   int
-	// apply changes the document found, nil where there is none, in a step
-	// that no other write comes between. What it returns is the result.
+	// apply changes the document that was found, nil if none was, and returns
+	// the result. No other write runs at the same time.
 	apply  func(tx *store.Tx, c *store.Collection, t *target) (value.Doc, error)
 	result value.Doc
 }
 
-// step makes the modification. found is the key of the document if it was
-// searched for before; budget bounds how many may be looked at otherwise.
+// step applies the modification. found is the key of the document if it has been
+// found already; otherwise the search examines budget documents at most.
 func (m *modification) step(r *Request, tx *store.Tx, found []byte, budget int) error {
 	m.retry.load(tx)
 	if kept, ok := m.retry.result(m.stmt); ok {
@@ -246,9 +247,9 @@ func (m *modification) finish(r *Request, tx *store.Tx, c *store.Collection, t *
 	return nil
 }
 
-// searchOutside makes a modification whose document takes long to find: it is
-// searched for on a snapshot, while other writes go on, and looked at again in
-// the committer, until it is still the same there.
+// searchOutside applies a modification whose document takes long to find: it
+// searches a snapshot, while other writes go on, and checks the document again
+// in the committer. It repeats both while the document has changed in between.
 func (m *modification) searchOutside(r *Request) error {
 	for {
 		if err := r.expired(); err != nil {
@@ -274,7 +275,7 @@ func (m *modification) searchOutside(r *Request) error {
 			if found != nil {
 				return m.step(r, tx, found, 0)
 			}
-			// There was none a moment ago; what came since may be left out.
+			// The snapshot had none; a document that came later is not looked for.
 			c, err := tx.Collection(r.db, m.name, false)
 			if err != nil {
 				return err
@@ -287,9 +288,9 @@ func (m *modification) searchOutside(r *Request) error {
 	}
 }
 
-// modify makes modifications one after the other, as many as possible in one
-// commit. done hears of each one's end, and says whether to go on. An error
-// that ends the whole command is returned.
+// modify applies modifications one after the other, as many as possible in one
+// commit. It calls done with the outcome of each, and ends where done returns
+// false. It returns only errors that end the whole command.
 func (r *Request) modify(ms []*modification, done func(i int, err error) bool) error {
 	at, stop := 0, false
 	settle := func(err error) error {
@@ -332,7 +333,7 @@ func (r *Request) modify(ms []*modification, done func(i int, err error) bool) e
 	return nil
 }
 
-// modifyOne makes one modification.
+// modifyOne applies one modification and returns its result.
 func (r *Request) modifyOne(m *modification) (value.Doc, error) {
 	var failed error
 	err := r.modify([]*modification{m}, func(_ int, err error) bool {
@@ -345,14 +346,16 @@ func (r *Request) modifyOne(m *modification) (value.Doc, error) {
 	return m.result, err
 }
 
-// errMoved says that a document found outside the committer no longer matches.
+// errMoved is returned where a document that was found outside the committer no
+// longer matches.
 var errMoved = fault.New(fault.InternalError, "the document changed meanwhile")
 
-// modifyAll gives every document of a selection to apply, in chunks. A
-// document that another write takes away meanwhile is left out.
+// modifyAll calls apply with every document of a selection, in chunks. It leaves
+// out documents that another write has removed or changed so that they no longer
+// match.
 func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx, c *store.Collection, t *target) error) error {
 	var pks [][]byte
-	// Where the query fails on a document, those before it are changed.
+	// Where the query fails on a document, those before it are still changed.
 	var failed error
 	err := r.view(func(tx *store.Tx) error {
 		var c *store.Collection
@@ -398,12 +401,7 @@ func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx,
 	}
 	for at < len(pks) {
 		before := at
-		if r.tx != nil {
-			err = step(r.tx)
-		} else {
-			err = r.write(step)
-		}
-		if err != nil {
+		if err := r.write(step); err != nil {
 			return err
 		}
 		if at == before { // the collection is gone

@@ -307,15 +307,8 @@ func (f *Filter) Equalities() []Equality {
 	return eqs
 }
 
-// ID returns the value that the query pins _id to.
-func (f *Filter) ID() (Value, bool) {
-	leaves, _ := f.Conjuncts()
-	for _, l := range leaves {
-		if l.Path == "_id" {
-			if c, ok := l.Pred.(*Cmp); ok && c.Op == Eq && !value.IsArray(c.Value) && c.Value.Type != bsoncore.TypeNull {
-				return c.Value, true
-			}
-		}
-	}
-	return Value{}, false
+// Empty reports whether the query has no condition.
+func (f *Filter) Empty() bool {
+	leaves, others := f.Conjuncts()
+	return len(leaves)+len(others) == 0
 }

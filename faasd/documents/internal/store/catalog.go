@@ -2,7 +2,7 @@ package store
 
 import (
 	"cmp"
-	"crypto/rand"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -15,12 +15,12 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// Catalog is the set of collections at one moment. It never changes; a change
+// Catalog is the set of collections at one moment. It is immutable: a change
 // makes a new one.
 type Catalog struct{ collections map[string]*Collection }
 
-// Collection is the definition of one collection. It never changes; a change
-// makes a new one with the same ID.
+// Collection is the definition of one collection. It is immutable: a change makes
+// a new one with the same ID.
 type Collection struct {
 	ID      uint64
 	DB      string
@@ -44,8 +44,8 @@ type Index struct {
 	Expire   int64 // seconds after which documents expire, -1 for never
 	primary  bool
 	multikey *atomic.Bool
-	// fields are those of a document that decide which keys it has, nil where
-	// that cannot be told.
+	// fields are the fields of a document that decide its keys, nil where they
+	// are not known.
 	fields []string
 }
 
@@ -56,7 +56,7 @@ type KeyPart struct {
 	Desc  bool
 }
 
-// NewKeyPart makes a field of an index, or of a sort.
+// NewKeyPart returns a field of an index, or of a sort.
 func NewKeyPart(path string, desc bool) KeyPart {
 	return KeyPart{Path: path, Desc: desc, parts: strings.Split(path, ".")}
 }
@@ -67,13 +67,14 @@ func (ix *Index) Primary() bool { return ix.primary }
 // Multikey reports whether a document may have more than one key in the index.
 func (ix *Index) Multikey() bool { return !ix.primary && ix.multikey.Load() }
 
-// KeyPattern is the key document, as {a: 1, b: -1}.
+// KeyPattern returns the key document, such as {a: 1, b: -1}.
 func (ix *Index) KeyPattern() value.Doc { return value.Field(ix.Spec, "key").Data }
 
-// Lookup finds a collection.
+// Lookup returns a collection, nil if it does not exist.
 func (c *Catalog) Lookup(db, name string) *Collection { return c.collections[db+"."+name] }
 
-// Collections lists the collections of a database, of all with "", by name.
+// Collections returns the collections of a database, or all if db is "", sorted
+// by name.
 func (c *Catalog) Collections(db string) []*Collection {
 	var out []*Collection
 	for _, coll := range c.collections {
@@ -87,24 +88,17 @@ func (c *Catalog) Collections(db string) []*Collection {
 	return out
 }
 
-// with returns the catalog with coll put in or replaced.
+// with returns the catalog with coll added or replaced.
 func (c *Catalog) with(coll *Collection) *Catalog {
-	n := &Catalog{make(map[string]*Collection, len(c.collections)+1)}
-	for k, v := range c.collections {
-		n.collections[k] = v
-	}
-	n.collections[coll.Namespace()] = coll
-	return n
+	collections := maps.Clone(c.collections)
+	collections[coll.Namespace()] = coll
+	return &Catalog{collections}
 }
 
 func (c *Catalog) without(coll *Collection) *Catalog {
-	n := &Catalog{make(map[string]*Collection, len(c.collections))}
-	for k, v := range c.collections {
-		if v.ID != coll.ID {
-			n.collections[k] = v
-		}
-	}
-	return n
+	collections := maps.Clone(c.collections)
+	delete(collections, coll.Namespace())
+	return &Catalog{collections}
 }
 
 // Find returns the index of a name, nil if there is none.
@@ -136,8 +130,9 @@ func idIndex(id uint64) *Index {
 	return &Index{ID: id, Name: "_id_", Spec: spec, Parts: []KeyPart{{Path: "_id", parts: []string{"_id"}}}, Unique: true, Expire: -1, primary: true}
 }
 
-// NewIndex reads an index definition that has been checked and completed by
-// the caller (fields v, key, name and options).
+// NewIndex returns the index of a definition that the caller has checked and
+// completed (fields v, key, name and options). It fails where the partial filter
+// does not compile.
 func NewIndex(spec value.Doc) (*Index, error) {
 	ix := &Index{Spec: append(value.Doc(nil), spec...), Expire: -1, multikey: new(atomic.Bool)}
 	for it := value.Iter(ix.Spec); it.Next(); {
@@ -225,16 +220,14 @@ func (c *Collection) encode() []byte {
 }
 
 func (s *Store) newCollection(db, name string) *Collection {
-	c := &Collection{DB: db, Name: name, ID: s.nextID.Add(1)}
-	rand.Read(c.UUID[:])
-	c.UUID[6], c.UUID[8] = c.UUID[6]&0x0F|0x40, c.UUID[8]&0x3F|0x80
+	c := &Collection{DB: db, Name: name, ID: s.nextID.Add(1), UUID: value.NewUUID()}
 	c.Indexes = []*Index{idIndex(c.ID)}
 	return c
 }
 
-// Collection returns a collection for writing, creating it if asked to. Nil
-// without error means that it does not exist. In a transaction a collection
-// that was redefined since the snapshot is a write conflict.
+// Collection returns a collection for writing, nil if it does not exist and
+// create is false. In a transaction it fails with a write conflict where the
+// collection was redefined after the snapshot.
 func (tx *Tx) Collection(db, name string, create bool) (*Collection, error) {
 	c := tx.catalog.Lookup(db, name)
 	if tx.txn != nil {
@@ -246,7 +239,7 @@ func (tx *Tx) Collection(db, name string, create bool) (*Collection, error) {
 	return tx.create(tx.s.newCollection(db, name))
 }
 
-// Create makes a collection that must not exist yet.
+// Create creates a collection. It fails where the collection exists.
 func (tx *Tx) Create(db, name string) (*Collection, error) {
 	if tx.catalog.Lookup(db, name) != nil {
 		return nil, fault.New(fault.NamespaceExists, "Collection %s.%s already exists.", db, name)
@@ -255,14 +248,9 @@ func (tx *Tx) Create(db, name string) (*Collection, error) {
 }
 
 func (tx *Tx) create(c *Collection) (*Collection, error) {
-	if _, err := tx.btx.CreateBucketIfNotExists(bucketName(c.ID)); err != nil {
-		tx.broken = fault.New(fault.InternalError, "create: %v", err)
-		return nil, tx.broken
-	}
-	for _, ix := range c.Indexes[1:] {
+	for _, ix := range c.Indexes { // the first is the collection itself
 		if _, err := tx.btx.CreateBucketIfNotExists(bucketName(ix.ID)); err != nil {
-			tx.broken = fault.New(fault.InternalError, "create: %v", err)
-			return nil, tx.broken
+			return nil, tx.fail("create", err)
 		}
 	}
 	return c, tx.define(c)
@@ -270,14 +258,14 @@ func (tx *Tx) create(c *Collection) (*Collection, error) {
 
 func (tx *Tx) define(c *Collection) error {
 	if err := tx.btx.Bucket(catalogBucket).Put([]byte(c.Namespace()), c.encode()); err != nil {
-		tx.broken = fault.New(fault.InternalError, "catalog: %v", err)
-		return tx.broken
+		return tx.fail("catalog", err)
 	}
 	tx.catalog = tx.catalog.with(c)
 	return nil
 }
 
-// Drop removes a collection.
+// Drop removes a collection. It fails where an open transaction has written it,
+// which makes [Store.Write] wait.
 func (tx *Tx) Drop(c *Collection) error {
 	if t := tx.s.locks.define(c.ID); t != nil {
 		return errBlocked{t}
@@ -290,8 +278,7 @@ func (tx *Tx) Drop(c *Collection) error {
 		return err
 	}
 	if err := tx.btx.Bucket(catalogBucket).Delete([]byte(c.Namespace())); err != nil {
-		tx.broken = fault.New(fault.InternalError, "catalog: %v", err)
-		return tx.broken
+		return tx.fail("catalog", err)
 	}
 	tx.catalog = tx.catalog.without(c)
 	return nil
@@ -300,8 +287,7 @@ func (tx *Tx) Drop(c *Collection) error {
 func (tx *Tx) dropBuckets(ids []uint64) error {
 	for _, id := range ids {
 		if err := tx.btx.DeleteBucket(bucketName(id)); err != nil {
-			tx.broken = fault.New(fault.InternalError, "drop: %v", err)
-			return tx.broken
+			return tx.fail("drop", err)
 		}
 		delete(tx.buckets, id)
 		tx.del(multikeyBucket, bucketName(id))
@@ -309,7 +295,7 @@ func (tx *Tx) dropBuckets(ids []uint64) error {
 	return tx.broken
 }
 
-// DropIndexes removes indexes of a collection.
+// DropIndexes removes indexes of a collection. It fails like [Tx.Drop].
 func (tx *Tx) DropIndexes(c *Collection, drop []*Index) error {
 	if t := tx.s.locks.define(c.ID); t != nil {
 		return errBlocked{t}
@@ -331,9 +317,9 @@ func (tx *Tx) DropIndexes(c *Collection, drop []*Index) error {
 	return tx.define(&n)
 }
 
-// CreateIndexes builds indexes over what the collection holds. Nothing is
-// changed where a document does not allow one. A transaction
-// may do this only to a collection that it created itself.
+// CreateIndexes builds indexes over the documents of a collection and returns its
+// new definition. It changes nothing where it fails: where a document cannot be
+// indexed, and in a transaction unless that has created the collection.
 func (tx *Tx) CreateIndexes(c *Collection, add []*Index) (*Collection, error) {
 	n := *c
 	n.Indexes = slices.Clone(c.Indexes)
@@ -362,14 +348,12 @@ func (tx *Tx) CreateIndexes(c *Collection, add []*Index) (*Collection, error) {
 	for i, ix := range add {
 		b, err := tx.btx.CreateBucketIfNotExists(bucketName(ix.ID))
 		if err != nil {
-			tx.broken = fault.New(fault.InternalError, "create: %v", err)
-			return nil, tx.broken
+			return nil, tx.fail("create", err)
 		}
-		b.FillPercent = 0.9 // the keys come sorted
+		b.FillPercent = 0.9 // the keys are added in order
 		for _, e := range entries[i] {
 			if err := b.Put(e.key, e.val); err != nil {
-				tx.broken = fault.New(fault.InternalError, "index: %v", err)
-				return nil, tx.broken
+				return nil, tx.fail("index", err)
 			}
 		}
 		if ix.Multikey() {

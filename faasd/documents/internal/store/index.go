@@ -13,9 +13,9 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// An index entry's key is the indexed values (value.AppendKey of each, bits
-// inverted for descending fields) followed by the document's primary key; its
-// value is the length of the first part.
+// keyEntry is an entry of an index. Its key is the indexed values, each by
+// [value.AppendKey] and with its bits inverted for descending fields, followed by
+// the document's primary key; its value is the length of the first part.
 type keyEntry struct{ key, val []byte }
 
 // maxKey bounds an entry's key. bbolt's own bound is 32,768.
@@ -27,8 +27,9 @@ func newEntry(tuple, pk []byte) keyEntry {
 
 func entryPK(key, val []byte) []byte { return key[binary.BigEndian.Uint16(val):] }
 
-// tuples returns the keys that the index has for a document, without the
-// primary key, sorted and each once; none where the document is not indexed.
+// tuples returns the keys of a document in the index, without the primary key,
+// sorted and unique; none where the document is not indexed. It fails where the
+// fields have arrays that are not the same one.
 func (ix *Index) tuples(doc value.Doc) (tuples [][]byte, multikey bool, err error) {
 	if ix.Partial != nil {
 		if ok, err := ix.Partial.Match(doc); err != nil || !ok {
@@ -46,7 +47,7 @@ func (ix *Index) tuples(doc value.Doc) (tuples [][]byte, multikey bool, err erro
 	return g.out, g.multikey, nil
 }
 
-// Indexed returns the values that an index on one field holds of a document.
+// Indexed returns the values of a document in an index on one field.
 func Indexed(field KeyPart, doc value.Doc) (vs []value.Value) {
 	g := generator{parts: []KeyPart{field}, visit: func(ps []pending) {
 		v := ps[0].v
@@ -59,9 +60,9 @@ func Indexed(field KeyPart, doc value.Doc) (vs []value.Value) {
 	return vs
 }
 
-// AppendSortKey appends the bytes by which a document sorts: the first of the
-// keys that an index on the same fields would have for it. It fails where the
-// fields have arrays that are not the same one.
+// AppendSortKey appends the bytes by which a document sorts: its first key in an
+// index on the same fields. It fails where the fields have arrays that are not the
+// same one.
 func AppendSortKey(dst []byte, fields []KeyPart, doc value.Doc) ([]byte, error) {
 	g := generator{parts: fields}
 	if err := g.generate(doc); err != nil {
@@ -70,19 +71,27 @@ func AppendSortKey(dst []byte, fields []KeyPart, doc value.Doc) ([]byte, error) 
 	return append(dst, slices.MinFunc(g.out, bytes.Compare)...), nil
 }
 
-// pending is how far one field of an index has been followed.
+// pending is one field of an index: the value reached so far, and the rest of the
+// path to follow, nil at the end of the path.
 type pending struct {
 	v    value.Value
 	rest []string
 }
 
-// settled marks a value that arrays are no longer taken apart in.
+// step follows the path to v.
+func (p *pending) step(v value.Value) {
+	if p.v, p.rest = v, p.rest[1:]; len(p.rest) == 0 {
+		p.rest = nil
+	}
+}
+
+// settled is the rest of a value that stands for itself, even if it is an array.
 var settled = []string{}
 
 type generator struct {
 	parts    []KeyPart
-	sparse   bool               // nothing of a document that has none of the fields
-	visit    func(ps []pending) // takes what would be a key, nil to make keys
+	sparse   bool               // a document without any of the fields has no key
+	visit    func(ps []pending) // called instead of adding a key to out
 	out      [][]byte
 	multikey bool
 }
@@ -95,27 +104,21 @@ func (g *generator) generate(doc value.Doc) error {
 	return g.expand(ps)
 }
 
-// expand follows every field up to its value or an array. All fields that meet
-// an array must meet the same one, whose elements then each make keys.
+// expand follows every field to its value or to an array. All fields that lead to
+// an array must lead to the same one, each of whose elements has keys of its own.
 func (g *generator) expand(ps []pending) error {
 	var array *pending
 	for i := range ps {
 		p := &ps[i]
 		for len(p.rest) > 0 {
 			if p.v.Type == bsoncore.TypeEmbeddedDocument {
-				p.v, p.rest = value.Field(p.v.Data, p.rest[0]), p.rest[1:]
-				if len(p.rest) == 0 {
-					p.rest = nil
-				}
+				p.step(value.Field(p.v.Data, p.rest[0]))
 				continue
 			}
 			if p.v.Type == bsoncore.TypeArray {
 				if n, ok := value.ArrayIndex(p.rest[0]); ok {
 					if e := value.Index(p.v.Data, n); !value.Missing(e) {
-						p.v, p.rest = e, p.rest[1:]
-						if len(p.rest) == 0 {
-							p.rest = nil
-						}
+						p.step(e)
 						continue
 					}
 				}
@@ -188,14 +191,8 @@ func (g *generator) name(ps []pending, p *pending) string {
 }
 
 func (g *generator) emit(ps []pending) {
-	if g.sparse {
-		any := false
-		for _, p := range ps {
-			any = any || !value.Missing(p.v)
-		}
-		if !any {
-			return
-		}
+	if g.sparse && !slices.ContainsFunc(ps, func(p pending) bool { return !value.Missing(p.v) }) {
+		return
 	}
 	var key []byte
 	for i, p := range ps {
@@ -219,8 +216,8 @@ func (ix *Index) checkSize(tuples [][]byte, pk []byte) error {
 	return nil
 }
 
-// owner returns the primary key of a document other than pk that has the
-// tuple.
+// owner returns the primary key of a document other than pk that has the tuple,
+// nil if there is none.
 func (tx *Tx) owner(ix *Index, tuple, pk []byte) []byte {
 	cur := tx.cursor(ix.ID, false)
 	defer cur.close()
@@ -232,7 +229,7 @@ func (tx *Tx) owner(ix *Index, tuple, pk []byte) []byte {
 	return nil
 }
 
-// duplicate is MongoDB's E11000.
+// duplicate returns MongoDB's error E11000.
 func duplicate(c *Collection, ix *Index, doc value.Doc, tuple []byte) error {
 	var shown []string
 	var keyValue []byte
@@ -248,7 +245,7 @@ func duplicate(c *Collection, ix *Index, doc value.Doc, tuple []byte) error {
 	return e
 }
 
-// valuesOf finds the values of doc that make the tuple: keys do not decode.
+// valuesOf returns the values of doc in the tuple: keys cannot be decoded.
 func (ix *Index) valuesOf(doc value.Doc, tuple []byte) []value.Value {
 	out := make([]value.Value, len(ix.Parts))
 	for i, p := range ix.Parts {
@@ -295,7 +292,8 @@ func shellString(v value.Value) string {
 	return v.String()
 }
 
-// build makes the sorted entries of a new index.
+// build returns the sorted entries of a new index. It fails where a document
+// cannot be indexed.
 func (tx *Tx) build(c *Collection, ix *Index) ([]keyEntry, error) {
 	var entries []keyEntry
 	cur := tx.cursor(c.ID, false)

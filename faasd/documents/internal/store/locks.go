@@ -2,17 +2,17 @@ package store
 
 import "sync"
 
-// lockTable knows which documents and unique keys open transactions have
-// written, and which of them were committed after the oldest open snapshot.
+// lockTable holds the documents and unique keys that open transactions have
+// written, and those that were committed after the oldest open snapshot.
 type lockTable struct {
 	mu     sync.Mutex
 	held   map[string]*Txn
 	recent map[string]int // id of the last commit, kept while a snapshot is older
 	shared map[uint64]int // open transactions that have written a collection
 	open   map[*Txn]struct{}
-	// collections whose definition the commit being made changes
+	// collections whose definition the current commit changes
 	defining map[uint64]struct{}
-	prune    int // size of recent that next prompts a clean-up
+	prune    int // size of recent from which on committed removes old entries
 }
 
 func (l *lockTable) init() {
@@ -28,8 +28,8 @@ func lockKey(bucket uint64, key []byte) string {
 	return string(append(bucketName(bucket), key...))
 }
 
-// claim takes locks for a transaction: all of keys, or none and false where
-// another transaction holds one or has committed it since the snapshot.
+// claim locks all of keys for a transaction. It locks none and returns false where
+// another transaction holds one of them or has committed it after the snapshot.
 func (l *lockTable) claim(t *Txn, keys []string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,8 +47,8 @@ func (l *lockTable) claim(t *Txn, keys []string) bool {
 	return true
 }
 
-// touch notes that the commit being made writes keys, or names the transaction
-// that must end first.
+// touch notes that the current commit writes keys. Where an open transaction holds
+// one of them, it notes nothing and returns that transaction.
 func (l *lockTable) touch(id int, keys []string) *Txn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,8 +63,8 @@ func (l *lockTable) touch(id int, keys []string) *Txn {
 	return nil
 }
 
-// release ends a transaction's locks. Where it committed, id is the commit
-// that writes them.
+// release releases a transaction's locks. id is the commit that writes them, 0
+// where there is none.
 func (l *lockTable) release(t *Txn, id int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,9 +84,9 @@ func (l *lockTable) release(t *Txn, id int) {
 	delete(l.open, t)
 }
 
-// undone takes back what the commit id noted, since it failed. Each note may
-// have replaced that of an earlier commit, which is the last one at the latest:
-// so the last one takes its place.
+// undone removes the notes of the commit id, which has failed. A note may have
+// replaced that of an earlier commit; the last commit before takes its place, which
+// is that one or a later one.
 func (l *lockTable) undone(id int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,8 +97,8 @@ func (l *lockTable) undone(id int) {
 	}
 }
 
-// committed ends a commit, also one that failed, and forgets what no open
-// snapshot can be older than.
+// committed ends a commit, successful or not, and removes the notes that all open
+// snapshots include.
 func (l *lockTable) committed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,8 +122,8 @@ func (l *lockTable) committed() {
 	l.prune = max(1<<14, 2*len(l.recent))
 }
 
-// writing notes that t writes a collection, which keeps its definition as it
-// is until t ends; false where the definition is just being changed.
+// writing notes that t writes a collection, whose definition cannot change until t
+// ends. It returns false where the current commit changes the definition.
 func (l *lockTable) writing(t *Txn, collection uint64) bool {
 	if _, ok := t.collections[collection]; ok {
 		return true
@@ -141,8 +141,9 @@ func (l *lockTable) writing(t *Txn, collection uint64) bool {
 	return true
 }
 
-// define notes that the commit being made changes a collection's definition,
-// or names an open transaction that has written it and must end first.
+// define notes that the current commit changes a collection's definition. Where an
+// open transaction has written the collection, it notes nothing and returns that
+// transaction.
 func (l *lockTable) define(collection uint64) *Txn {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,25 +9,24 @@ import (
 // Range is the keys from Lo on and below Hi; nil is no bound.
 type Range struct{ Lo, Hi []byte }
 
-// Scan walks documents in the order of an index. Between calls of Next it may
-// be detached from its state with Pause and attached to another with Resume,
-// where it goes on behind the key it stood at.
+// Scan iterates over documents in the order of an index. Between calls of Next,
+// Pause detaches it from its state, and Resume attaches it to another, where it
+// continues after the last key.
 type Scan struct {
-	tx      *Tx
-	coll    *Collection
-	ix      *Index
-	ranges  []Range // ascending and apart
-	reverse bool
-	at      int // the range being walked
-	cur     *cursor
-	last    []byte // the key last returned, set by Pause
-	resume  bool
-	seen    map[string]struct{} // documents already returned, for multikey indexes
-	// Examined counts index entries and documents looked at.
-	Keys, Docs int
+	tx         *Tx
+	coll       *Collection
+	ix         *Index
+	ranges     []Range // ascending and apart
+	reverse    bool
+	at         int // the current range
+	cur        *cursor
+	last       []byte // the key last returned, set by Pause
+	resume     bool
+	seen       map[string]struct{} // documents already returned, for multikey indexes
+	Keys, Docs int                 // index entries and documents examined
 }
 
-// Scan starts a walk. Ranges must be sorted and must not overlap.
+// Scan returns a scan of the ranges, which must be sorted and must not overlap.
 func (tx *Tx) Scan(c *Collection, ix *Index, ranges []Range, reverse bool) *Scan {
 	s := &Scan{tx: tx, coll: c, ix: ix, ranges: ranges, reverse: reverse}
 	if reverse {
@@ -56,14 +55,14 @@ func (s *Scan) Next() (pk []byte, doc value.Doc, ok bool) {
 	}
 }
 
-// Skip moves past the next document without reading it, false at the end.
+// Skip skips the next document without reading it. It returns false at the end.
 func (s *Scan) Skip() bool {
 	_, _, ok := s.step()
 	return ok
 }
 
-// step moves to the next key that is of another document than those before.
-// The document comes along where the index is the collection itself.
+// step moves to the next key whose document has not been returned. It returns the
+// document too where the index is the collection itself.
 func (s *Scan) step() (pk []byte, doc value.Doc, ok bool) {
 	for s.at >= 0 && s.at < len(s.ranges) {
 		r := s.ranges[s.at]
@@ -112,7 +111,7 @@ func (s *Scan) step() (pk []byte, doc value.Doc, ok bool) {
 	return nil, nil, false
 }
 
-// Pause detaches the scan from its state, which may then be closed.
+// Pause detaches the scan from its state, which can then be closed.
 func (s *Scan) Pause() {
 	if s.cur != nil {
 		s.last = bytes.Clone(s.last)
@@ -122,8 +121,8 @@ func (s *Scan) Pause() {
 	s.tx = nil
 }
 
-// Resume attaches the scan to a newer state, false where its collection or
-// index is no longer there.
+// Resume attaches the scan to a newer state. It returns false where the collection
+// or the index has been dropped.
 func (s *Scan) Resume(tx *Tx) bool {
 	c := tx.catalog.Lookup(s.coll.DB, s.coll.Name)
 	if c == nil || c.ID != s.coll.ID {
@@ -141,7 +140,7 @@ func (s *Scan) Resume(tx *Tx) bool {
 	return false
 }
 
-// Close lets go of the cursor.
+// Close releases the cursor.
 func (s *Scan) Close() {
 	if s.cur != nil {
 		s.cur.close()

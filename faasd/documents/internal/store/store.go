@@ -2,10 +2,10 @@
 //
 // A bbolt read transaction is a consistent snapshot of all collections and
 // indexes, so reading needs no locks. All writing goes through one committer
-// goroutine that gathers whatever is waiting into one bbolt transaction: one
-// sync to disk for all clients that wrote meanwhile (group commit). A server
-// transaction (Txn) reads its snapshot, keeps what it writes in memory, and
-// locks the documents and unique keys that it touches until it ends.
+// goroutine that makes one bbolt transaction of all writes that are waiting: one
+// sync to disk for all of them (group commit). A transaction of a client ([Txn])
+// reads its snapshot, keeps its writes in memory, and locks the documents and
+// unique keys that it writes until it ends.
 package store
 
 import (
@@ -31,8 +31,8 @@ import (
 
 // Options of a store.
 type Options struct {
-	// Sync waits for the disk before a write is acknowledged. Without it an
-	// acknowledged write survives the process, not the machine.
+	// Sync waits for the disk before a write is acknowledged. Without it, an
+	// acknowledged write survives the process but not a power cut.
 	Sync bool
 	Log  *slog.Logger
 }
@@ -66,17 +66,17 @@ const (
 // FileName is the name of the one file in the data directory.
 const FileName = "documents.db"
 
-// mapSize is how much address space the file is mapped into from the start.
-// Growing the mapping would have to wait for every open snapshot; a mapping is
-// only address space, so ask for more than a development database will need.
-// Beyond it things still work, but a commit that grows the file waits for open
-// transactions, 60 s at most each.
+// mapSize is the address space that the file is mapped into from the start, more
+// than a development database needs: a larger mapping has to wait for all open
+// snapshots. When the file outgrows it, a commit waits for the open transactions,
+// which last 60 s at most.
 const mapSize = min(64<<30, math.MaxInt/4)
 
-// ErrLocked says that another process has the data directory open.
+// ErrLocked is returned by [Open] where another process uses the data directory.
 var ErrLocked = errors.New("the data directory is in use by another process")
 
-// Open opens or creates the store in dir.
+// Open opens the store in dir and creates it if it does not exist. It fails with
+// [ErrLocked] where another process uses dir, and where dir cannot be written.
 func Open(dir string, opts Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -89,8 +89,8 @@ func Open(dir string, opts Options) (*Store, error) {
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: mapSize,
 		NoSync:          !opts.Sync,
-		// The list of free pages is found again at the start rather than written
-		// with every commit: after many deletions it is long.
+		// The list of free pages is computed at the start and not written with
+		// every commit: after many deletions it is long.
 		NoFreelistSync: true,
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -109,7 +109,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// load makes sure that the fixed buckets are there and reads the catalog.
+// load creates the fixed buckets where they are missing and reads the catalog.
 func (s *Store) load() error {
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		for _, b := range [][]byte{catalogBucket, sessionsBucket, bucketName(multikeyBucket)} {
@@ -133,8 +133,8 @@ func (s *Store) load() error {
 	})
 }
 
-// Close waits for the writes under way and closes the file. Snapshots and
-// transactions must have ended.
+// Close waits for the writes that have begun and closes the file. The caller ends
+// all snapshots and transactions before.
 func (s *Store) Close() error {
 	s.closing.Do(func() { close(s.stop) })
 	<-s.stopped
@@ -154,22 +154,22 @@ type op struct {
 	done chan struct{}
 }
 
-// errBlocked says that a write met a document which an open transaction has
-// locked.
+// errBlocked is returned where an open transaction has locked a document or a
+// collection that is to be written.
 type errBlocked struct{ by *Txn }
 
 func (errBlocked) Error() string { return "blocked by a transaction" }
 
-// Write runs fn in the committer and returns when what it did is durable. fn
-// sees all earlier writes. It must check before it writes: when it returns an
-// error, whatever it had already written is kept. Where fn meets a document
-// that an open transaction has locked, it is run again after that transaction
-// has ended, so it must remember how far it got. stop ends the waiting.
+// Write runs fn in the committer and returns when its writes are durable. fn sees
+// all earlier writes. It must check before it writes: writes before an error are
+// kept. Where an open transaction has locked a document that fn writes, Write runs
+// fn again after that transaction has ended, so fn must remember what it has done.
+// Closing stop ends the wait with [ErrStopped].
 func (s *Store) Write(stop <-chan struct{}, fn func(tx *Tx) error) error {
 	return s.submit(stop, &op{run: fn})
 }
 
-// ErrStopped is returned by Write when it was told to stop waiting.
+// ErrStopped is returned by [Store.Write] where stop was closed.
 var ErrStopped = errors.New("stopped waiting")
 
 func (s *Store) submit(stop <-chan struct{}, o *op) error {
@@ -203,16 +203,16 @@ func (s *Store) submit(stop <-chan struct{}, o *op) error {
 	}
 }
 
-// maxBatch bounds how much is put into one commit.
+// maxBatch bounds the writes of one commit.
 const maxBatch = 1024
 
-// commitLoop gathers writes and commits them, one batch after the other.
+// commitLoop commits the writes, one batch after the other.
 //
-// While a commit is being made the next writes queue up and share the next
-// one. When it ends, though, its clients all come back at about the same time,
-// and whoever is first would get a commit of its own while the others wait for
-// it. So where several clients have been writing, the loop waits for as many
-// as there lately were, for at most as long as the disk took the last time.
+// The writes that arrive during a commit share the next one. When a commit ends,
+// its clients all send their next writes at about the same time, and the first of
+// these would have a commit of its own while the others wait for it. So the loop
+// waits for as many writes as there were lately, for as long as the disk took the
+// last time at most.
 func (s *Store) commitLoop() {
 	defer close(s.stopped)
 	expected, took := 1, time.Duration(0)
@@ -221,7 +221,7 @@ func (s *Store) commitLoop() {
 		select {
 		case first = <-s.ops:
 		case <-s.stop:
-			// Writes that came in before the stop are still made.
+			// Writes that arrived before the stop are still made.
 			select {
 			case first = <-s.ops:
 			default:
@@ -240,7 +240,7 @@ func (s *Store) commitLoop() {
 			}
 			close(o.done)
 		}
-		// Who wrote and who came meanwhile is at work now.
+		// The clients of this batch, and those whose writes wait.
 		active := len(batch) + len(s.ops)
 		expected = max(active, (expected+active)/2)
 	}
@@ -249,8 +249,8 @@ func (s *Store) commitLoop() {
 // maxGather bounds how long a write waits for others to share its commit.
 const maxGather = 5 * time.Millisecond
 
-// gather yields first, what is waiting, and what comes within wait, until it
-// is a batch of the expected size.
+// gather yields first, then all writes that wait, then those that arrive within
+// wait until there are as many as expected.
 func (s *Store) gather(first *op, expected int, wait time.Duration) iter.Seq[*op] {
 	return func(yield func(*op) bool) {
 		timer := time.After(wait)
@@ -275,8 +275,8 @@ func (s *Store) gather(first *op, expected int, wait time.Duration) iter.Seq[*op
 	}
 }
 
-// commit makes all of batch, in order, in one transaction of the file, while
-// it comes in. It returns the batch, and how long the disk took.
+// commit runs the writes in order, as they arrive, in one transaction of the file.
+// It returns them and the time that the disk took. Where it fails, none is made.
 func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err error) {
 	btx, err := s.db.Begin(true)
 	if err != nil {
@@ -287,7 +287,7 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 	defer func() {
 		if p := recover(); p != nil {
 			err = fault.New(fault.InternalError, "a write failed: %v", p)
-			s.log.Error("panic in the committer", "panic", p)
+			s.log.Error("write panicked", "panic", p)
 		}
 		if err != nil {
 			btx.Rollback()
@@ -300,8 +300,7 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 			return batch, 0, tx.broken
 		}
 	}
-	// A snapshot and its catalog are taken together, so they are also put in
-	// place together.
+	// A snapshot and its catalog are read together, so they change together.
 	if tx.catalog != s.catalog {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -316,8 +315,8 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 	return batch, time.Since(began), nil
 }
 
-// diskFault is why a commit failed, none of which has happened then. A full
-// disk has a code of its own: it ends as soon as there is space again.
+// diskFault returns the error of a commit that failed. A full disk has a code of
+// its own, since writes work again when there is space.
 func diskFault(err error) error {
 	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
 		if errors.Is(err, full) {
@@ -327,8 +326,8 @@ func diskFault(err error) error {
 	return fault.New(fault.InternalError, "commit: %v", err)
 }
 
-// Snapshot opens a read-only view of the latest committed state. It must be
-// closed, soon.
+// Snapshot returns a read-only view of the latest committed state, which the
+// caller must close soon. It fails where the store is closed.
 func (s *Store) Snapshot() (*Tx, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -339,7 +338,7 @@ func (s *Store) Snapshot() (*Tx, error) {
 	return &Tx{s: s, btx: btx, catalog: s.catalog, id: btx.ID()}, nil
 }
 
-// Stats are figures about the file, for serverStatus and benchmarks.
+// Stats returns the size of the file and the number of open snapshots.
 func (s *Store) Stats() (size int64, openReads int) {
 	if fi, err := os.Stat(s.db.Path()); err == nil {
 		size = fi.Size()

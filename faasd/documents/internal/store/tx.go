@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"fmt"
 
 	"github.com/tidwall/btree"
 	bolt "go.etcd.io/bbolt"
@@ -44,11 +45,14 @@ func (tx *Tx) Close() {
 	}
 }
 
-// Catalog is the collections of this state.
+// Catalog returns the collections of this state.
 func (tx *Tx) Catalog() *Catalog { return tx.catalog }
 
-// Transactional reports whether the state belongs to a server transaction.
-func (tx *Tx) Transactional() bool { return tx.txn != nil }
+// fail notes and returns an error that nothing of the commit must survive.
+func (tx *Tx) fail(what string, err error) error {
+	tx.broken = fault.New(fault.InternalError, "%s: %v", what, err)
+	return tx.broken
+}
 
 func (tx *Tx) bucket(id uint64) *bolt.Bucket {
 	if b, ok := tx.buckets[id]; ok {
@@ -88,11 +92,11 @@ func (tx *Tx) put(bucket uint64, key, val []byte) {
 	}
 	b := tx.bucket(bucket)
 	if b == nil {
-		tx.broken = fault.New(fault.InternalError, "bucket %d is missing", bucket)
+		tx.fail("write", fmt.Errorf("bucket %d is missing", bucket))
 		return
 	}
 	if err := b.Put(key, val); err != nil {
-		tx.broken = fault.New(fault.InternalError, "write: %v", err)
+		tx.fail("write", err)
 	}
 }
 
@@ -103,7 +107,7 @@ func (tx *Tx) del(bucket uint64, key []byte) {
 	}
 	if b := tx.bucket(bucket); b != nil {
 		if err := b.Delete(key); err != nil {
-			tx.broken = fault.New(fault.InternalError, "delete: %v", err)
+			tx.fail("delete", err)
 		}
 	}
 }
@@ -120,7 +124,7 @@ func (tx *Tx) over(bucket uint64) *btree.BTreeG[entry] {
 	return o
 }
 
-// cursor walks a bucket and a transaction's writes over it as one.
+// cursor iterates over a bucket and a transaction's writes to it in one order.
 type cursor struct {
 	base    *bolt.Cursor
 	bk, bv  []byte
@@ -148,8 +152,8 @@ func (c *cursor) close() {
 	}
 }
 
-// seek goes to the first key not below at, or in reverse to the last key below
-// at; a nil at means from the respective end.
+// seek moves to the first key that is not below at, or in reverse to the last key
+// below at, and returns it; a nil at is the beginning, or in reverse the end.
 func (c *cursor) seek(at []byte) (k, v []byte) {
 	if c.base != nil {
 		switch {
@@ -195,7 +199,7 @@ func (c *cursor) load() {
 }
 
 func (c *cursor) next() (k, v []byte) {
-	// Leave the key that settle returned, on whichever side it was.
+	// Step past the key that settle returned, on the side that has it.
 	if c.ok && (c.bk == nil || c.side() <= 0) {
 		if c.bk != nil && c.side() == 0 {
 			c.stepBase()
@@ -207,7 +211,8 @@ func (c *cursor) next() (k, v []byte) {
 	return c.settle()
 }
 
-// side tells which comes first: below zero the overlay, above zero the base.
+// side returns a number below zero where the overlay's key comes first, above
+// zero where the base's does.
 func (c *cursor) side() int {
 	d := bytes.Compare(c.oe.key, c.bk)
 	if c.reverse {
@@ -233,7 +238,8 @@ func (c *cursor) stepOver() {
 	c.load()
 }
 
-// settle returns the current key, past the ones that the overlay deletes.
+// settle returns the current key, after stepping past those that the overlay
+// deletes.
 func (c *cursor) settle() (k, v []byte) {
 	for {
 		switch {
@@ -281,12 +287,13 @@ func (tx *Tx) Count(c *Collection) int64 {
 	return n
 }
 
-// Session returns what is kept of a session, nil for an unknown one.
+// Session returns the record of a session, nil if there is none.
 func (tx *Tx) Session(id []byte) []byte {
 	return bytes.Clone(tx.btx.Bucket(sessionsBucket).Get(id))
 }
 
-// PutSession keeps a session's record; nil removes it. Only in Write.
+// PutSession stores the record of a session; nil removes it. It is only for
+// [Store.Write].
 func (tx *Tx) PutSession(id, record []byte) {
 	b := tx.btx.Bucket(sessionsBucket)
 	var err error
@@ -296,11 +303,11 @@ func (tx *Tx) PutSession(id, record []byte) {
 		err = b.Put(id, record)
 	}
 	if err != nil {
-		tx.broken = fault.New(fault.InternalError, "session: %v", err)
+		tx.fail("session", err)
 	}
 }
 
-// Sessions calls f with every kept session.
+// Sessions calls f with every record of a session.
 func (tx *Tx) Sessions(f func(id, record []byte)) {
 	tx.btx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
 		f(k, v)

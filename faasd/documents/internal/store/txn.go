@@ -10,9 +10,9 @@ import (
 type Txn struct {
 	s           *Store
 	tx          *Tx
-	keys        []string            // what it has locked
-	collections map[uint64]struct{} // what it has written
-	created     map[uint64]bool     // collections that came to be in it
+	keys        []string            // the locks that it holds
+	collections map[uint64]struct{} // the collections that it has written
+	created     map[uint64]bool     // the collections that it has created
 	done        chan struct{}       // closed when it has ended
 	once        sync.Once
 }
@@ -20,9 +20,9 @@ type Txn struct {
 // Begin opens a transaction on a snapshot of the latest committed state.
 func (s *Store) Begin() (*Txn, error) {
 	t := &Txn{s: s, done: make(chan struct{}), created: map[uint64]bool{}}
-	// Commits made from here on must be remembered for this transaction, so
-	// it is known before its snapshot is taken. Its snapshot id is zero until
-	// then, which keeps everything.
+	// The lock table must keep all commits after the snapshot for this
+	// transaction, so it is added before the snapshot is taken. Until then its
+	// snapshot id is zero, which keeps all commits.
 	t.tx = &Tx{}
 	s.locks.mu.Lock()
 	s.locks.open[t] = struct{}{}
@@ -39,7 +39,7 @@ func (s *Store) Begin() (*Txn, error) {
 	return t, nil
 }
 
-// Tx is the state that the transaction sees and writes.
+// Tx returns the state that the transaction reads and writes.
 func (t *Txn) Tx() *Tx { return t.tx }
 
 func (t *Txn) collection(c *Collection, db, name string, create bool) (*Collection, error) {
@@ -64,8 +64,8 @@ func (t *Txn) collection(c *Collection, db, name string, create bool) (*Collecti
 		}
 		return c, nil
 	}
-	// Announce the write first, then look whether the definition is still
-	// the snapshot's: no redefinition can slip between the two.
+	// Note the write first, then check that the definition is still the
+	// snapshot's: no redefinition can come between the two.
 	if !t.s.locks.writing(t, c.ID) {
 		return nil, errConflict()
 	}
@@ -78,12 +78,13 @@ func (t *Txn) collection(c *Collection, db, name string, create bool) (*Collecti
 	return c, nil
 }
 
-// Commit makes what the transaction wrote durable, together with what also
-// writes. It ends the transaction whatever it returns.
+// Commit makes the transaction's writes durable, together with those of also, and
+// ends the transaction. It fails with a write conflict where another transaction
+// has created the same collection, and where the file cannot be written.
 func (t *Txn) Commit(also func(tx *Tx)) error {
 	snapshot := t.tx
-	// The snapshot is not needed any more; holding it could make the file's
-	// growth wait.
+	// The snapshot is not needed any more; while it is open, the file may not
+	// be able to grow.
 	snapshot.Close()
 	defer t.end(0)
 	run := func(tx *Tx) error {
@@ -133,7 +134,7 @@ func (tx *Tx) created(id uint64) *Collection {
 	panic(fault.New(fault.InternalError, "collection %d is not in the catalog", id))
 }
 
-// Abort throws away what the transaction wrote and ends it.
+// Abort discards the transaction's writes and ends it.
 func (t *Txn) Abort() {
 	t.tx.Close()
 	t.end(0)

@@ -7,20 +7,22 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// PK returns the primary key of a document, made of its _id.
+// PK returns the primary key of a document: the key of its _id.
 func PK(doc value.Doc) []byte { return value.AppendKey(nil, value.Field(doc, "_id")) }
 
-// change is what a write of one document does to one index.
+// change is the change of one index by the write of one document.
 type change struct {
 	ix       *Index
 	put, del []keyEntry
 	multikey bool
 }
 
-// Insert stores a new document, which must have its _id.
+// Insert stores a new document, which must have an _id. Insert, Replace and Delete
+// change nothing where they fail: with DuplicateKey, with WriteConflict in a
+// transaction, or where [Store.Write] must wait for an open transaction.
 func (tx *Tx) Insert(c *Collection, doc value.Doc) error { return tx.write(c, PK(doc), nil, doc) }
 
-// Replace stores new in the place of old, both with the same _id.
+// Replace replaces old by new, which has the same _id.
 func (tx *Tx) Replace(c *Collection, pk []byte, old, new value.Doc) error {
 	return tx.write(c, pk, old, new)
 }
@@ -30,8 +32,8 @@ func (tx *Tx) Delete(c *Collection, pk []byte, old value.Doc) error {
 	return tx.write(c, pk, old, nil)
 }
 
-// write brings a document and its index entries from old to new, either of
-// which may be nil. All is checked before anything is changed.
+// write changes a document and its index entries from old to new, either of which
+// may be nil.
 func (tx *Tx) write(c *Collection, pk []byte, old, new value.Doc) error {
 	if len(pk) > maxKey {
 		return fault.New(fault.KeyTooLong, "_id is too long: its key takes %d bytes, at most %d are allowed", len(pk), maxKey)
@@ -52,8 +54,8 @@ func (tx *Tx) write(c *Collection, pk []byte, old, new value.Doc) error {
 		locks = append(locks, unique...)
 		changes = append(changes, ch)
 	}
-	// Locks come before the checks for duplicates: what another transaction
-	// has in hand is a conflict, not a duplicate, until it commits.
+	// Lock before checking for duplicates: a key that another transaction has
+	// written is a conflict until that commits, and a duplicate afterwards.
 	if err := tx.lock(locks); err != nil {
 		return err
 	}
@@ -93,8 +95,8 @@ func (tx *Tx) write(c *Collection, pk []byte, old, new value.Doc) error {
 	return tx.broken
 }
 
-// untouched reports whether a change of a document surely leaves its keys in
-// the index as they are: most changes are of fields that no index has.
+// untouched reports whether a change of a document leaves its keys in the index as
+// they are. It may be false where it does.
 func (ix *Index) untouched(old, new value.Doc) bool {
 	for _, name := range ix.fields {
 		before, after := value.Field(old, name), value.Field(new, name)
@@ -121,7 +123,7 @@ func (tx *Tx) indexChange(ix *Index, pk []byte, old, new value.Doc) (ch change, 
 			return ch, nil, err
 		}
 	}
-	// Both are sorted: what is only on the left goes, only on the right comes.
+	// Both are sorted: delete what only before has, put what only after has.
 	for i, j := 0, 0; i < len(before) || j < len(after); {
 		switch {
 		case j == len(after) || i < len(before) && bytes.Compare(before[i], after[j]) < 0:

@@ -5,6 +5,8 @@ package value
 import (
 	"bytes"
 	"cmp"
+	"crypto/rand"
+	"encoding/binary"
 	"math"
 	"slices"
 	"strconv"
@@ -170,7 +172,7 @@ func compareNumbers(a, b Value) int {
 	case aInt && bInt:
 		return cmp.Compare(ai, bi)
 	case !aInt && !bInt:
-		return compareFloats(a.Double(), b.Double())
+		return cmp.Compare(a.Double(), b.Double()) // NaN is below all others
 	case aInt:
 		return -compareFloatInt(b.Double(), ai)
 	default:
@@ -187,9 +189,6 @@ func asInt(v Value) (int64, bool) {
 	}
 	return 0, false
 }
-
-// NaN sorts below every other number and equals itself.
-func compareFloats(a, b float64) int { return cmp.Compare(a, b) }
 
 func compareFloatInt(f float64, i int64) int {
 	switch {
@@ -262,14 +261,16 @@ func (it *Iterator) NextSlot() bool {
 	return true
 }
 
-// sizeOf returns how many bytes a value of type t at the start of b takes, or
-// -1 where b is too short to tell.
+func int32At(b []byte) int { return int(int32(binary.LittleEndian.Uint32(b))) }
+
+// sizeOf returns the size of a value of type t at the start of b, -1 where b is
+// too short.
 func sizeOf(t bsoncore.Type, b []byte) int {
 	length := func(extra int) int {
 		if len(b) < 4 {
 			return -1
 		}
-		n := int(int32(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24))
+		n := int32At(b)
 		if n < 0 {
 			return -1
 		}
@@ -459,6 +460,13 @@ func SortUnique(vs []Value) []Value {
 	return slices.CompactFunc(vs, Equal)
 }
 
+// NewUUID returns a random UUID, of version 4.
+func NewUUID() (id [16]byte) {
+	rand.Read(id[:])
+	id[6], id[8] = id[6]&0x0F|0x40, id[8]&0x3F|0x80
+	return id
+}
+
 // Clone copies a value out of a buffer that will not live.
 func Clone(v Value) Value { return Value{Type: v.Type, Data: bytes.Clone(v.Data)} }
 
@@ -574,7 +582,7 @@ func valid(b []byte, depth int) bool {
 	if depth > MaxDepth || len(b) < 5 {
 		return false
 	}
-	if n := int(int32(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)); n != len(b) {
+	if n := int32At(b); n != len(b) {
 		return false
 	}
 	if b[len(b)-1] != 0 {
@@ -614,7 +622,7 @@ func valid(b []byte, depth int) bool {
 		case bsoncore.TypeBinary:
 			// The old binary subtype repeats its length inside.
 			if v[4] == 2 {
-				if len(v) < 9 || int(int32(uint32(v[5])|uint32(v[6])<<8|uint32(v[7])<<16|uint32(v[8])<<24)) != len(v)-9 {
+				if len(v) < 9 || int32At(v[5:]) != len(v)-9 {
 					return false
 				}
 			}
