@@ -16,9 +16,9 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("create-order")
-	placing, customers := s.Placing(), s.Admission()
+	placing, admission := s.Placing(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", place(placing, customers))
+		f.Route("POST /{$}", admission.Admit(place(placing)))
 	})
 }
 
@@ -41,12 +41,8 @@ type item struct {
 	UnitPrice kiosk.Money `json:"unit_price"`
 }
 
-func place(placing *order.Placing, customers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func place(placing *order.Placing) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		key, err := rest.IdempotencyKey(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -70,10 +66,10 @@ func place(placing *order.Placing, customers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
+		header := http.Header{"Location": {"/api/orders/" + string(o.ID)}}
 		if replayed {
 			header.Set(rest.ReplayedHeader, "true")
 		}
-		header.Set("Location", "/api/orders/"+string(o.ID))
 		answer := receipt{
 			ID: o.ID, Message: "your order is placed", Status: order.Pending, Stock: order.StockPending,
 			Items: make([]item, len(o.Lines)), Total: o.Total, Currency: o.Currency,

@@ -4,7 +4,6 @@ package function
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"time"
 
@@ -26,11 +25,11 @@ const listsPerUser = 8
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("orders")
-	desk, customers := s.Desk(), s.Admission()
+	desk, admission := s.Desk(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{$}", list(desk, customers, rest.NewTurns(ListsAtOnce, listsPerUser)))
-		f.Route("GET /{id}", get(desk, customers))
-		f.Route("PUT /{id}/status", setStatus(desk, customers))
+		f.Route("GET /{$}", admission.Admit(rest.NewTurns(ListsAtOnce, listsPerUser).Bound(list(desk))))
+		f.Route("GET /{id}", admission.Admit(get(desk)))
+		f.Route("PUT /{id}/status", admission.Admit(setStatus(desk)))
 	})
 }
 
@@ -78,17 +77,8 @@ func show(o order.Order) view {
 	return v
 }
 
-func list(desk *order.Desk, customers rest.Admission, turns *rest.Turns) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
-		done, err := turns.Take(r.Context(), actor)
-		if err != nil {
-			return rest.Response{}, err
-		}
-		defer done()
+func list(desk *order.Desk) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		query, err := rest.Query(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -107,18 +97,12 @@ func list(desk *order.Desk, customers rest.Admission, turns *rest.Turns) rest.Ha
 		for i, o := range orders.Items {
 			items[i] = show(o)
 		}
-		response, err := rest.List(r, "/api/orders", page, orders, items)
-		maps.Copy(response.Header, header)
-		return response, err
+		return rest.List(r, "/api/orders", page, orders, items)
 	}
 }
 
-func get(desk *order.Desk, customers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func get(desk *order.Desk) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -127,16 +111,12 @@ func get(desk *order.Desk, customers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusOK, Header: header, Body: show(o)}, nil
+		return rest.OK(show(o))
 	}
 }
 
-func setStatus(desk *order.Desk, customers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func setStatus(desk *order.Desk) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -152,8 +132,6 @@ func setStatus(desk *order.Desk, customers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusOK, Header: header, Body: map[string]any{
-			"id": o.ID, "message": "the order is " + string(o.Status), "status": o.Status,
-		}}, nil
+		return rest.OK(map[string]any{"id": o.ID, "message": "the order is " + string(o.Status), "status": o.Status})
 	}
 }

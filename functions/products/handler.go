@@ -32,16 +32,16 @@ const ListsAtOnce = 2
 func New(ctx context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("products")
 	show := view{currency: s.Currency()}
-	catalogue, keeper := s.Catalogue(), s.Admission()
+	catalogue, admission := s.Catalogue(), s.Admission()
 	copies := nearcache.New(maxCopies, answer.size, time.Now)
 	s.WatchProducts(ctx, copies)
 	s.KeepSearchable(ctx)
 	return s.Function(func(f *rest.Function) {
 		f.Route("GET /{$}", rest.AtMost(ListsAtOnce, list(catalogue, show)))
 		f.Route("GET /{id}", get(catalogue, copies, show))
-		f.Route("POST /{$}", create(catalogue, keeper, show))
-		f.Route("PUT /{id}", replace(catalogue, keeper, copies, show))
-		f.Route("DELETE /{id}", remove(catalogue, keeper, copies))
+		f.Route("POST /{$}", admission.Admit(create(catalogue, show)))
+		f.Route("PUT /{id}", admission.Admit(replace(catalogue, copies, show)))
+		f.Route("DELETE /{id}", admission.Admit(remove(catalogue, copies)))
 	})
 }
 
@@ -147,12 +147,8 @@ func get(catalogue *inventory.Catalogue, copies *nearcache.Cache[answer], show v
 	}
 }
 
-func create(catalogue *inventory.Catalogue, keeper rest.Admission, show view) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := keeper.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func create(catalogue *inventory.Catalogue, show view) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		var body details
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
@@ -161,8 +157,7 @@ func create(catalogue *inventory.Catalogue, keeper rest.Admission, show view) re
 		if err != nil {
 			return rest.Response{}, err
 		}
-		header.Set("Location", home+"/"+string(p.ID))
-		header.Set("ETag", p.ETag())
+		header := http.Header{"Location": {home + "/" + string(p.ID)}, "Etag": {p.ETag()}}
 		return rest.Response{Status: http.StatusCreated, Header: header, Body: show.product(p)}, nil
 	}
 }
@@ -176,12 +171,8 @@ func match(r *http.Request) inventory.Match {
 	return func(p inventory.Product) bool { return rest.Matches(header, p.ETag(), false) }
 }
 
-func replace(catalogue *inventory.Catalogue, keeper rest.Admission, copies *nearcache.Cache[answer], show view) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := keeper.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func replace(catalogue *inventory.Catalogue, copies *nearcache.Cache[answer], show view) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -195,17 +186,12 @@ func replace(catalogue *inventory.Catalogue, keeper rest.Admission, copies *near
 		if err != nil {
 			return rest.Response{}, err
 		}
-		header.Set("ETag", p.ETag())
-		return rest.Response{Status: http.StatusOK, Header: header, Body: show.product(p)}, nil
+		return rest.Response{Status: http.StatusOK, Header: http.Header{"Etag": {p.ETag()}}, Body: show.product(p)}, nil
 	}
 }
 
-func remove(catalogue *inventory.Catalogue, keeper rest.Admission, copies *nearcache.Cache[answer]) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := keeper.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func remove(catalogue *inventory.Catalogue, copies *nearcache.Cache[answer]) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -214,6 +200,6 @@ func remove(catalogue *inventory.Catalogue, keeper rest.Admission, copies *nearc
 		if err := catalogue.Delete(r.Context(), actor, id, match(r)); err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusOK, Header: header, Body: map[string]string{"message": "the product has left the catalogue"}}, nil
+		return rest.OK(map[string]string{"message": "the product is deleted"})
 	}
 }

@@ -85,8 +85,8 @@ func TestOwnChangesShowAtOnce(t *testing.T) {
 	everybody := rest.Admission{Authenticator: service{}, Writes: func(context.Context, string) (*kiosk.Limit, error) { return nil, nil }}
 	refusing := &inventory.Catalogue{Cache: &shelf{}, Transact: func(context.Context, func(context.Context) error) error { return kiosk.Stale("another was quicker") }}
 	f := rest.NewFunction(nil, nil)
-	f.Route("PUT /{id}", replace(refusing, everybody, copies, view{}))
-	f.Route("DELETE /{id}", remove(refusing, everybody, copies))
+	f.Route("PUT /{id}", everybody.Admit(replace(refusing, copies, view{})))
+	f.Route("DELETE /{id}", everybody.Admit(remove(refusing, copies)))
 	for _, method := range []string{http.MethodPut, http.MethodDelete} {
 		if _, err := copies.Load(t.Context(), nearcache.Product(string(id)), load); err != nil {
 			t.Fatal(err)

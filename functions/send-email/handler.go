@@ -20,19 +20,15 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("send-email")
-	sender, letters, writers := s.Sender(), s.Letters(), s.Admission()
+	sender, letters, admission := s.Sender(), s.Letters(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("POST /{$}", send(sender, writers))
-		f.Route("POST /letters", sendLetters(letters, writers))
+		f.Route("POST /{$}", admission.Admit(send(sender)))
+		f.Route("POST /letters", admission.Admit(sendLetters(letters)))
 	})
 }
 
-func send(sender *mail.Sender, writers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := writers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func send(sender *mail.Sender) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		key, err := rest.IdempotencyKey(r)
 		if err != nil {
 			return rest.Response{}, err
@@ -45,6 +41,7 @@ func send(sender *mail.Sender, writers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
+		header := http.Header{}
 		if result.Replayed {
 			header.Set(rest.ReplayedHeader, "true")
 		}
@@ -56,12 +53,8 @@ func send(sender *mail.Sender, writers rest.Admission) rest.Handler {
 
 var delays = telemetry.NewHistogram("kiosk.queue.delay", "how long asynchronous invocations lay in OpenFaaS's queue", telemetry.Long)
 
-func sendLetters(letters *mail.Letters, writers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := writers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func sendLetters(letters *mail.Letters) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		if queued, err := strconv.ParseInt(r.Header.Get(mail.QueuedHeader), 10, 64); err == nil {
 			delays.Record(r.Context(), max(time.Since(time.UnixMilli(queued)), 0), nil)
 		}
@@ -71,6 +64,6 @@ func sendLetters(letters *mail.Letters, writers rest.Admission) rest.Handler {
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusNoContent, Header: header}, letters.Send(r.Context(), actor, body.Letters)
+		return rest.Response{Status: http.StatusNoContent}, letters.Send(r.Context(), actor, body.Letters)
 	}
 }

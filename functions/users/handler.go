@@ -21,15 +21,15 @@ import (
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("users")
 	profiles, authentication, recovery, privacy := s.Profiles(), s.Authentication(), s.Recovery(), s.Privacy()
-	customers, clients := s.Admission(), s.Clients()
+	admission, clients := s.Admission(), s.Clients()
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{id}", get(profiles, customers))
-		f.Route("PATCH /{id}", update(profiles, customers, clients))
-		f.Route("POST /me/verification", requestVerification(recovery, customers, clients))
-		f.Route("GET /me/sessions", sessions(authentication, customers))
-		f.Route("DELETE /me/sessions/{id}", endSession(authentication, customers))
-		f.Route("GET /me/export", rest.AtMost(exports, export(privacy, customers)))
-		f.Route("POST /me/erase", erase(privacy, customers, clients))
+		f.Route("GET /{id}", admission.Admit(get(profiles)))
+		f.Route("PATCH /{id}", admission.Admit(update(profiles, clients)))
+		f.Route("POST /me/verification", admission.Admit(requestVerification(recovery, clients)))
+		f.Route("GET /me/sessions", admission.Admit(sessions(authentication)))
+		f.Route("DELETE /me/sessions/{id}", admission.Admit(endSession(authentication)))
+		f.Route("GET /me/export", rest.AtMost(exports, admission.Admit(export(privacy))))
+		f.Route("POST /me/erase", admission.Admit(erase(privacy, clients)))
 	})
 }
 
@@ -41,12 +41,8 @@ func account(r *http.Request, caller kiosk.Actor) (kiosk.ID, error) {
 	return rest.ID(r)
 }
 
-func get(profiles *user.Profiles, customers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func get(profiles *user.Profiles) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := account(r, actor)
 		if err != nil {
 			return rest.Response{}, err
@@ -55,16 +51,12 @@ func get(profiles *user.Profiles, customers rest.Admission) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusOK, Header: header, Body: profile}, nil
+		return rest.OK(profile)
 	}
 }
 
-func update(profiles *user.Profiles, customers rest.Admission, clients rest.Clients) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func update(profiles *user.Profiles, clients rest.Clients) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := account(r, actor)
 		if err != nil {
 			return rest.Response{}, err
@@ -82,35 +74,27 @@ func update(profiles *user.Profiles, customers rest.Admission, clients rest.Clie
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusOK, Header: header, Body: profile}, nil
+		return rest.OK(profile)
 	}
 }
 
-func requestVerification(recovery *user.Recovery, customers rest.Admission, clients rest.Clients) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func requestVerification(recovery *user.Recovery, clients rest.Clients) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		if err := recovery.RequestVerification(r.Context(), actor, clients.Limited(r)); err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusAccepted, Header: header, Body: map[string]string{"message": "the letter is on its way"}}, nil
+		return rest.Response{Status: http.StatusAccepted, Body: map[string]string{"message": "the letter is on its way"}}, nil
 	}
 }
 
-func sessions(authentication *user.Authentication, customers rest.Admission) rest.Handler {
+func sessions(authentication *user.Authentication) rest.ActorHandler {
 	type view struct {
 		ID        kiosk.ID  `json:"id"`
 		CreatedAt time.Time `json:"created_at"`
 		ExpiresAt time.Time `json:"expires_at"`
 		Current   bool      `json:"current"`
 	}
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		sessions, err := authentication.Sessions(r.Context(), actor)
 		if err != nil {
 			return rest.Response{}, err
@@ -119,21 +103,17 @@ func sessions(authentication *user.Authentication, customers rest.Admission) res
 		for i, s := range sessions {
 			views[i] = view{s.ID, s.CreatedAt, s.ExpiresAt, s.ID == actor.Session}
 		}
-		return rest.Response{Status: http.StatusOK, Header: header, Body: views}, nil
+		return rest.OK(views)
 	}
 }
 
-func endSession(authentication *user.Authentication, customers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func endSession(authentication *user.Authentication) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusNoContent, Header: header}, authentication.EndSession(r.Context(), actor, id)
+		return rest.Response{Status: http.StatusNoContent}, authentication.EndSession(r.Context(), actor, id)
 	}
 }
 
@@ -141,33 +121,24 @@ func endSession(authentication *user.Authentication, customers rest.Admission) r
 // megabytes.
 const exports = 2
 
-func export(privacy *privacy.Privacy, customers rest.Admission) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func export(privacy *privacy.Privacy) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		document, err := privacy.Export(r.Context(), actor)
 		if err != nil {
 			return rest.Response{}, err
 		}
-		header.Set("Cache-Control", "no-store")
-		return rest.Response{Status: http.StatusOK, Header: header, Body: document}, nil
+		return rest.Response{Status: http.StatusOK, Header: http.Header{"Cache-Control": {"no-store"}}, Body: document}, nil
 	}
 }
 
-func erase(privacy *privacy.Privacy, customers rest.Admission, clients rest.Clients) rest.Handler {
-	return func(r *http.Request) (rest.Response, error) {
-		actor, header, err := customers.Admit(r)
-		if err != nil {
-			return rest.Response{}, err
-		}
+func erase(privacy *privacy.Privacy, clients rest.Clients) rest.ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		var body struct {
 			CurrentPassword string `json:"current_password"`
 		}
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusNoContent, Header: header}, privacy.Erase(r.Context(), actor, body.CurrentPassword, clients.Address(r))
+		return rest.Response{Status: http.StatusNoContent}, privacy.Erase(r.Context(), actor, body.CurrentPassword, clients.Address(r))
 	}
 }

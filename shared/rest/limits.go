@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -28,6 +29,9 @@ func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	return header, err
 }
 
+// ActorHandler answers a request of somebody who was admitted.
+type ActorHandler func(r *http.Request, actor kiosk.Actor) (Response, error)
+
 // Admission lets in who may use the shop: somebody with a token, and not too
 // often. The shop's own programs are not counted.
 type Admission struct {
@@ -36,8 +40,25 @@ type Admission struct {
 	Writes Limit // of all other methods
 }
 
-// Admit returns who asks; the header fields go into the answer.
-func (a Admission) Admit(r *http.Request) (kiosk.Actor, http.Header, error) {
+// Admit has h answer those who are admitted. Its answers say how much of the
+// limit is left.
+func (a Admission) Admit(h ActorHandler) Handler {
+	return func(r *http.Request) (Response, error) {
+		actor, header, err := a.admit(r)
+		if err != nil {
+			return Response{}, err
+		}
+		response, err := h(r, actor)
+		if response.Header == nil {
+			response.Header = header
+		} else {
+			maps.Copy(response.Header, header)
+		}
+		return response, err
+	}
+}
+
+func (a Admission) admit(r *http.Request) (kiosk.Actor, http.Header, error) {
 	actor, err := Actor(r, a)
 	if err != nil || actor.Role == kiosk.RoleService {
 		return actor, http.Header{}, err
@@ -80,6 +101,18 @@ type Turns struct {
 // there, waiting or let through.
 func NewTurns(atOnce, perUser int) *Turns {
 	return &Turns{atOnce: make(chan struct{}, atOnce), perUser: perUser, byUser: map[kiosk.ID]int{}}
+}
+
+// Bound has h answer those whose turn it is.
+func (t *Turns) Bound(h ActorHandler) ActorHandler {
+	return func(r *http.Request, actor kiosk.Actor) (Response, error) {
+		done, err := t.Take(r.Context(), actor)
+		if err != nil {
+			return Response{}, err
+		}
+		defer done()
+		return h(r, actor)
+	}
 }
 
 // Take waits for a turn in the name of an actor, who gives it back with done.

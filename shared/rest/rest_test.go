@@ -430,10 +430,16 @@ func TestAdmissionCounts(t *testing.T) {
 	}
 	actor := kiosk.Actor{ID: "a", Role: kiosk.RoleUser}
 	a := rest.Admission{Authenticator: fixed{&actor}, Reads: limit("read"), Writes: limit("write")}
+	admitted := a.Admit(func(_ *http.Request, who kiosk.Actor) (rest.Response, error) {
+		if who != actor {
+			t.Errorf("got actor %v, want %v", who, actor)
+		}
+		return rest.OK(nil)
+	})
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
 		r := httptest.NewRequest(method, "/", nil)
 		r.Header.Set("Authorization", "Bearer x")
-		if _, _, err := a.Admit(r); err != nil {
+		if _, err := admitted(r); err != nil {
 			t.Error(err)
 		}
 	}
@@ -443,7 +449,7 @@ func TestAdmissionCounts(t *testing.T) {
 	actor = kiosk.Service()
 	r := httptest.NewRequest("POST", "/", nil)
 	r.Header.Set("Authorization", "Bearer x")
-	if _, _, err := a.Admit(r); err != nil || len(counts) != 2 {
+	if _, err := admitted(r); err != nil || len(counts) != 2 {
 		t.Errorf("%v, %v: a service was counted", err, counts)
 	}
 }
