@@ -76,7 +76,7 @@ prepare_machine() {
 		for name in $sysctls; do
 			echo "$name=$(sysctl -n $name)"
 		done
-		for name in /opt/cni /var/log/containers /var/log/pods /var/lib/kubelet /usr/libexec/kubernetes /run/cni /run/netns /var/run/kubernetes; do
+		for name in /opt/cni /var/log/containers /var/log/pods /var/lib/kubelet /var/lib/cni /usr/libexec/kubernetes /run/cni /run/netns /run/kubernetes; do
 			[ -e $name ] || echo "remove $name"
 		done
 	} >$run/before.new
@@ -88,7 +88,6 @@ prepare_machine() {
 	# Where this machine forwarded nothing before, it forwards nothing else now.
 	local rest=RETURN
 	! grep -q '^net.ipv4.conf.all.forwarding=0$' $run/before || rest=DROP
-	[ ! -e /sys/class/net/openfaas0 ] || rest=RETURN # faasd's firewall sees to it
 	iptables-restore -w 10 --noflush <<-END
 		*nat
 		:KIOSK-CLUSTER -
@@ -98,6 +97,8 @@ prepare_machine() {
 		:KIOSK-CLUSTER -
 		-A KIOSK-CLUSTER -s $pods -j ACCEPT
 		-A KIOSK-CLUSTER -d $pods -j ACCEPT
+		-A KIOSK-CLUSTER -i openfaas0 -j RETURN
+		-A KIOSK-CLUSTER -o openfaas0 -j RETURN
 		-A KIOSK-CLUSTER -j $rest
 		COMMIT
 		*raw
@@ -128,6 +129,14 @@ prepare_machine() {
 
 ### Programs and images
 
+compile_kubernetes() {
+	mkdir -p "$box/host"
+	# It has to know what it is: charts ask for a version.
+	local version=k8s.io/component-base/version
+	GOWORK=off CGO_ENABLED=0 go build -C kubernetes/cluster -trimpath -buildvcs=false -ldflags "-s -w -X $version.gitVersion=v1.34.0 -X $version.gitMajor=1 -X $version.gitMinor=34" \
+		-o "$box/host/" ./... helm.sh/helm/v3/cmd/helm
+}
+
 build_all() {
 	local now
 	now=$({ sources && find kubernetes/cluster ! -name '*_test.go' \( -name '*.go' -o -name 'go.*' \) -print0 | sort -z | xargs -0 sha256sum; } | sha256sum)
@@ -136,11 +145,7 @@ build_all() {
 		return
 	fi
 	step "build Kubernetes, CoreDNS and Helm"
-	mkdir -p "$box/host"
-	# It has to know what it is: charts ask for a version.
-	local version=k8s.io/component-base/version
-	GOWORK=off CGO_ENABLED=0 go build -C kubernetes/cluster -trimpath -buildvcs=false -ldflags "-s -w -X $version.gitVersion=v1.34.0 -X $version.gitMajor=1 -X $version.gitMinor=34" \
-		-o "$box/host/" ./... helm.sh/helm/v3/cmd/helm
+	compile_kubernetes
 	step "build faas-cli 0.17.0"
 	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
 	step "build OpenFaaS and what stands beside the functions"
@@ -549,7 +554,8 @@ take_back() {
 	[ ! -e $run/before ] || while read -r line; do
 		case $line in
 		remove*)
-			find "${line#remove }" -depth -type d -empty -delete 2>/dev/null || true
+			umount "${line#remove }" 2>/dev/null || true
+			find "${line#remove }" -depth \( -type s -o -type d -empty \) -delete 2>/dev/null || true
 			;;
 		*=*) sysctl -qw "$line" 2>/dev/null || true ;;
 		esac
@@ -559,6 +565,12 @@ take_back() {
 
 case ${1:-} in
 up | down) "$1" ;;
+compile) # what takes longest, before it is needed
+	own_folder
+	mkdir -p "$box"
+	touch "$box/.cluster"
+	compile_kubernetes
+	;;
 restart-kubelet) # for tests
 	end kubelet 30
 	start_kubelet

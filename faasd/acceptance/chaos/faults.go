@@ -21,9 +21,10 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// gremlin makes things go wrong in one box.
+// gremlin makes things go wrong in one box or cluster.
 type gremlin struct {
-	box     *box.Box
+	box     *box.Box // nil in a cluster
+	cluster *cluster // nil in a box
 	shop    *client.Client
 	js      jetstream.JetStream
 	journal *journal
@@ -41,7 +42,11 @@ type gremlin struct {
 // not come up again is an error.
 func (g *gremlin) run(ctx context.Context, seed uint64) error {
 	began := time.Now()
-	for f := range plan(seed) {
+	cards := deck
+	if g.cluster != nil {
+		cards = clusterDeck
+	}
+	for f := range plan(seed, cards) {
 		if !sleep(ctx, f.After) {
 			return nil
 		}
@@ -67,6 +72,9 @@ func (g *gremlin) run(ctx context.Context, seed uint64) error {
 // calm undoes what would not end by itself.
 func (g *gremlin) calm(ctx context.Context) error {
 	g.paused.Wait()
+	if g.cluster != nil {
+		return g.cluster.rest(ctx)
+	}
 	return client.Until(ctx, "the mail sink to forget its faults", func() (bool, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodDelete, g.shop.Target.Mail+"/api/faults", nil)
 		if err != nil {
@@ -128,7 +136,7 @@ func (g *gremlin) strike(ctx context.Context, f fault) (what string, err error) 
 	case repeat:
 		return g.repeat(ctx, f)
 	}
-	panic("an unknown fault: " + f.Kind)
+	return g.strikeCluster(ctx, f)
 }
 
 // patience is how long a fault waits for its victim, which may be just being

@@ -11,6 +11,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -40,6 +41,7 @@ type settings struct {
 	customers int
 	sabotage  string
 	compiled  string
+	cluster   string
 }
 
 func main() {
@@ -50,6 +52,7 @@ func main() {
 	flag.IntVar(&s.customers, "customers", 12, "how many use the shop at once")
 	flag.StringVar(&s.sabotage, "sabotage", "", "run a copy of the shop with a guard removed, which has to fail: "+guards.Names())
 	flag.StringVar(&s.compiled, "compiled", "", "a box's DATA_DIR whose compiled programs may be used where they still fit the sources")
+	flag.StringVar(&s.cluster, "cluster", "", "the folder of a running `make cluster`, whose shop is emptied first, in place of a box of its own")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -65,6 +68,9 @@ func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 var errBroken = errors.New("the shop did not keep its promises")
 
 func run(ctx context.Context, s settings) (err error) {
+	if s.cluster != "" {
+		return inCluster(ctx, s)
+	}
 	if runtime.GOOS != "linux" {
 		return errors.New("it finds the box's processes in /proc, so it runs on Linux only")
 	}
@@ -107,7 +113,8 @@ func run(ctx context.Context, s settings) (err error) {
 	if err := b.Start(ctx); err != nil {
 		return err
 	}
-	v, err := play(ctx, s, b)
+	say("the box is ready after %.1f s", b.Took.Seconds())
+	v, err := play(ctx, s, site{box: b, target: b.Target, mongoURI: b.MongoURI, mongoName: b.MongoName})
 	if err != nil {
 		b.Kill()
 		return fmt.Errorf("seed %d: %w", s.seed, err)
@@ -120,15 +127,48 @@ func run(ctx context.Context, s settings) (err error) {
 	return nil
 }
 
-// play is everything between the start of the box and its end.
-func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
-	say("the box is ready after %.1f s", b.Took.Seconds())
-	db, err := inside(b.MongoURI, b.MongoName)
+// inCluster has it all happen in the cluster that runs.
+func inCluster(ctx context.Context, s settings) error {
+	if s.sabotage != "" {
+		return errors.New("the guards are removed in a box of its own, not in a cluster")
+	}
+	target, err := client.FromEnv()
+	if err != nil {
+		return err
+	}
+	uri := os.Getenv("KIOSK_MONGO")
+	if uri == "" {
+		return errors.New("KIOSK_MONGO is not set: read the variables from target.env in the cluster's folder")
+	}
+	say("chaos: seed %d, %s of faults in the cluster of %s, %d customers and %d shopkeepers", s.seed, s.duration, s.cluster, s.customers, admins)
+	v, err := play(ctx, s, site{cluster: &cluster{dir: s.cluster}, target: target, mongoURI: uri, mongoName: cmp.Or(os.Getenv("MONGO_DB_NAME"), "kiosk")})
+	if err != nil {
+		return fmt.Errorf("seed %d: %w", s.seed, err)
+	}
+	v.count(cleanEnd, "there is no end: the cluster goes on")
+	v.print(s)
+	if v.failed() {
+		return errBroken
+	}
+	return nil
+}
+
+// site is where it happens.
+type site struct {
+	box                 *box.Box // one of the two
+	cluster             *cluster
+	target              client.Target
+	mongoURI, mongoName string
+}
+
+// play is everything between the start of the shop and its end.
+func play(ctx context.Context, s settings, at site) (*verdicts, error) {
+	db, err := inside(at.mongoURI, at.mongoName)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = db.Client().Disconnect(context.WithoutCancel(ctx)) }()
-	conn, err := nats.Connect(b.Target.NATS, nats.Name("kiosk-chaos"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.Timeout(2*time.Second))
+	conn, err := nats.Connect(at.target.NATS, nats.Name("kiosk-chaos"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.Timeout(2*time.Second))
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +177,14 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 	if err != nil {
 		return nil, err
 	}
-	shop := client.New(b.Target, client.FrontDoor)
+	shop := client.New(at.target, client.FrontDoor)
+	if at.cluster != nil {
+		if err := empty(ctx, db, js, shop); err != nil {
+			return nil, fmt.Errorf("the shop cannot be emptied: %w", err)
+		}
+	}
 	j := newJournal()
-	l := &load{shop: shop, journal: j, seed: s.seed, stop: make(chan struct{}), admin: &customer{email: b.Target.AdminEmail, password: b.Target.AdminPassword}}
+	l := &load{shop: shop, journal: j, seed: s.seed, stop: make(chan struct{}), admin: &customer{email: at.target.AdminEmail, password: at.target.AdminPassword}}
 	if err := l.open(ctx, s.customers); err != nil {
 		return nil, fmt.Errorf("the shop cannot be opened: %w %v", err, j.violations)
 	}
@@ -148,9 +193,11 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 	var others sync.WaitGroup
 	defer others.Wait()
 	defer leave()
-	g := &gremlin{box: b, shop: shop, js: js, journal: j, say: say, done: map[string]int{}, missed: map[string]int{}, poisoned: map[string]bool{}}
+	g := &gremlin{box: at.box, cluster: at.cluster, shop: shop, js: js, journal: j, say: say, done: map[string]int{}, missed: map[string]int{}, poisoned: map[string]bool{}}
 	others.Go(func() { watch(aside, db, j) })
-	others.Go(func() { g.keepReplicas(aside) })
+	if at.box != nil {
+		others.Go(func() { g.keepReplicas(aside) })
+	}
 	var people sync.WaitGroup
 	goHome := sync.OnceFunc(func() { close(l.stop) })
 	defer func() { goHome(); people.Wait() }()
@@ -193,8 +240,14 @@ func play(ctx context.Context, s settings, b *box.Box) (*verdicts, error) {
 	leave()
 	others.Wait()
 
-	state, err := readState(ctx, db, js, l)
-	if err != nil {
+	// A cluster of NATS may still be choosing a leader.
+	var state *state
+	reading, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if client.Until(reading, "what the shop keeps", func() (bool, error) {
+		state, err = readState(reading, db, js, l)
+		return err == nil, nil
+	}) != nil {
 		return nil, fmt.Errorf("what the shop keeps cannot be read: %w", err)
 	}
 	v := check(state, j, g.poisoned, g.refusals)

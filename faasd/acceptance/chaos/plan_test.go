@@ -9,7 +9,7 @@ import (
 
 func take(seed uint64, n int) []fault {
 	var faults []fault
-	for f := range plan(seed) {
+	for f := range plan(seed, deck) {
 		if faults = append(faults, f); len(faults) == n {
 			break
 		}
@@ -53,6 +53,33 @@ func TestEveryDeckIsWhole(t *testing.T) {
 			}
 			if length > 90*time.Second {
 				t.Errorf("seed %d: a deck takes %s", seed, length)
+			}
+		}
+	}
+}
+
+// Within a deck everything that a cluster runs loses a pod, every function is
+// replaced, and the fault that lasts a minute begins early.
+func TestEveryClusterDeckIsWhole(t *testing.T) {
+	for seed := range uint64(50) {
+		cards := clusterDeck(rand.New(rand.NewPCG(seed, 0)))
+		seen := map[string]int{}
+		for i, f := range cards {
+			seen[string(f.Kind)+" "+f.Target]++
+			if f.Kind == serverOff && (f.For != time.Minute || i > len(cards)/4) {
+				t.Errorf("seed %d: a server is gone for %s from card %d of %d", seed, f.For, i, len(cards))
+			}
+		}
+		expected := []string{"node kubelet", "rollout kiosk/kiosk-edge", "server kiosk/kiosk-nats"}
+		for _, name := range functions {
+			expected = append(expected, "pod openfaas-fn/"+name, "rollout openfaas-fn/"+name)
+		}
+		for _, name := range workloads {
+			expected = append(expected, "pod "+name)
+		}
+		for _, what := range expected {
+			if seen[what] != 1 {
+				t.Errorf("seed %d: %s comes %d times", seed, what, seen[what])
 			}
 		}
 	}

@@ -15,7 +15,7 @@ func (v *verdicts) account(s *state, j *journal, g *gremlin, took, settled time.
 	say("\nFaults")
 	byKind, missed := map[string]int{}, 0
 	for name, n := range g.done {
-		for _, k := range []kind{kill, killAll, stopCont, diskFull, cut, mailbox, poison, repeat} {
+		for _, k := range []kind{kill, killAll, stopCont, diskFull, cut, mailbox, poison, repeat, deletePod, rollout, serverOff, node} {
 			if strings.HasPrefix(name, string(k)+" ") {
 				byKind[string(k)] += n
 			}
