@@ -42,8 +42,8 @@ func connectAs(t testing.TB, srv *documents.Server, cred *options.Credential) *m
 	return client
 }
 
-// TestAuthentication: who has the password may do everything, all others may
-// greet and nothing more, and are not told what was wrong.
+// TestAuthentication: with the password a client can do everything, without it only
+// the handshake; the error does not say what was wrong.
 func TestAuthentication(t *testing.T) {
 	ctx := testContext(t)
 	srv := locked(t, documents.Options{})
@@ -87,11 +87,11 @@ func TestAuthentication(t *testing.T) {
 	if err := connectAs(t, srv, &options.Credential{Username: user, Password: password, AuthMechanism: "SCRAM-SHA-1"}).Ping(ctx, nil); err == nil || !strings.Contains(err.Error(), "334") && !strings.Contains(err.Error(), "MechanismUnavailable") {
 		t.Errorf("SCRAM-SHA-1: %v", err)
 	}
-	stranger := connectAs(t, srv, nil)
-	if err := stranger.Ping(ctx, nil); err != nil {
+	unauthenticated := connectAs(t, srv, nil)
+	if err := unauthenticated.Ping(ctx, nil); err != nil {
 		t.Errorf("ping: %v", err)
 	}
-	err := stranger.Database("shop").Collection("products").FindOne(ctx, d()).Err()
+	err := unauthenticated.Database("shop").Collection("products").FindOne(ctx, d()).Err()
 	var ce mongo.CommandError
 	if !errors.As(err, &ce) || ce.Code != 13 || ce.Name != "Unauthorized" || ce.Message != "command find requires authentication" {
 		t.Errorf("without credentials: %v", err)
@@ -99,7 +99,7 @@ func TestAuthentication(t *testing.T) {
 	if n, err := connectAs(t, srv, &options.Credential{Username: user, Password: password}).Database("shop").Collection("products").CountDocuments(ctx, d()); n != 4 || err != nil {
 		t.Errorf("%d documents, %v", n, err)
 	}
-	// Without a user nobody can authenticate, and nobody needs to.
+	// Without a user, clients cannot authenticate and need not.
 	open := documents.Start(t, documents.Options{NoSync: true})
 	if err := connectAs(t, open, &options.Credential{Username: user, Password: password}).Ping(ctx, nil); err == nil || !strings.Contains(err.Error(), "Authentication failed.") {
 		t.Errorf("%v", err)
@@ -180,9 +180,9 @@ func (c caller) authenticate(name, with string, opts ...any) (replies []bson.Raw
 	return replies
 }
 
-// TestAuthenticationTellsNothing: a user that does not exist is answered step
-// by step as one that does.
-func TestAuthenticationTellsNothing(t *testing.T) {
+// TestUnknownUser: the replies for a user that does not exist have the same form as
+// those for one that does.
+func TestUnknownUser(t *testing.T) {
 	srv := locked(t, documents.Options{})
 	shape := func(r bson.Raw) string {
 		if r.Lookup("ok").Double() != 1 {
@@ -251,9 +251,9 @@ func TestAuthenticationTellsNothing(t *testing.T) {
 	}
 }
 
-// TestStrangersAreBounded: a client that has not authenticated costs the
-// server little memory, and for a short time.
-func TestStrangersAreBounded(t *testing.T) {
+// TestUnauthenticatedMemory: a client that has not authenticated takes little memory
+// of the server, and for a short time.
+func TestUnauthenticatedMemory(t *testing.T) {
 	srv := locked(t, documents.Options{AuthTimeout: 200 * time.Millisecond})
 	heap := func() uint64 {
 		var m runtime.MemStats
@@ -323,9 +323,9 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 }
 
-// TestUnauthenticatedConnectionsAreBounded: clients that open all connections do not keep out one that can
-// authenticate.
-func TestUnauthenticatedConnectionsAreBounded(t *testing.T) {
+// TestUnauthenticatedConnections: clients that open all connections do not keep out
+// one that can authenticate.
+func TestUnauthenticatedConnections(t *testing.T) {
 	srv := locked(t, documents.Options{MaxConnections: 20})
 	ctx := testContext(t)
 	customer := dial(t, srv)

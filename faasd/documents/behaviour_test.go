@@ -19,7 +19,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents"
 )
 
-// d makes a document of names and values.
+// d returns a document of names and values.
 func d(kv ...any) bson.D {
 	out := bson.D{}
 	for i := 0; i < len(kv); i += 2 {
@@ -114,9 +114,10 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// TestReadingOn: behind a place in a list, an index is read from that place on,
-// in its order, and no further than the limit; and so it is before it.
-func TestReadingOn(t *testing.T) {
+// TestPages: the query for the next page of a list reads an index from the last
+// document on, in order, and no further than the limit; so does that for the
+// previous page.
+func TestPages(t *testing.T) {
 	ctx := testContext(t)
 	db := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("lists")
 	c := db.Collection("c")
@@ -176,7 +177,7 @@ func TestReadingOn(t *testing.T) {
 	}
 }
 
-// TestCountsByKeys: where an index alone tells which documents fulfil a query,
+// TestCountsByKeys: where an index alone decides which documents match a query,
 // counting them and passing over them reads none.
 func TestCountsByKeys(t *testing.T) {
 	ctx := testContext(t)
@@ -255,8 +256,8 @@ func TestCountsByKeys(t *testing.T) {
 	}
 }
 
-// TestUntouchedIndexes: an index follows every change of a field it is made
-// of, and of one that decides whether the document belongs into it.
+// TestUntouchedIndexes: an index has every change of its fields, and of the fields
+// of its partial filter.
 func TestUntouchedIndexes(t *testing.T) {
 	ctx := testContext(t)
 	c := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("touched").Collection("c")
@@ -287,8 +288,8 @@ func TestUntouchedIndexes(t *testing.T) {
 	}
 }
 
-// TestRefusals: what the server does not have is refused by name, what
-// MongoDB does not have by MongoDB's code; on an empty collection as well.
+// TestRefusals: what the server does not support is refused by name, what MongoDB
+// does not know by MongoDB's code; on an empty collection as well.
 func TestRefusals(t *testing.T) {
 	ctx := testContext(t)
 	db := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI()).Database("refusals")
@@ -365,7 +366,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestDuplicates: the error of a unique index says all that MongoDB's does.
+// TestDuplicates: the error of a unique index has all fields of MongoDB's.
 func TestDuplicates(t *testing.T) {
 	ctx := testContext(t)
 	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
@@ -435,8 +436,8 @@ func session(t *testing.T, client *mongo.Client) (*mongo.Session, context.Contex
 	return s, mongo.NewSessionContext(testContext(t), s)
 }
 
-// TestUniqueBetweenTransactions: two open transactions cannot both take a
-// unique key, and who comes after the commit is told of the duplicate.
+// TestUniqueBetweenTransactions: two open transactions cannot both write a unique
+// key; a write after the commit fails with the duplicate key.
 func TestUniqueBetweenTransactions(t *testing.T) {
 	ctx := testContext(t)
 	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
@@ -529,8 +530,8 @@ func TestTransactionStates(t *testing.T) {
 	}
 }
 
-// TestRetriedWriteAfterRestart sends a write again, as a driver does that lost
-// the answer, to the server's next life.
+// TestRetriedWriteAfterRestart sends a write again after a restart, as a driver that
+// has not received the reply.
 func TestRetriedWriteAfterRestart(t *testing.T) {
 	ctx := testContext(t)
 	srv := spawn(t, t.TempDir())
@@ -541,7 +542,7 @@ func TestRetriedWriteAfterRestart(t *testing.T) {
 	modify := d("findAndModify", "c", "query", d("_id", 1), "update", d("$inc", d("n", 1)), "new", true, "lsid", lsid, "txnNumber", int64(2))
 	raw := func(cmd bson.D) bson.Raw {
 		t.Helper()
-		// The driver refuses to be given a session by hand; a plain one over
+		// The driver does not accept a session from outside; a plain one over
 		// the wire is what is meant here.
 		r, err := runRaw(srv.addr, append(cmd, bson.E{Key: "$db", Value: db.Name()}))
 		if err != nil {
@@ -569,7 +570,7 @@ func TestRetriedWriteAfterRestart(t *testing.T) {
 	}
 }
 
-// TestCommitAfterRestart asks for a commit again whose answer was lost.
+// TestCommitAfterRestart sends a commit again whose reply was lost.
 func TestCommitAfterRestart(t *testing.T) {
 	srv := spawn(t, t.TempDir())
 	lsid := d("id", bson.Binary{Subtype: 4, Data: []byte("fedcba9876543210")})
@@ -646,7 +647,7 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// TestCursors reads on while others write and drop.
+// TestCursors reads batches while other clients write and drop.
 func TestCursors(t *testing.T) {
 	ctx := testContext(t)
 	client := connect(t, documents.Start(t, documents.Options{NoSync: true}).URI())
@@ -699,7 +700,7 @@ func TestUnacknowledged(t *testing.T) {
 	waitFor(t, func() bool { return c.FindOne(ctx, d("_id", 1)).Err() == nil })
 }
 
-// TestOpenErrors: what a user can do something about is said in one line.
+// TestOpenErrors: errors that a user can correct have one line and say what to do.
 func TestOpenErrors(t *testing.T) {
 	srv := documents.Start(t, documents.Options{})
 	l := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))

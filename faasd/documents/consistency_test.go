@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		fmt.Println("ready", srv.Addr())
-		io.Copy(io.Discard, os.Stdin) // until the test is gone
+		io.Copy(io.Discard, os.Stdin) // until the test ends
 		srv.Close()
 		return
 	}
@@ -101,8 +101,8 @@ func (p *process) restart() {
 func (p *process) uri() string { return "mongodb://" + p.addr + "/?replicaSet=rs0" }
 
 // TestBank moves money between the accounts of two collections while the
-// server is killed again and again. Every transfer also leaves a receipt. No
-// snapshot may ever miss or gain a coin, every acknowledged transfer must have
+// server is killed repeatedly. Every transfer also writes a receipt. In every
+// snapshot the sum of the balances must be the same, every acknowledged transfer must have
 // its receipt, exactly once, and the balances must be what the receipts say.
 func TestBank(t *testing.T) {
 	const (

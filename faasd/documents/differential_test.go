@@ -182,7 +182,7 @@ func indexModel() *rapid.Generator[mongo.IndexModel] {
 	})
 }
 
-// answer is what one collection says to a query, in a form to be compared:
+// answer returns the result of a query in a form that can be compared:
 // documents as extended JSON, or the code of an error.
 func answer(ctx context.Context, c *mongo.Collection, q bson.D, sort bson.D) []string {
 	opts := options.Find().SetSort(sort)
@@ -212,10 +212,9 @@ func code(err error) string {
 	return fmt.Sprint("code ", se.ErrorCodes())
 }
 
-// TestDifferential holds collections against each other that differ only in
-// how they are kept: with indexes and without, before and after a restart, and
-// on a real MongoDB where MONGO_URI names one. They must agree on every
-// document and every error code.
+// TestDifferential compares the same collections with indexes and without, before and
+// after a restart, and on a real MongoDB where MONGO_URI names one. All must have the
+// same documents and error codes.
 func TestDifferential(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()

@@ -94,7 +94,7 @@ type Server struct {
 // Open opens the data directory and returns a server that accepts connections.
 // It fails with an error of one line where the address is in use, where the
 // directory cannot be written or is in use by another process, and where only
-// one of user and password is given.
+// one of user and password is set.
 func Open(opts Options) (*Server, error) {
 	if opts.Dir == "" {
 		return nil, errors.New("documents: no data directory: set Options.Dir")

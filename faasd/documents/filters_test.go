@@ -11,8 +11,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents"
 )
 
-// TestFilters holds the query operators against what MongoDB's manual says of
-// them: over values of every kind, which documents does a filter find?
+// TestFilters compares the documents that the query operators find, over values of
+// every type, with what MongoDB's manual says.
 func TestFilters(t *testing.T) {
 	ctx := testContext(t)
 	c := connect(t, documents.Start(t, documents.Options{}).URI()).Database("shop").Collection("values")

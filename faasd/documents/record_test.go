@@ -38,11 +38,11 @@ const (
 	same      = iota
 	refused   // by name, with code 115
 	otherwise // another error, or an error on one side only
-	silent    // another result, and no error to tell of it
+	silent    // another result, without an error
 	findings
 )
 
-// maxOthers is how many answers may differ loudly: README.md explains them.
+// maxOthers bounds the answers that differ by an error; README.md explains them.
 const maxOthers = 60
 
 func readRecord(t testing.TB) []recordCase {
@@ -65,9 +65,9 @@ func readRecord(t testing.TB) []recordCase {
 	return cases
 }
 
-// TestRecord gives the commands that a MongoDB 4.4 was given, and holds the
-// answers against that server's. With MONGO_URI it gives them to the server
-// there, and so checks the record itself.
+// TestRecord sends the recorded commands of a MongoDB 4.4 and compares the answers
+// with the recorded ones. With MONGO_URI it sends them to the server
+// there, which checks the record itself.
 func TestRecord(t *testing.T) {
 	cases := readRecord(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -114,7 +114,7 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	if sum[silent] > 0 || sum[refused]+sum[otherwise] > maxOthers || real && sum[same] < len(cases) {
-		t.Errorf("of %d answers %d are equal, %d refused by name, %d otherwise, %d silently so", len(cases), sum[same], sum[refused], sum[otherwise], sum[silent])
+		t.Errorf("of %d answers %d are equal, %d refused by name, %d otherwise, %d without an error", len(cases), sum[same], sum[refused], sum[otherwise], sum[silent])
 	}
 	if real {
 		return
@@ -128,7 +128,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// replay runs one case, and tells what there is to see where it differs.
+// replay runs one case and returns a description of the difference, if there is one.
 func replay(ctx context.Context, db *mongo.Database, c recordCase) (int, string) {
 	coll := db.Collection("c")
 	if err := coll.Drop(ctx); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents"
 )
 
-// extended reads MongoDB's extended JSON.
+// extended returns a document of MongoDB's extended JSON.
 func extended[T any](t *testing.T, text string) T {
 	t.Helper()
 	var wrapped struct{ V T }
@@ -33,7 +33,7 @@ func asJSON(t *testing.T, docs []bson.D) string {
 	return string(text)
 }
 
-// all reads everything that a find or an aggregation answers.
+// all returns all documents of a find or an aggregation.
 func all(ctx context.Context) func(cursor *mongo.Cursor, err error) ([]bson.D, error) {
 	return func(cursor *mongo.Cursor, err error) ([]bson.D, error) {
 		if err != nil {
@@ -55,7 +55,7 @@ func shapes(t *testing.T) *mongo.Collection {
 	return c
 }
 
-// TestPipelines holds the stages against what MongoDB's manual says of them.
+// TestPipelines compares the stages with what MongoDB's manual says of them.
 func TestPipelines(t *testing.T) {
 	c, ctx := shapes(t), testContext(t)
 	for _, test := range []struct{ pipeline, want string }{
@@ -105,7 +105,7 @@ func TestPipelines(t *testing.T) {
 			continue
 		}
 		if got, want := asJSON(t, got), asJSON(t, extended[[]bson.D](t, test.want)); got != want {
-			t.Errorf("%s\n gives %s\n  want %s", test.pipeline, got, want)
+			t.Errorf("%s\n  got %s\n want %s", test.pipeline, got, want)
 		}
 	}
 	for pipeline, code := range map[string]int{
@@ -128,7 +128,7 @@ func TestPipelines(t *testing.T) {
 	}
 }
 
-// TestProjections is what only a find can project.
+// TestProjections tests the projections that only a find has.
 func TestProjections(t *testing.T) {
 	c, ctx := shapes(t), testContext(t)
 	for _, test := range []struct{ filter, projection, want string }{
@@ -151,7 +151,7 @@ func TestProjections(t *testing.T) {
 			continue
 		}
 		if got, want := asJSON(t, got), asJSON(t, extended[[]bson.D](t, test.want)); got != want {
-			t.Errorf("%s\n gives %s\n  want %s", test.projection, got, want)
+			t.Errorf("%s\n  got %s\n want %s", test.projection, got, want)
 		}
 	}
 	for projection, code := range map[string]int{
@@ -166,7 +166,7 @@ func TestProjections(t *testing.T) {
 	}
 }
 
-// TestTools are the commands that a shell and other tools ask first.
+// TestTools tests the commands that a shell and other tools send first.
 func TestTools(t *testing.T) {
 	c, ctx := shapes(t), testContext(t)
 	client := c.Database().Client()

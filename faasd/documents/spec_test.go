@@ -151,7 +151,7 @@ func buildTests(t *testing.T, dir, pkg string) string {
 	return bin
 }
 
-// outcome is what became of one test.
+// outcome is the result of one test.
 type outcome struct {
 	action string
 	output strings.Builder
@@ -202,7 +202,7 @@ func runTests(t *testing.T, bin, dir, run, uri string) map[string]*outcome {
 }
 
 // specNames lists the tests that the files of a suite define, by the names
-// that the driver's runner gives them.
+// that the driver's runner uses.
 func specNames(t *testing.T, dir, prefix string) []string {
 	t.Helper()
 	var names []string

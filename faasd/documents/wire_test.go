@@ -54,8 +54,8 @@ func readReply(conn net.Conn) (bson.Raw, error) {
 	return bson.Raw(rest[5:]), nil
 }
 
-// TestHostileMessages: whatever a client sends, the server answers or hangs
-// up, and goes on serving others.
+// TestHostileMessages: the server replies to every message or closes the connection,
+// and still serves other clients.
 func TestHostileMessages(t *testing.T) {
 	srv := documents.Start(t, documents.Options{NoSync: true})
 	ping, _ := bson.Marshal(d("ping", 1, "$db", "admin"))

@@ -1,4 +1,5 @@
-// Package aggregate runs aggregation pipelines.
+// Package aggregate runs aggregation pipelines: [Compile] makes one [Stage] of the
+// stages of a pipeline, which turns the documents of a collection into the result.
 package aggregate
 
 import (
@@ -20,15 +21,15 @@ import (
 // Value is an encoded BSON value.
 type Value = value.Value
 
-// Source hands out documents, nil at the end. A document is valid until the
-// next call unless it was made by a stage.
+// Source returns the next document, nil at the end. A document is valid until the
+// next call unless a stage has made it.
 type Source func() (value.Doc, error)
 
 // Stage turns the documents of one source into those of another.
 type Stage func(in Source) Source
 
-// Memory bounds what one sort or group may hold: MongoDB's 100 MB, more where
-// the client allowed the use of disk.
+// The memory of one sort or group: MongoDB's 100 MB, more where the client allows
+// the use of disk.
 const (
 	memory     = 100 << 20
 	diskMemory = 1 << 30
@@ -40,7 +41,7 @@ type Limits struct {
 	UseDisk bool
 	Update  bool // the stages of an update
 
-	unordered bool // the stage gets its documents in no order
+	unordered bool // the documents of the stage have no order
 }
 
 func (l Limits) reader() expr.Reader {
@@ -57,8 +58,8 @@ func (l Limits) bytes() int {
 	return memory
 }
 
-// Split takes the leading $match and $sort off a pipeline, for the query
-// planner to serve.
+// Split returns the filter and the sort of a leading $match and $sort, which the
+// query planner serves, and the stages after them.
 func Split(stages []Value) (match, sort []byte, rest []Value) {
 	if name, arg := stage(stages); name == "$match" && value.IsDoc(arg) {
 		match, stages = arg.Data, stages[1:]
@@ -78,8 +79,8 @@ func stage(stages []Value) (string, Value) {
 	return string(it.Name), it.Value
 }
 
-// Counts reports whether the stages ask for nothing but the number of
-// documents, as the drivers' CountDocuments does.
+// Counts reports whether the stages depend only on the number of documents, as
+// those of the drivers' CountDocuments.
 func Counts(stages []Value) bool {
 	for {
 		name, arg := stage(stages)
@@ -107,10 +108,11 @@ func Counts(stages []Value) bool {
 	}
 }
 
-// Compile makes one stage of a pipeline.
+// Compile returns one stage that does what all stages do. It fails where one of
+// them is invalid or not supported.
 func Compile(stages []Value, lim Limits) (Stage, error) {
 	var all []Stage
-	unordered := false // the documents come in no order
+	unordered := false // the documents have no order here
 	for _, s := range stages {
 		if !value.IsDoc(s) {
 			return nil, fault.New(fault.TypeMismatch, "Each element of the 'pipeline' array must be an object")
@@ -141,7 +143,8 @@ func Compile(stages []Value, lim Limits) (Stage, error) {
 	}, nil
 }
 
-// each makes a stage of a function on single documents; nil drops one.
+// each returns a stage that applies f to each document and leaves out those for
+// which f returns nil.
 func each(f func(doc value.Doc) (value.Doc, error)) Stage {
 	return func(in Source) Source {
 		return func() (value.Doc, error) {
@@ -309,7 +312,7 @@ func projection(p *project.Projection, err error) (Stage, error) {
 	return each(func(doc value.Doc) (value.Doc, error) { return p.Apply(doc, -1) }), nil
 }
 
-// Compact takes the places of removed fields out of a pipeline's documents.
+// Compact removes the places of removed fields from a pipeline's documents.
 func Compact(in Source) Source {
 	return func() (value.Doc, error) {
 		doc, err := in()
@@ -320,7 +323,8 @@ func Compact(in Source) Source {
 	}
 }
 
-// Update compiles the stages that an update may be made of.
+// Update returns a function that compiles the stages of an update. It fails where
+// an update cannot have the stage.
 func Update(now int64) func(stages []Value) (func(value.Doc) (value.Doc, error), error) {
 	return func(stages []Value) (func(value.Doc) (value.Doc, error), error) {
 		for _, s := range stages {
@@ -340,19 +344,19 @@ func Update(now int64) func(stages []Value) (func(value.Doc) (value.Doc, error),
 			return nil, err
 		}
 		return func(doc value.Doc) (value.Doc, error) {
-			given := false
+			done := false
 			return Compact(st(func() (value.Doc, error) {
-				if given {
+				if done {
 					return nil, nil
 				}
-				given = true
+				done = true
 				return doc, nil
 			}))()
 		}, nil
 	}
 }
 
-// Skip leaves out the first n documents.
+// Skip returns the documents after the first n.
 func Skip(in Source, n int64) Source {
 	return func() (value.Doc, error) {
 		for ; n > 0; n-- {
@@ -364,13 +368,14 @@ func Skip(in Source, n int64) Source {
 	}
 }
 
-// noOrder refuses what depends on the order in which $group leaves its
-// documents: MongoDB's is that of a hash table.
+// noOrder returns the error for what depends on the order of $group's documents,
+// which with MongoDB is that of a hash table.
 func noOrder(what string) error {
-	return fault.Unsupported("%s of documents in no order, which $group leaves without a $sort behind it,", what)
+	return fault.Unsupported("%s of documents that $group has left unsorted, without a $sort after it,", what)
 }
 
-// cut is $skip or $limit of documents in no order: there must be no choice.
+// cut is $skip or $limit of documents without an order. It fails unless it takes or
+// leaves out all of them.
 func cut(in Source, n int64, skip bool) Source {
 	return func() (value.Doc, error) {
 		doc, err := in()
@@ -395,7 +400,7 @@ func cut(in Source, n int64, skip bool) Source {
 	}
 }
 
-// Limit ends after n documents.
+// Limit returns the first n documents.
 func Limit(in Source, n int64) Source {
 	return func() (value.Doc, error) {
 		if n <= 0 {
@@ -433,8 +438,8 @@ func count(field string) Stage {
 	}
 }
 
-// Sort orders documents; with keep above zero only the first keep of them are
-// held and returned.
+// Sort returns the documents in order; with keep above zero, only the first keep
+// of them. It fails where they exceed the memory of lim.
 func Sort(in Source, keys []store.KeyPart, keep int64, lim Limits) Source {
 	type item struct{ key, doc []byte }
 	var items []item

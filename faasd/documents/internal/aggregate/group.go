@@ -11,11 +11,11 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// accumulator gathers one field of a group.
+// accumulator computes one field of a group.
 type accumulator interface {
 	add(v Value) error
 	result() Value
-	size() int // bytes held
+	size() int // memory in bytes
 }
 
 type sum struct{ value.Sum }
@@ -65,6 +65,7 @@ func (e *extreme) add(v Value) error {
 func (e *extreme) result() Value { return orNull(e.best) }
 func (e *extreme) size() int     { return len(e.best.Data) }
 
+// edge is $first or $last.
 type edge struct {
 	last bool
 	some bool
@@ -201,8 +202,8 @@ func compileGroup(spec []byte, lim Limits) (Stage, error) {
 	return func(in Source) Source { return group(in, id, fields, lim) }, nil
 }
 
-// groupID reads the _id of a $group. A document of one field has the field
-// always, null where it would be missing; of several, they may be missing.
+// groupID compiles the _id of a $group. A document of one field always has the
+// field, null where its value is missing; of several fields, some may be missing.
 func groupID(v Value) (expr.Expr, error) {
 	if !value.IsDoc(v) || value.Len(v.Data) == 0 {
 		return expr.Compile(v)
@@ -229,8 +230,8 @@ type bucket struct {
 	id   Value
 	accs []accumulator
 	n    int64
-	// first are the values that a field's result must be made of where it
-	// depends on an order that there is not.
+	// first has the values of the first document, for fields that depend on the
+	// order: where there is no order, all documents must have the same.
 	first []Value
 }
 

@@ -9,10 +9,10 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// Rewrite puts the stages of a sound pipeline into the order in which MongoDB
-// runs them: a $match as early as it can be, so that an index serves it, a
-// $skip before what only shapes documents. It shows in errors too: what is left
-// out first is not looked at.
+// Rewrite returns the stages of a valid pipeline in the order in which MongoDB runs
+// them: a $match as early as possible, so that an index serves it, a $skip before
+// stages that only change documents. The order decides about errors as well: a stage
+// cannot fail on a document that an earlier one has left out.
 func Rewrite(stages []Value) []Value {
 	out := slices.Clone(stages)
 	for i := 0; i+1 < len(out); {
@@ -52,7 +52,7 @@ func match(filter Value) Value {
 	return value.Of(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, "$match", filter)))
 }
 
-// shapes reports whether a stage makes one document of one.
+// shapes reports whether a stage returns one document for each.
 func shapes(name string) bool {
 	switch name {
 	case "$project", "$set", "$addFields", "$unset", "$replaceRoot", "$replaceWith":
@@ -61,7 +61,7 @@ func shapes(name string) bool {
 	return false
 }
 
-// touches returns a function that tells which paths a stage may change.
+// touches returns a function that reports whether a stage may change a path.
 func touches(s Value) func(path string) bool {
 	name, arg := stage([]Value{s})
 	switch name {
@@ -106,7 +106,7 @@ func touches(s Value) func(path string) bool {
 	return func(string) bool { return true }
 }
 
-// paths returns the paths that a $set is on.
+// paths returns the paths that a $set sets.
 func paths(spec Value, prefix string) (ps []string) {
 	for it := value.Iter(spec.Data); it.Next(); {
 		p := prefix + string(it.Name)
@@ -128,8 +128,8 @@ func overlaps(ps []string) func(path string) bool {
 	}
 }
 
-// split takes a filter apart: into the conditions that are on none of the
-// paths, and all others. Either is nil where there are none.
+// split returns the conditions of a filter on untouched paths, and all others.
+// Either is nil where there are none.
 func split(filter value.Doc, touched func(path string) bool) (early, late value.Doc) {
 	add := func(to *value.Doc, name string, v Value) {
 		if *to == nil {
@@ -139,7 +139,7 @@ func split(filter value.Doc, touched func(path string) bool) (early, late value.
 			*to = value.SetField(*to, name, v)
 			return
 		}
-		// The name is there already, of another condition.
+		// Another condition has the same name.
 		both := bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, name, v))
 		*to = bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, "$and", value.Array(value.Of(*to), value.Of(both))))
 	}
@@ -178,8 +178,8 @@ func split(filter value.Doc, touched func(path string) bool) (early, late value.
 	return early, late
 }
 
-// on reports whether a filter may be on a path that is touched: of what is not
-// a field's condition, as $expr, that is not known.
+// on reports whether a filter may have a condition on a touched path. It is true
+// for conditions that are not on a field, such as $expr.
 func on(filter value.Doc, touched func(path string) bool) bool {
 	for it := value.Iter(filter); it.Next(); {
 		switch name := string(it.Name); {

@@ -1,8 +1,6 @@
 package command
 
 import (
-	"strings"
-
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
@@ -11,8 +9,6 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
-
-func splitPath(s string) []string { return strings.Split(s, ".") }
 
 // pipeline is a compiled aggregate command.
 type pipeline struct {

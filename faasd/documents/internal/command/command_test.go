@@ -36,7 +36,7 @@ func newLockedEngine(tb testing.TB, user, password string) *Engine {
 	return e
 }
 
-// FuzzCommand: whatever sound BSON comes as a command, the answer is a sound
+// FuzzCommand: for every valid BSON document as a command, the reply is a valid
 // document that says ok or why not, and never an internal error. Random bytes
 // would hardly ever be BSON, so they choose a command that makes sense and what
 // to change in it.

@@ -3,7 +3,6 @@ package command
 import (
 	"bytes"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"time"
 
@@ -13,8 +12,6 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/store"
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 // cursor is a stream that a client has not yet read to its end.
 type cursor struct {

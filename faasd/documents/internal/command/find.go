@@ -2,6 +2,7 @@ package command
 
 import (
 	"slices"
+	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -173,7 +174,7 @@ func distinct(r *Request) error {
 		return err
 	}
 	field := store.NewKeyPart(key.StringValue(), false)
-	path := splitPath(field.Path)
+	path := strings.Split(field.Path, ".")
 	var out []value.Value
 	seen := map[string]struct{}{}
 	size := 0

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"strconv"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/aggregate"
@@ -231,7 +233,7 @@ func (s *stream) batch(dst []byte, field string, n int64) (out []byte, count int
 			s.pending = append(value.Doc(nil), doc...)
 			break
 		}
-		dst = bsoncore.AppendDocumentElement(dst, itoa(count), doc)
+		dst = bsoncore.AppendDocumentElement(dst, strconv.Itoa(count), doc)
 		count++
 	}
 	dst, _ = bsoncore.AppendArrayEnd(dst, i)

@@ -2,6 +2,7 @@ package command
 
 import (
 	"errors"
+	"strconv"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -76,7 +77,7 @@ func (y *retry) save(tx *store.Tx) {
 	b = bsoncore.AppendDateTimeElement(b, "used", time.Now().UnixMilli())
 	a, b := bsoncore.AppendArrayElementStart(b, "results")
 	for n, id := range y.order {
-		b = bsoncore.BuildDocumentElement(b, itoa(n),
+		b = bsoncore.BuildDocumentElement(b, strconv.Itoa(n),
 			bsoncore.AppendInt32Element(nil, "id", id),
 			bsoncore.AppendDocumentElement(nil, "r", y.results[id]))
 	}
@@ -404,7 +405,7 @@ func (r *Request) modifyAll(name string, sel selection, apply func(tx *store.Tx,
 		if err := r.write(step); err != nil {
 			return err
 		}
-		if at == before { // the collection is gone
+		if at == before { // the collection has been dropped
 			return nil
 		}
 		if err := r.expired(); err != nil {

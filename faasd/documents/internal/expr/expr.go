@@ -1,8 +1,10 @@
-// Package expr evaluates MongoDB's aggregation expressions, as $expr, $group,
-// $project, $set and pipeline updates hold them.
+// Package expr evaluates MongoDB's aggregation expressions, which $expr, $group,
+// $project, $set and pipeline updates have: [Compile] makes an [Expr] of one. The
+// operators are in tables, one file a theme.
 package expr
 
 import (
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -11,18 +13,18 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// Value is an encoded BSON value; a missing one is how an expression says
-// that there is none ($$REMOVE, a field that is not there).
+// Value is an encoded BSON value. The value of $$REMOVE and of a field that does not
+// exist is missing.
 type Value = value.Value
 
-// Vars are the variables that an expression sees.
+// Vars are the variables of an expression.
 type Vars struct {
 	Root Value // $$ROOT and, where nothing else is bound, $$CURRENT
 	Now  int64 // $$NOW, milliseconds since 1970
 	user map[string]Value
 }
 
-// With returns the variables with one more bound.
+// With returns the variables and one more.
 func (v *Vars) With(name string, val Value) *Vars {
 	user := make(map[string]Value, len(v.user)+1)
 	for k, x := range v.user {
@@ -41,17 +43,9 @@ type literal struct{ v Value }
 
 func (l literal) Eval(*Vars) (Value, error) { return l.v, nil }
 
-// Literal is an expression that is always v.
-func Literal(v Value) Expr { return literal{v} }
-
-// Constant reports the value of an expression that needs no document.
-func Constant(e Expr) (Value, bool) {
-	l, ok := e.(literal)
-	return l.v, ok
-}
-
-// Parse reads an expression. names are the user variables in scope, beside
-// ROOT, CURRENT, NOW and REMOVE.
+// Parse returns an expression as it is written. names are the user variables in
+// scope, beside ROOT, CURRENT, NOW and REMOVE. It fails where the expression is
+// invalid or not supported.
 func Parse(v Value, names ...string) (Expr, error) {
 	switch v.Type {
 	case bsoncore.TypeString:
@@ -72,7 +66,7 @@ func Parse(v Value, names ...string) (Expr, error) {
 	return literal{v}, nil
 }
 
-// parseAll reads several expressions.
+// parseAll returns several expressions.
 func parseAll(names []string, vs ...Value) ([]Expr, error) {
 	var out []Expr
 	for _, v := range vs {
@@ -158,7 +152,7 @@ type pathExpr struct {
 
 func parseVariable(s string, names []string) (Expr, error) {
 	name, path, hasPath := strings.Cut(s, ".")
-	known := false
+	known := slices.Contains(names, name)
 	switch name {
 	case "ROOT", "CURRENT", "NOW", "REMOVE":
 		known = true
@@ -166,9 +160,6 @@ func parseVariable(s string, names []string) (Expr, error) {
 		return nil, fault.New(fault.FailedToParse, "empty variable names are not allowed")
 	case "CLUSTER_TIME", "DESCEND", "PRUNE", "KEEP", "SEARCH_META", "USER_ROLES":
 		return nil, fault.Unsupported("the variable $$%s", name)
-	}
-	for _, n := range names {
-		known = known || n == name
 	}
 	if !known {
 		return nil, fault.New(17276, "Use of undefined variable: %s", name)
@@ -208,8 +199,8 @@ func (p pathExpr) Eval(vars *Vars) (Value, error) {
 	return Path(v, p.path), nil
 }
 
-// Path follows a field path as expressions do: through an array it gathers
-// what each element has, numbers are no array positions.
+// Path returns the value at a field path as expressions do: of an array, an array of
+// the values in its elements; numbers are not positions in arrays.
 func Path(v Value, path []string) Value {
 	for i, name := range path {
 		switch v.Type {

@@ -12,7 +12,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// document is what the expressions below are about: an order on a Sunday.
+// document is the document of the expressions below: an order on a Sunday.
 const document = `{
 	"i": 7, "l": {"$numberLong": "7"}, "d": 2.5, "m": {"$numberDecimal": "1.10"}, "neg": -7,
 	"s": "Crème", "t": true, "n": null, "a": [3, 1, 2], "o": {"x": 1, "y": {"z": 2}},
@@ -43,8 +43,8 @@ func evaluate(t *testing.T, text string) (value.Value, error) {
 	return e.Eval(&expr.Vars{Root: val(t, document), Now: 1000})
 }
 
-// TestExpressions holds every operator against what MongoDB's manual says of
-// it. Values are compared with their types: 7 is an int, 7.0 a double.
+// TestExpressions compares every operator with what MongoDB's manual says of it.
+// Values are compared with their types: 7 is an int, 7.0 a double.
 func TestExpressions(t *testing.T) {
 	const missing = ""
 	for _, test := range []struct{ expression, want string }{
@@ -124,19 +124,19 @@ func TestExpressions(t *testing.T) {
 			t.Errorf("%s: %v", test.expression, err)
 		case test.want == missing:
 			if !value.Missing(got) {
-				t.Errorf("%s is %s, should be missing", test.expression, got.String())
+				t.Errorf("%s: got %s, want none", test.expression, got.String())
 			}
 		case value.Missing(got):
-			t.Errorf("%s is missing, should be %s", test.expression, test.want)
+			t.Errorf("%s: got none, want %s", test.expression, test.want)
 		default:
 			if want := val(t, test.want); got.Type != want.Type || !value.Equal(got, want) {
-				t.Errorf("%s is %s (%s), should be %s (%s)", test.expression, got.String(), value.TypeName(got.Type), want.String(), value.TypeName(want.Type))
+				t.Errorf("%s: got %s (%s), want %s (%s)", test.expression, got.String(), value.TypeName(got.Type), want.String(), value.TypeName(want.Type))
 			}
 		}
 	}
 }
 
-// TestErrors: what an expression cannot do is refused with MongoDB's code.
+// TestErrors: an expression that fails has MongoDB's code.
 func TestErrors(t *testing.T) {
 	for expression, code := range map[string]int32{
 		`{"$noSuch": 1}`: 168, `{"$sin": 1}`: 115, `{"$eq": [1]}`: 16020, `{"$add": 1, "$sum": 2}`: 15983, `{"a.b": 1}`: 40412,
@@ -162,7 +162,7 @@ func TestErrors(t *testing.T) {
 		_, err := evaluate(t, expression)
 		var e *fault.Error
 		if !errors.As(err, &e) || e.Code != code {
-			t.Errorf("%s: %v, want code %d", expression, err, code)
+			t.Errorf("%s: got %v, want code %d", expression, err, code)
 		}
 	}
 }

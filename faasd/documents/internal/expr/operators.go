@@ -129,12 +129,15 @@ func unary(f func(v Value) (Value, error)) *function {
 	return &function{min: 1, max: 1, call: func(a []Value) (Value, error) { return f(a[0]) }}
 }
 
+func nullable(fn *function) *function {
+	fn.nullable = true
+	return fn
+}
+
 // unaryNullable is an operator on one argument, null where that is null or
 // missing.
 func unaryNullable(f func(v Value) (Value, error)) *function {
-	fn := unary(f)
-	fn.nullable = true
-	return fn
+	return nullable(unary(f))
 }
 
 // binary is an operator on two arguments.
@@ -145,9 +148,7 @@ func binary(f func(a, b Value) (Value, error)) *function {
 // binaryNullable is an operator on two arguments, null where one of them is
 // null or missing.
 func binaryNullable(f func(a, b Value) (Value, error)) *function {
-	fn := binary(f)
-	fn.nullable = true
-	return fn
+	return nullable(binary(f))
 }
 
 // gather is an operator on any number of arguments, evaluated one after the

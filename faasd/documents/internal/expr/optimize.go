@@ -4,15 +4,15 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// Reader reads an expression: Compile, or Plain for updates.
+// Reader returns an expression: it is [Compile], or [Plain] for updates.
 type Reader func(v Value) (Expr, error)
 
-// Plain reads an expression and leaves it as it is.
+// Plain returns an expression as it is written.
 func Plain(v Value) (Expr, error) { return Parse(v) }
 
-// Compile reads an expression and evaluates what of it needs no document, as
-// MongoDB does before it runs a query: an error there is the command's, even
-// where there is no document.
+// Compile returns an expression whose constant parts are evaluated, as MongoDB does
+// before it runs a query. It fails where the expression is invalid and where a
+// constant part fails, even if there are no documents.
 func Compile(v Value) (Expr, error) {
 	e, err := Parse(v)
 	if err != nil {
@@ -64,9 +64,9 @@ func fold(e Expr) (Expr, error) {
 	return literal{v}, err
 }
 
-// regroup takes the arguments of the same operator inside into this one, and
-// evaluates constants that are neighbours; of a commutative operator all
-// constants are, at the end.
+// regroup returns the operator with the arguments of the same operator inside as its
+// own, and with adjacent constants evaluated; all constants of a commutative operator
+// are one argument, at the end.
 func (c *call) regroup() (Expr, error) {
 	var out, constants []Expr
 	flush := func() error {
@@ -106,7 +106,7 @@ func (c *call) regroup() (Expr, error) {
 	if c.fn.decides == nil {
 		return c, nil
 	}
-	// $and and $or: a constant at the end decides, or says nothing.
+	// $and and $or: a constant at the end decides, or has no effect.
 	last, ok := out[len(out)-1].(literal)
 	switch {
 	case !ok:

@@ -1,5 +1,5 @@
-// Package fault carries MongoDB's errors: a code, its name, a message and the
-// labels by which drivers decide what to retry.
+// Package fault has the errors of MongoDB's wire protocol: a code, its name, a
+// message, and the labels by which drivers decide what to retry.
 package fault
 
 import (
@@ -9,8 +9,8 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
 
-// Error is an error as it goes over the wire. Codes and names are those of
-// MongoDB's error_codes.yml.
+// Error is an error as clients see it. Codes and names are those of MongoDB's
+// error_codes.yml.
 type Error struct {
 	Code    int32
 	Message string
@@ -22,38 +22,30 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%s (%d): %s", Name(e.Code), e.Code, e.Message) }
 
-// New makes an error.
+// New returns an error.
 func New(code int32, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Transient makes an error after which the whole transaction may be tried
-// again.
+// Transient returns an error after which a driver retries the whole transaction.
 func Transient(code int32, format string, args ...any) *Error {
 	e := New(code, format, args...)
 	e.Labels = []string{"TransientTransactionError"}
 	return e
 }
 
-// Unsupported refuses what this server does not have, by name.
+// Unsupported returns the error for what this server does not support, by name.
 func Unsupported(format string, args ...any) *Error {
 	return New(CommandNotSupported, format+" is not supported by this server", args...)
 }
 
-// From turns any error into one for the wire; what is not an Error is
-// reported as InternalError.
+// From returns the Error in err, or an InternalError where it has none.
 func From(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		return e
 	}
 	return New(InternalError, "%v", err)
-}
-
-// Is reports whether err carries the code.
-func Is(err error, code int32) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Code == code
 }
 
 // The codes that this server uses.
@@ -99,12 +91,10 @@ const (
 	KeyTooLong                     = 17280
 	BSONObjectTooLarge             = 10334
 	DuplicateKey                   = 11000
-	NotSupportedByExpression       = 31034
 	UnknownExpressionOperator      = 168 // InvalidPipelineOperator
 	UnrecognizedStage              = 40324
 	UnknownCommandField            = 40415
 	MissingCommandField            = 40414
-	FirstStageOfUpdateNotSupported = 40333
 	GroupIDMissing                 = 15955
 	UnknownAccumulator             = 15952
 	GroupFieldNotAccumulator       = 40234
@@ -112,9 +102,7 @@ const (
 	ProjectionMixesInclusion       = 31254
 	ProjectionMixesExclusion       = 31253
 	ProjectionPathCollision        = 31249
-	ProjectionEmpty                = 40177
 	UnsatisfiableWriteConcern      = 100
-	CannotImplicitlyCreate         = 227
 	ExceededTimeLimit              = 262
 	MechanismUnavailable           = 334
 	QueryExceededMemoryLimit       = 292
@@ -151,8 +139,8 @@ var names = map[int32]string{
 	13435: "NotPrimaryNoSecondaryOk", 13436: "NotPrimaryOrSecondary",
 }
 
-// Name is the codeName of a code; codes that MongoDB did not name are
-// "Location" and the number.
+// Name returns the codeName of a code: for codes without a name, "Location" and the
+// number.
 func Name(code int32) string {
 	if n, ok := names[code]; ok {
 		return n
@@ -160,8 +148,7 @@ func Name(code int32) string {
 	return fmt.Sprintf("Location%d", code)
 }
 
-// AppendTo appends ok:0 and the fields of the error to a reply under
-// construction.
+// AppendTo appends ok:0 and the fields of the error to the elements of a reply.
 func (e *Error) AppendTo(dst []byte) []byte {
 	dst = bsoncore.AppendDoubleElement(dst, "ok", 0)
 	dst = bsoncore.AppendStringElement(dst, "errmsg", e.Message)
@@ -171,7 +158,7 @@ func (e *Error) AppendTo(dst []byte) []byte {
 	return AppendLabels(dst, e.Labels)
 }
 
-// AppendLabels appends the errorLabels of a reply, nothing without any.
+// AppendLabels appends the errorLabels of a reply, and nothing if there are none.
 func AppendLabels(dst []byte, labels []string) []byte {
 	if len(labels) == 0 {
 		return dst

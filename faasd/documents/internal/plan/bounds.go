@@ -12,11 +12,10 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// bounds returns the ranges of encoded values that the leaves leave for a
-// path, nil where they say nothing about it; exact means that every range is
-// one single value, whose encoding is Lo. An index that holds several keys of
-// a document may only be narrowed by one condition, since two conditions may
-// each be met by another element.
+// bounds returns the ranges of encoded values that the leaves allow for a path, nil
+// where they do not restrict it; exact means that every range is one value, whose
+// encoding is Lo. In an index with several keys of a document only one condition
+// counts, since another element may fulfil the second one.
 func bounds(path string, leaves []*query.Leaf, multikey bool) (iv []store.Range, exact bool) {
 	found := false
 	for _, l := range leaves {
@@ -44,8 +43,7 @@ func bounds(path string, leaves []*query.Leaf, multikey bool) (iv []store.Range,
 	return iv, exact
 }
 
-// narrow returns the ranges of values that two conditions on the same value
-// leave.
+// narrow returns the ranges that two conditions on the same value allow.
 func narrow(a []store.Range, aExact bool, b []store.Range, bExact bool) (iv []store.Range, exact bool) {
 	switch {
 	case aExact:
@@ -56,15 +54,12 @@ func narrow(a []store.Range, aExact bool, b []store.Range, bExact bool) (iv []st
 	return intersect(a, b), false
 }
 
-// keepPoints returns the points whose value lies in one of the ranges.
+// keepPoints returns the points in one of the ranges.
 func keepPoints(points, ranges []store.Range) []store.Range {
 	var out []store.Range
 	for _, p := range points {
-		for _, r := range ranges {
-			if bytes.Compare(p.Lo, r.Lo) >= 0 && (r.Hi == nil || bytes.Compare(p.Lo, r.Hi) < 0) {
-				out = append(out, p)
-				break
-			}
+		if within(p.Lo, ranges) {
+			out = append(out, p)
 		}
 	}
 	return out
@@ -145,8 +140,8 @@ func predBounds(p query.Pred) (iv []store.Range, exact, ok bool) {
 	return nil, false, false
 }
 
-// weakBounds are those of conditions that most keys fulfil. MongoDB walks an
-// index for them as well, and its documents come in that order.
+// weakBounds returns the ranges of conditions that most keys fulfil. MongoDB uses an
+// index for them as well, and returns documents in its order.
 func weakBounds(p query.Pred) []store.Range {
 	switch p := p.(type) {
 	case *query.Exists:
@@ -168,8 +163,7 @@ func weakBounds(p query.Pred) []store.Range {
 	return nil
 }
 
-// answered reports whether the ranges of a condition hold no value that does
-// not fulfil it.
+// answered reports whether all values in the ranges of a condition fulfil it.
 func answered(p query.Pred) bool {
 	switch p := p.(type) {
 	case *query.Cmp:
@@ -178,7 +172,7 @@ func answered(p query.Pred) bool {
 			return false
 		case p.Op == query.Eq:
 			return true
-		case bracket == value.BracketNumber: // NaN lies below all others and is below none
+		case bracket == value.BracketNumber: // NaN sorts below all others and is $lt none
 			return (p.Op == query.Gt || p.Op == query.Gte) && !math.IsNaN(value.Float(p.Value))
 		default:
 			return bracket == value.BracketString || bracket == value.BracketDate || bracket == value.BracketObjectID
@@ -194,7 +188,7 @@ func answered(p query.Pred) bool {
 	return false
 }
 
-// complement returns what lies between ranges.
+// complement returns the ranges between ranges.
 func complement(iv []store.Range) []store.Range {
 	var out []store.Range
 	var lo []byte
@@ -205,8 +199,8 @@ func complement(iv []store.Range) []store.Range {
 	return append(out, store.Range{Lo: lo})
 }
 
-// typeBounds returns nil for types that keys do not show: an array's key is
-// its elements'.
+// typeBounds returns nil where keys do not show the type: an array has the keys of
+// its elements.
 func typeBounds(p *query.Type) []store.Range {
 	var out []store.Range
 	for _, t := range p.Types() {
@@ -265,9 +259,9 @@ func cmpBounds(p *query.Cmp) (iv []store.Range, exact, ok bool) {
 	return []store.Range{{Lo: first, Hi: value.Successor(k)}}, false, true
 }
 
-// inverted turns ranges of values into ranges of the inverted keys that a
-// descending field has. A bound b stands for "from b on, or from anything that
-// starts with b on", which inverted is "beyond everything that starts with b".
+// inverted returns the ranges of the inverted keys of a descending field. A lower
+// bound b includes all keys that start with b; inverted, it is an upper bound after
+// all keys that start with b.
 func inverted(iv []store.Range) []store.Range {
 	out := make([]store.Range, 0, len(iv))
 	for _, r := range slices.Backward(iv) {
@@ -292,31 +286,25 @@ func inverted(iv []store.Range) []store.Range {
 func isSuccessor(r store.Range) bool { return bytes.Equal(value.Successor(r.Lo), r.Hi) }
 
 func includesNull(iv []store.Range) bool {
-	k := value.AppendKey(nil, value.Null())
-	for _, r := range iv {
-		if bytes.Compare(k, r.Lo) >= 0 && (r.Hi == nil || bytes.Compare(k, r.Hi) < 0) {
-			return true
-		}
-	}
-	return false
+	return within(value.AppendKey(nil, value.Null()), iv)
 }
 
-// implied reports whether a document that fulfils the leaves surely fulfils a
-// partial index's filter.
+// within reports whether a key is in one of the ranges.
+func within(key []byte, ranges []store.Range) bool {
+	return slices.ContainsFunc(ranges, func(r store.Range) bool {
+		return bytes.Compare(key, r.Lo) >= 0 && (r.Hi == nil || bytes.Compare(key, r.Hi) < 0)
+	})
+}
+
+// implied reports whether every document that fulfils the leaves fulfils a partial
+// index's filter. It may be false where that is so.
 func implied(filter *query.Filter, leaves []*query.Leaf) bool {
 	want, others := filter.Conjuncts()
 	if len(others) > 0 {
 		return false
 	}
 	for _, w := range want {
-		ok := false
-		for _, l := range leaves {
-			if l.Path == w.Path && implies(l.Pred, w.Pred) {
-				ok = true
-				break
-			}
-		}
-		if !ok {
+		if !slices.ContainsFunc(leaves, func(l *query.Leaf) bool { return l.Path == w.Path && implies(l.Pred, w.Pred) }) {
 			return false
 		}
 	}

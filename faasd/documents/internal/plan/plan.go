@@ -1,5 +1,5 @@
-// Package plan decides how a query is answered: by which index, over which
-// ranges of its keys, and whether that already gives the order asked for.
+// Package plan chooses how the documents of a query are found: [Choose] returns the
+// index, the ranges of its keys, and whether they are in the order of the sort.
 package plan
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// ParseSort reads a sort document.
+// ParseSort returns the keys of a sort document, and fails where it is invalid.
 func ParseSort(doc []byte) ([]store.KeyPart, error) {
 	var keys []store.KeyPart
 	for it := value.Iter(doc); it.Next(); {
@@ -44,24 +44,24 @@ func ParseSort(doc []byte) ([]store.KeyPart, error) {
 	return keys, nil
 }
 
-// Plan is how to find the documents of a query. What it finds is a superset:
-// the filter is still to be applied.
+// Plan finds a superset of the documents of a query: the caller applies the filter.
 type Plan struct {
 	Index   *store.Index
 	Ranges  []store.Range
 	Reverse bool
-	Sorted  bool // the order asked for comes by itself
-	Bounded bool // the ranges leave something out
-	Exact   bool // each key in the ranges is another document that fulfils the filter
-	weak    bool // what they leave out is little
+	Sorted  bool // the documents are in the order of the sort
+	Bounded bool // the ranges exclude something
+	Exact   bool // each key in the ranges is another document that matches
+	weak    bool // the ranges exclude little
 	// Union is set instead for an $or whose branches each have an index.
 	Union []*Plan
 }
 
-// maxRanges bounds the ranges that $in lists on several fields multiply to.
+// maxRanges bounds the ranges that the $in lists of several fields make together.
 const maxRanges = 2000
 
-// Choose picks a plan. hint may be empty, an index name or a key pattern.
+// Choose returns the best plan. hint is missing, or an index's name or key pattern;
+// Choose fails where there is no such index.
 func Choose(f *query.Filter, c *store.Collection, sort []store.KeyPart, hint value.Value) (*Plan, error) {
 	leaves, others := f.Conjuncts()
 	candidates := c.Indexes
@@ -93,7 +93,7 @@ func Choose(f *query.Filter, c *store.Collection, sort []store.KeyPart, hint val
 	}
 	if !value.Missing(hint) {
 		if best == nil {
-			// A hinted sparse or partial index gives what it holds.
+			// A hint to a sparse or partial index finds only what that holds.
 			ix := candidates[0]
 			best = &Plan{Index: ix, Ranges: []store.Range{{}}}
 			best.Exact = len(leaves)+len(others) == 0 && !ix.Sparse && ix.Partial == nil && !ix.Multikey()
@@ -131,9 +131,9 @@ func hinted(c *store.Collection, hint value.Value) ([]*store.Index, *Plan, error
 	return nil, nil, fault.New(fault.FailedToParse, "Hint must be a string or an object")
 }
 
-// alternatives narrows a plan to what the branches of an $or leave of its
-// index, and reports whether they do. So a list is read on from a place in it:
-// behind (a, _id) lies {$or: [{a: {$gt: a}}, {a: a, _id: {$gt: _id}}]}.
+// alternatives narrows a plan to the ranges of the branches of an $or in the same
+// index, and returns false where a branch has none. A query for the next page of a
+// list has such an $or: {$or: [{a: {$gt: a}}, {a: a, _id: {$gt: _id}}]}.
 func alternatives(p *Plan, leaves []*query.Leaf, others []query.Node) bool {
 	for _, n := range others {
 		or, ok := n.(*query.Or)
@@ -157,7 +157,7 @@ func alternatives(p *Plan, leaves []*query.Leaf, others []query.Node) bool {
 	return false
 }
 
-// union plans an $or branch by branch.
+// union returns a plan for each branch of an $or, nil where a branch has none.
 func union(f *query.Filter, c *store.Collection, others []query.Node) *Plan {
 	for _, n := range others {
 		or, ok := n.(*query.Or)
@@ -188,8 +188,8 @@ func union(f *query.Filter, c *store.Collection, others []query.Node) *Plan {
 	return nil
 }
 
-// consider makes the plan for one index, nil where it cannot serve, and its
-// worth: equalities first, then a range, then the order.
+// consider returns the plan for one index, nil where there is none, and its score:
+// equalities count most, then a range, then the order.
 func consider(ix *store.Index, leaves []*query.Leaf, sort []store.KeyPart) (*Plan, int) {
 	if ix.Partial != nil && !implied(ix.Partial, leaves) {
 		return nil, -1
@@ -200,7 +200,7 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []store.KeyPart) (*Pla
 	score, equal := 0, 0
 	bounded, ranged, weak := false, false, false
 	var roots, used []string
-	points := true // every field so far has one single value
+	points := true // every field so far has one value
 	for i, part := range ix.Parts {
 		if numericComponent(part.Path) {
 			break
@@ -295,16 +295,14 @@ func consider(ix *store.Index, leaves []*query.Leaf, sort []store.KeyPart) (*Pla
 }
 
 func numericComponent(path string) bool {
-	for c := range strings.SplitSeq(path, ".") {
-		if _, ok := value.ArrayIndex(c); ok {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(strings.Split(path, "."), func(c string) bool {
+		_, ok := value.ArrayIndex(c)
+		return ok
+	})
 }
 
-// ordered reports whether walking the index, whose first equal fields have one
-// value each, gives the order of sort.
+// ordered reports whether an index, whose first equal fields have one value each, is
+// in the order of sort, and whether in reverse.
 func ordered(ix *store.Index, equal int, sort []store.KeyPart) (ok, reverse bool) {
 	at, first := 0, true
 	for _, k := range sort {
@@ -315,12 +313,12 @@ func ordered(ix *store.Index, equal int, sort []store.KeyPart) (ok, reverse bool
 			return false, false
 		}
 		if ix.Parts[at].Path != k.Path {
-			if pinned(ix, equal, k.Path) {
+			if slices.ContainsFunc(ix.Parts[:equal], func(p store.KeyPart) bool { return p.Path == k.Path }) {
 				continue
 			}
 			return false, false
 		}
-		if at >= equal { // one value sorts either way
+		if at >= equal { // a field with one value has either order
 			flip := ix.Parts[at].Desc != k.Desc
 			if !first && flip != reverse {
 				return false, false
@@ -332,16 +330,7 @@ func ordered(ix *store.Index, equal int, sort []store.KeyPart) (ok, reverse bool
 	return true, reverse
 }
 
-func pinned(ix *store.Index, equal int, path string) bool {
-	for _, p := range ix.Parts[:equal] {
-		if p.Path == path {
-			return true
-		}
-	}
-	return false
-}
-
-// merge sorts ranges and joins those that touch.
+// merge sorts ranges and joins those that overlap or adjoin.
 func merge(rs []store.Range) []store.Range {
 	slices.SortFunc(rs, func(a, b store.Range) int { return bytes.Compare(a.Lo, b.Lo) })
 	out := rs[:0]

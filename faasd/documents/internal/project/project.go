@@ -1,5 +1,5 @@
-// Package project shapes documents: the projection of a find, the stages
-// $project, $set and $unset.
+// Package project selects and computes fields of documents: [Compile] for the
+// projection of a find and $project, [Set] for $set and [Unset] for $unset.
 package project
 
 import (
@@ -29,7 +29,7 @@ const (
 	positional
 )
 
-// node is one field of a projection and what is to become of it.
+// node is what a projection does with one field.
 type node struct {
 	name   string
 	kind   kind
@@ -53,13 +53,14 @@ func find(ns []*node, name string) *node {
 type Projection struct {
 	root      []*node
 	inclusive bool
-	set       bool // $set: everything else stays as it is
-	slots     bool // in a pipeline: see value.Removed
+	set       bool // $set: all other fields stay as they are
+	slots     bool // in a pipeline: see [value.Removed]
 	now       int64
 	Position  bool // needs the position at which the query matched ($)
 }
 
-// Compile reads the projection of a find (withFind) or of a $project stage.
+// Compile returns the projection of a find (withFind) or of a $project stage. It
+// fails where the specification is invalid.
 func Compile(spec []byte, withFind bool, now int64, read expr.Reader) (*Projection, error) {
 	p := &Projection{now: now, slots: !withFind}
 	c := &compiler{p: p, find: withFind, read: read}
@@ -232,7 +233,7 @@ func (c *compiler) compute(n *node, v Value, full string, into *[]*node) error {
 	return nil
 }
 
-// isExpression tells the $slice of expressions from that of a find, which has
+// isExpression reports whether a $slice is that of expressions: that of a find has
 // numbers only.
 func isExpression(slice Value) bool {
 	return value.IsArray(slice) && value.Len(slice.Data) == 2 && slices.ContainsFunc(value.Elements(slice.Data), func(v Value) bool { return !value.IsNumber(v) })
@@ -266,7 +267,8 @@ func (n *node) parseSlice(v Value) error {
 	return nil
 }
 
-// Set compiles the fields of a $set stage.
+// Set returns the projection of a $set stage. It fails where the specification is
+// invalid.
 func Set(spec []byte, now int64, read expr.Reader) (*Projection, error) {
 	p := &Projection{set: true, now: now, slots: true}
 	if value.Len(spec) == 0 {
@@ -322,7 +324,7 @@ func addSet(into *[]*node, path string, v Value, read expr.Reader) error {
 	return nil
 }
 
-// Unset compiles the fields of an $unset stage.
+// Unset returns the projection of an $unset stage. It fails where paths collide.
 func Unset(fields []string) (*Projection, error) {
 	i, b := bsoncore.AppendDocumentStart(nil)
 	for _, f := range fields {
@@ -332,7 +334,8 @@ func Unset(fields []string) (*Projection, error) {
 	return Compile(b, false, 0, nil)
 }
 
-// Apply shapes one document. pos is where its query matched an array, for $.
+// Apply returns the projected document. pos is the position in an array that the
+// query matched, for $. It fails where an expression fails.
 func (p *Projection) Apply(doc []byte, pos int) (value.Doc, error) {
 	a := &application{vars: &expr.Vars{Root: value.Of(doc), Now: p.now}, pos: pos, slots: p.slots}
 	var b []byte
@@ -388,7 +391,7 @@ func (a *application) includeFields(doc []byte, fields []*node) []byte {
 	return b
 }
 
-// appendComputed adds the fields that are computed rather than taken over.
+// appendComputed appends the fields whose values are expressions.
 func (a *application) appendComputed(b []byte, doc []byte, fields []*node) []byte {
 	for _, n := range fields {
 		switch {
@@ -430,7 +433,7 @@ func (a *application) excludeFields(doc []byte, fields []*node) []byte {
 	return b
 }
 
-// appendSlot appends a field, or, in a pipeline, its place where it is missing.
+// appendSlot appends a field. In a pipeline it appends the place of a missing one.
 func (a *application) appendSlot(b []byte, name string, v Value) []byte {
 	if value.Missing(v) {
 		if !a.slots {

@@ -75,8 +75,8 @@ type (
 	never struct{}
 )
 
-// eachValue offers the values at path, arrays both whole and by element, to
-// test until one passes.
+// eachValue reports whether a value at path passes test: arrays are tested whole
+// and by element.
 func eachValue(m *matching, doc Value, path []string, test func(v Value) bool) bool {
 	return !value.Walk(doc, path, -1, func(v Value, index int, whole bool) bool {
 		if test(v) {
@@ -85,20 +85,31 @@ func eachValue(m *matching, doc Value, path []string, test func(v Value) bool) b
 			}
 			return false
 		}
-		if v.Type == bsoncore.TypeArray && !m.single && !whole {
-			i := 0
-			for it := value.Iter(v.Data); it.Next(); i++ {
-				if test(it.Value) {
-					if index < 0 {
-						index = i
-					}
-					m.pos = index
-					return false
-				}
-			}
-		}
-		return true
+		return whole || m.single || !m.element(v, index, test)
 	})
+}
+
+// eachElement reports whether an element of an array at path passes test.
+func eachElement(m *matching, doc Value, path []string, test func(v Value) bool) bool {
+	return !value.Walk(doc, path, -1, func(v Value, index int, _ bool) bool { return !m.element(v, index, test) })
+}
+
+// element reports whether v is an array with an element that passes test, and keeps
+// the position: index, that in an array around v, or the element's where it is -1.
+func (m *matching) element(v Value, index int, test func(v Value) bool) bool {
+	if v.Type != bsoncore.TypeArray {
+		return false
+	}
+	i := 0
+	for it := value.Iter(v.Data); it.Next(); i++ {
+		if test(it.Value) {
+			if m.pos = index; index < 0 {
+				m.pos = i
+			}
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Cmp) holds(v Value) bool {
@@ -157,7 +168,7 @@ func (p *In) test(m *matching, doc Value, path []string) bool {
 	return eachValue(m, doc, path, p.Holds)
 }
 
-// Holds tests one value.
+// Holds reports whether one value fulfils the condition.
 func (p *In) Holds(v Value) bool {
 	if p.keys != nil {
 		if v.Type == bsoncore.TypeUndefined {
@@ -195,14 +206,11 @@ func (p *Regex) holds(v Value) bool {
 	return false
 }
 
-// Prefix returns the literal that every matching string starts with; complete
-// where the expression is nothing but that prefix.
+// Prefix returns the literal that every matching string starts with, "" where there
+// is none.
 func (p *Regex) Prefix() string {
 	pattern, options := p.Source.Regex()
-	if options != "" || !strings.HasPrefix(pattern, "^") {
-		return ""
-	}
-	if strings.ContainsAny(pattern, "|") {
+	if options != "" || !strings.HasPrefix(pattern, "^") || strings.Contains(pattern, "|") {
 		return ""
 	}
 	var b strings.Builder
@@ -259,7 +267,8 @@ func compileRegex(pattern, options string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// stripExtended removes what option x ignores: white space and comments.
+// stripExtended returns a pattern without what option x ignores: white space and
+// comments.
 func stripExtended(p string) string {
 	var b strings.Builder
 	class := false
@@ -295,7 +304,7 @@ func (p *Type) test(m *matching, doc Value, path []string) bool {
 	return eachValue(m, doc, path, p.Holds)
 }
 
-// Types returns the types that fulfil the condition.
+// Types returns the types that fulfil the condition, one for all numbers.
 func (p *Type) Types() []bsoncore.Type {
 	types := slices.Collect(maps.Keys(p.types))
 	if p.number {
@@ -304,7 +313,7 @@ func (p *Type) Types() []bsoncore.Type {
 	return types
 }
 
-// Holds tests one value.
+// Holds reports whether one value fulfils the condition.
 func (p *Type) Holds(v Value) bool { return p.types[v.Type] || p.number && value.IsNumber(v) }
 
 func (p *Size) test(m *matching, doc Value, path []string) bool {
@@ -339,25 +348,6 @@ func (p *ElemPreds) test(m *matching, doc Value, path []string) bool {
 		inner := matching{pos: -1, now: m.now, single: true}
 		for _, q := range p.Preds {
 			if !q.test(&inner, v, nil) {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-func eachElement(m *matching, doc Value, path []string, test func(v Value) bool) bool {
-	return !value.Walk(doc, path, -1, func(v Value, index int, _ bool) bool {
-		if v.Type != bsoncore.TypeArray {
-			return true
-		}
-		i := 0
-		for it := value.Iter(v.Data); it.Next(); i++ {
-			if test(it.Value) {
-				if index < 0 {
-					index = i
-				}
-				m.pos = index
 				return false
 			}
 		}
@@ -571,16 +561,6 @@ func compileRegexPred(v, options Value) (Pred, error) {
 	return newRegex(Value{Type: bsoncore.TypeRegex, Data: bsoncore.AppendRegex(nil, pattern, flags)})
 }
 
-var typeByName = func() map[string]bsoncore.Type {
-	m := map[string]bsoncore.Type{}
-	for t := 0; t < 256; t++ {
-		if n := value.TypeName(bsoncore.Type(t)); n != "missing" {
-			m[n] = bsoncore.Type(t)
-		}
-	}
-	return m
-}()
-
 func compileType(v Value) (Pred, error) {
 	p := &Type{types: map[bsoncore.Type]bool{}}
 	operands := []Value{v}
@@ -595,7 +575,7 @@ func compileType(v Value) (Pred, error) {
 		case o.Type == bsoncore.TypeString && o.StringValue() == "number":
 			p.number = true
 		case o.Type == bsoncore.TypeString:
-			t, ok := typeByName[o.StringValue()]
+			t, ok := value.TypeByName(o.StringValue())
 			if !ok {
 				return nil, fault.New(fault.BadValue, "Unknown type name alias: %s", o.StringValue())
 			}
@@ -717,8 +697,7 @@ func compileBits(name string, v Value) (Pred, error) {
 	return p, nil
 }
 
-// Element compiles the condition of $pull, which each element of an array is
-// held against.
+// Element compiles the condition of $pull on the elements of an array.
 func Element(v Value) (func(Value) bool, error) {
 	switch {
 	case v.Type == bsoncore.TypeRegex:

@@ -1,5 +1,5 @@
-// Package query compiles MongoDB's query documents and matches documents
-// against them.
+// Package query matches documents: [Compile] makes a [Filter] of one of MongoDB's
+// query documents, and [Filter.Match] reports whether a document fulfils it.
 package query
 
 import (
@@ -27,13 +27,13 @@ type Node interface {
 	match(m *matching, doc Value) bool
 }
 
-// matching is one document's match: what it found on the way.
+// matching is the state of matching one document.
 type matching struct {
-	pos int // where the last matched array matched, -1 if none did
+	pos int // position of the match in the last array that matched, -1 for none
 	now int64
 	err error
-	// single: an array is what it is, not what its elements are too. So the
-	// conditions of an $elemMatch see an element.
+	// single: a condition applies to an array itself and not to its elements, as
+	// those of $elemMatch.
 	single bool
 }
 
@@ -108,15 +108,16 @@ func (f *Filter) Match(doc []byte) (bool, error) {
 	return ok, err
 }
 
-// MatchAt is Match that also tells which element of an array matched, for the
-// positional operator $; -1 without one.
+// MatchAt is Match that also returns the position in an array that matched, for the
+// positional operator $; -1 where none did.
 func (f *Filter) MatchAt(doc []byte) (ok bool, pos int, err error) {
 	m := matching{pos: -1, now: f.now}
 	ok = f.Root.match(&m, value.Of(doc))
 	return ok && m.err == nil, m.pos, m.err
 }
 
-// Compile reads a query document. now is $$NOW in milliseconds.
+// Compile returns the filter of a query document. now is $$NOW in milliseconds. It
+// fails where the query is invalid or not supported.
 func Compile(doc []byte, now int64) (*Filter, error) {
 	and, err := compileDoc(doc, true)
 	if err != nil {
@@ -149,7 +150,7 @@ func compileDoc(doc []byte, top bool) (*And, error) {
 		}
 		and.Nodes = append(and.Nodes, nodes...)
 	}
-	// As with MongoDB, an $expr is looked at where all else holds.
+	// As with MongoDB, $expr is evaluated where all other conditions hold.
 	slices.SortStableFunc(and.Nodes, func(a, b Node) int {
 		_, isA := a.(*Expr)
 		_, isB := b.(*Expr)
@@ -256,8 +257,7 @@ func operators(v Value) bool {
 	return true
 }
 
-// Conjuncts returns the leaves that must all hold, and the other nodes that
-// must hold beside them.
+// Conjuncts returns the leaves and the other nodes that must all hold.
 func (f *Filter) Conjuncts() (leaves []*Leaf, others []Node) { return Conjuncts(f.Root) }
 
 // Conjuncts is the method of the same name for any node.
@@ -276,13 +276,13 @@ func Conjuncts(n Node) (leaves []*Leaf, others []Node) {
 	return leaves, others
 }
 
-// Equality is a field that a query pins to one value.
+// Equality is a field for which a query allows one value.
 type Equality struct {
 	Path  string
 	Value Value
 }
 
-// Equalities returns what an upsert takes from its query.
+// Equalities returns the fields that an upsert takes from its query.
 func (f *Filter) Equalities() []Equality {
 	leaves, _ := f.Conjuncts()
 	var eqs []Equality

@@ -13,9 +13,10 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
+// editor returns the new value for an old one; either may be missing.
 type editor = func(old Value) (Value, error)
 
-// operators make the editor of a value from an operator's argument.
+// operators compile the argument of an operator to an editor.
 var operators = map[string]func(arg Value, now time.Time, path string) (editor, error){
 	"$set":         set,
 	"$setOnInsert": set,
@@ -76,7 +77,7 @@ func extreme(sign int) func(arg Value, now time.Time, path string) (editor, erro
 	}
 }
 
-// increment tells timestamps of the same second apart.
+// increment makes timestamps of the same second different.
 var increment atomic.Uint32
 
 func currentDate(arg Value, now time.Time, path string) (editor, error) {
@@ -146,7 +147,8 @@ func bit(arg Value, _ time.Time, path string) (editor, error) {
 	}, nil
 }
 
-// each reads the modifier form {$each: [...], ...} of $push and $addToSet.
+// each returns the values of $push and $addToSet, and the modifiers of the form
+// {$each: [...], ...}, nil for the other form.
 func each(arg Value) (vs []Value, modifiers []byte, err error) {
 	if !value.IsDoc(arg) || value.Missing(value.Field(arg.Data, "$each")) {
 		return []Value{arg}, nil, nil
@@ -158,13 +160,14 @@ func each(arg Value) (vs []Value, modifiers []byte, err error) {
 	return value.Elements(list.Data), arg.Data, nil
 }
 
-func array(old Value, op, path string) ([]Value, error) {
+// array returns the elements of an array, none where it is missing, and fails for
+// another value.
+func array(old Value, path string) ([]Value, error) {
 	if value.Missing(old) {
 		return nil, nil
 	}
 	if !value.IsArray(old) {
-		code := int32(fault.BadValue)
-		return nil, fault.New(code, "The field '%s' must be an array but is of type %s in document", path, value.TypeName(old.Type))
+		return nil, fault.New(fault.BadValue, "The field '%s' must be an array but is of type %s in document", path, value.TypeName(old.Type))
 	}
 	return value.Elements(old.Data), nil
 }
@@ -198,7 +201,7 @@ func push(arg Value, _ time.Time, path string) (editor, error) {
 		}
 	}
 	return func(old Value) (Value, error) {
-		have, err := array(old, "$push", path)
+		have, err := array(old, path)
 		if err != nil {
 			return old, err
 		}
@@ -273,7 +276,7 @@ func addToSet(arg Value, _ time.Time, path string) (editor, error) {
 		return nil, fault.New(fault.BadValue, "Found unexpected fields after $each in $addToSet: %s", arg.String())
 	}
 	return func(old Value) (Value, error) {
-		out, err := array(old, "$addToSet", path)
+		out, err := array(old, path)
 		if err != nil {
 			return old, fault.New(fault.BadValue, "Cannot apply $addToSet to non-array field. Field named '%s' has non-array type %s", path, value.TypeName(old.Type))
 		}

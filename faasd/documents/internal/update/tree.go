@@ -12,9 +12,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// node is a part of the paths that an update's operators are on: what is to
-// become of one value. It has an operation, or children for what is inside:
-// by field names and $, or by $[] and $[identifier].
+// node is one component in the tree of an update's paths. It has an operation, or
+// children for the values inside: by field names and $, or by $[] and $[identifier].
 type node struct {
 	leaf     *operation
 	children []child // sorted by name
@@ -26,7 +25,7 @@ type child struct {
 	node *node
 }
 
-// order is MongoDB's order of siblings: numbers by their size.
+// order compares siblings as MongoDB does: numbers by their size.
 func order(a, b string) int {
 	i, okI := value.ArrayIndex(a)
 	j, okJ := value.ArrayIndex(b)
@@ -56,8 +55,8 @@ func conflict(path []string, at int) error {
 
 func isArrayUpdate(name string) bool { return strings.HasPrefix(name, "$[") }
 
-// insert puts an operation at its path. It fails where another operation is
-// on the same path, on one inside it, or on one that it is inside of.
+// insert adds an operation at its path. It fails where another operation is on the
+// same path, or on one that contains the other.
 func (n *node) insert(path []string, o *operation) error {
 	for i, name := range path {
 		c := n.child(name)
@@ -78,8 +77,8 @@ func (n *node) insert(path []string, o *operation) error {
 	return nil
 }
 
-// merged is what two nodes do together that a path with $ or $[] and another
-// lead to.
+// merged returns the operations of two nodes for the same value, to which a path with
+// $ or $[] and another one lead. It fails where they conflict.
 func merged(a, b *node, path []string) (*node, error) {
 	if a.leaf != nil || b.leaf != nil || a.array != b.array {
 		return nil, conflict(path, len(path))
@@ -108,16 +107,16 @@ type application struct {
 	inserting bool
 }
 
-// place is where an application is: a value, and what of the path to it is not
-// there yet.
+// place is the value that an operation is applied to, and the components of the path
+// to it that do not exist yet.
 type place struct {
-	v       Value // the innermost that there is
+	v       Value // the innermost that exists
 	path    []string
 	missing []string
 	array   bool // the value is inside of an array
 }
 
-// apply returns what becomes of the place's value.
+// apply returns the new value of a place.
 func (a *application) apply(n *node, p place) (Value, error) {
 	switch {
 	case n.leaf != nil:
@@ -152,10 +151,11 @@ func (a *application) apply(n *node, p place) (Value, error) {
 	return p.v, nil
 }
 
-// inside applies a child, and returns what becomes of the value around it.
+// inside applies a child and returns the new value of the document or array around
+// it.
 func (a *application) inside(c child, p place) (Value, error) {
 	if len(p.missing) > 0 && !value.Missing(get(p.v, p.missing[:1])) {
-		// A sibling has made what was missing.
+		// An operation on a sibling has created what was missing.
 		name := p.missing[0]
 		v, err := a.inside(c, place{v: get(p.v, p.missing[:1]), path: p.path, missing: p.missing[1:], array: p.array || value.IsArray(p.v)})
 		return replaced(p.v, name, v), err
@@ -175,8 +175,8 @@ func (a *application) inside(c child, p place) (Value, error) {
 	return replaced(p.v, c.name, v), nil
 }
 
-// replaced returns a document or an array with a part that it has replaced.
-// Elements are unset in place.
+// replaced returns a document or an array with one part replaced. An element that is
+// unset becomes null.
 func replaced(v Value, name string, part Value) Value {
 	if value.IsDoc(v) {
 		return value.Of(value.SetField(v.Data, name, part))
@@ -190,7 +190,7 @@ func replaced(v Value, name string, part Value) Value {
 	return value.Array(vs...)
 }
 
-// elements applies array updates to the elements of an array.
+// elements applies $[] and $[identifier] to the elements of an array.
 func (a *application) elements(n *node, p place) (Value, error) {
 	if len(p.missing) > 0 {
 		return p.v, fault.New(fault.BadValue, "The path '%s' must exist in the document in order to apply array updates.", strings.Join(p.path, "."))
@@ -253,7 +253,7 @@ func (a *application) leaf(o *operation, p place) (Value, error) {
 	return p.v, viable(p.v, p.path, len(p.path)-len(p.missing))
 }
 
-// viable fails where a path cannot go on behind a value.
+// viable fails where a value cannot contain the next component of a path.
 func viable(v Value, path []string, at int) error {
 	if value.IsDoc(v) {
 		return nil
@@ -264,10 +264,10 @@ func viable(v Value, path []string, at int) error {
 	return fault.New(fault.PathNotViable, "Cannot use the part (%s) of (%s) to traverse the element ({%s: %s})", path[at], strings.Join(path, "."), path[max(at-1, 0)], v.String())
 }
 
-// maxPadding is how far behind an array's end an element may be set.
+// maxPadding bounds the elements between an array's end and one that is set.
 const maxPadding = 1_500_000
 
-// create makes what is missing on the way to a new value.
+// create returns the value of a place with the missing components and v in it.
 func create(p place, v Value) (Value, error) {
 	for _, name := range slices.Backward(p.missing[1:]) {
 		v = value.Of(bsoncore.BuildDocument(nil, bsoncore.AppendValueElement(nil, name, v)))
@@ -294,8 +294,8 @@ func create(p place, v Value) (Value, error) {
 	return value.Array(append(vs, v)...), nil
 }
 
-// rename sets the destination, whose place this is, to the source's value. The
-// source is unset when all is done: no other operation can be on its path.
+// rename sets a place, the destination, to the source's value. The source is unset
+// at the end: no other operation can be on its path.
 func (a *application) rename(o *operation, p place) (Value, error) {
 	v, through := a.doc, false
 	for i, name := range o.rename {
@@ -319,7 +319,7 @@ func (a *application) rename(o *operation, p place) (Value, error) {
 	return create(p, v)
 }
 
-// without returns a document without the value at a path, if it is there.
+// without returns a document without the value at a path.
 func without(v Value, path []string) Value {
 	inner := get(v, path[:1])
 	if value.Missing(inner) {
@@ -331,7 +331,8 @@ func without(v Value, path []string) Value {
 	return replaced(v, path[0], Value{})
 }
 
-// get follows a path exactly: names in documents, numbers in arrays.
+// get returns the value at a path, by names in documents and numbers in arrays;
+// missing where there is none.
 func get(v Value, path []string) Value {
 	for _, c := range path {
 		switch v.Type {
@@ -350,7 +351,8 @@ func get(v Value, path []string) Value {
 	return v
 }
 
-// unused returns an array filter that no path has, "" without one.
+// unused returns the identifier of an array filter that no path uses, "" if there is
+// none.
 func (u *Update) unused() string {
 	left := maps.Clone(u.filters)
 	var visit func(n *node)

@@ -1,5 +1,5 @@
-// Package update applies MongoDB's updates to documents: replacement,
-// operators, and aggregation pipelines.
+// Package update changes documents: [Compile] makes an [Update] of a replacement, of
+// update operators or of a pipeline, and [Update.Apply] returns the new document.
 package update
 
 import (
@@ -18,15 +18,14 @@ import (
 // Value is an encoded BSON value.
 type Value = value.Value
 
-// Update is a compiled update. It is used for one statement: $currentDate is
-// the time at which it was compiled.
+// Update is a compiled update, for one statement: $currentDate is the time at which
+// it was compiled.
 type Update struct {
 	replacement value.Doc
 	root        node
 	renamed     [][]string // sources of $rename
 	pipeline    func(doc value.Doc) (value.Doc, error)
 	filters     map[string]*query.Filter
-	source      Value
 }
 
 // Replacement reports whether the update is a whole document.
@@ -36,9 +35,9 @@ func (u *Update) Replacement() bool { return u.replacement != nil }
 type operation struct {
 	op   string
 	path []string
-	// edit makes the new value of the old one, either of which may be missing.
+	// edit returns the new value for the old one; either may be missing.
 	edit   func(old Value) (Value, error)
-	create bool     // makes what is missing on the way
+	create bool     // creates the documents of the path that are missing
 	insert bool     // only for inserting
 	rename []string // the source; the operation is at the destination
 }
@@ -46,9 +45,10 @@ type operation struct {
 // Stages compiles the stages of a pipeline update into a function.
 type Stages func(stages []Value) (func(doc value.Doc) (value.Doc, error), error)
 
-// Compile reads an update. stages is how pipelines are compiled.
+// Compile returns the update of a statement; stages compiles pipelines. It fails
+// where the update is invalid.
 func Compile(u Value, arrayFilters []Value, now time.Time, stages Stages) (*Update, error) {
-	up := &Update{source: u}
+	up := &Update{}
 	switch {
 	case value.IsArray(u):
 		if len(arrayFilters) > 0 {
@@ -172,7 +172,8 @@ func (u *Update) operator(op string, arg Value, now time.Time) error {
 	return nil
 }
 
-// rename reads a $rename, whose source takes its place among the paths first.
+// rename compiles a $rename. Its source is inserted into the paths first, so that it
+// conflicts with other operators.
 func (u *Update) rename(from []string, to Value) (*operation, error) {
 	if err := u.root.insert(from, &operation{op: "$rename", path: from}); err != nil {
 		return nil, err
@@ -222,8 +223,9 @@ func (u *Update) parsePath(s string) ([]string, error) {
 	return path, nil
 }
 
-// Apply returns the updated document. pos is where the query matched an array
-// (for $), inserting whether the document is being made by an upsert.
+// Apply returns the updated document. pos is the position in an array that the query
+// matched, for $; inserting is true where an upsert creates the document. It fails
+// where the operators do not apply to the document, or the result cannot be stored.
 func (u *Update) Apply(doc value.Doc, pos int, inserting bool) (value.Doc, error) {
 	id := value.Field(doc, "_id")
 	var out value.Doc
@@ -249,7 +251,7 @@ func (u *Update) Apply(doc value.Doc, pos int, inserting bool) (value.Doc, error
 		}
 		out = v.Data
 	}
-	if newID := value.Field(out, "_id"); !value.Missing(id) && !sameValue(id, newID) {
+	if newID := value.Field(out, "_id"); !value.Missing(id) && !value.Equal(id, newID) {
 		if u.replacement != nil || u.pipeline != nil {
 			return nil, fault.New(fault.ImmutableField, "After applying the update, the (immutable) field '_id' was found to have been altered to _id: %s", newID.String())
 		}
@@ -267,18 +269,16 @@ func (u *Update) Apply(doc value.Doc, pos int, inserting bool) (value.Doc, error
 // MaxDocument is the largest document that may be stored: MongoDB's 16 MiB.
 const MaxDocument = 16 << 20
 
-func sameValue(a, b Value) bool { return value.Equal(a, b) }
-
-// replace is a replacement document with its _id in front.
+// replace returns a replacement document with the _id as its first field.
 func replace(id Value, doc value.Doc) value.Doc {
 	own := value.Field(doc, "_id")
-	if value.Missing(id) || !value.Missing(own) && !sameValue(id, own) {
+	if value.Missing(id) || !value.Missing(own) && !value.Equal(id, own) {
 		id = own
 	}
 	return WithID(doc, id)
 }
 
-// WithID puts the _id in front of a document's other fields.
+// WithID returns a document with the _id as its first field.
 func WithID(doc value.Doc, id Value) value.Doc {
 	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)+32))
 	if !value.Missing(id) {
@@ -293,13 +293,14 @@ func WithID(doc value.Doc, id Value) value.Doc {
 	return b
 }
 
-// NewID makes an _id.
+// NewID returns a new _id, an ObjectID.
 func NewID() Value {
 	id := bson.NewObjectID()
 	return Value{Type: bsoncore.TypeObjectID, Data: id[:]}
 }
 
-// Upsert makes the document that an upsert inserts.
+// Upsert returns the document that an upsert inserts: the fields for which the query
+// allows one value, updated. It fails like [Update.Apply].
 func (u *Update) Upsert(f *query.Filter) (value.Doc, error) {
 	doc := value.EmptyDoc()
 	seen := map[string]Value{}
@@ -325,7 +326,7 @@ func (u *Update) Upsert(f *query.Filter) (value.Doc, error) {
 	}
 	base := doc
 	if u.replacement != nil || u.pipeline != nil {
-		// The query may name an _id, and the replacement another.
+		// Where the query has no _id, that of the replacement counts.
 		if own := value.Field(u.replacement, "_id"); u.replacement != nil && value.Missing(value.Field(base, "_id")) && !value.Missing(own) {
 			base = WithID(base, own)
 		}
@@ -342,7 +343,7 @@ func (u *Update) Upsert(f *query.Filter) (value.Doc, error) {
 	return out, CheckID(id)
 }
 
-// CheckID refuses what cannot be an _id.
+// CheckID returns an error where a value cannot be an _id.
 func CheckID(id Value) error {
 	switch id.Type {
 	case bsoncore.TypeArray:
@@ -382,7 +383,7 @@ func checkStored(doc []byte, path string) error {
 
 func isRef(name string) bool { return name == "$ref" || name == "$id" || name == "$db" }
 
-// setAt sets the value at a path of a document, where there was none.
+// setAt returns a document with a new value at a path.
 func setAt(doc Value, path []string, v Value) (Value, error) {
 	root := &node{}
 	if err := root.insert(path, &operation{create: true, edit: func(Value) (Value, error) { return v, nil }}); err != nil {

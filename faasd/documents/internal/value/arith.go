@@ -19,10 +19,9 @@ const (
 	Mul Op = '*'
 )
 
-// Arith computes a op b in MongoDB's result types: the wider of the two, an
-// int that overflows becomes a long, a long that overflows is reported with
-// overflow (an update refuses it, an expression makes it a double, which is
-// the result then).
+// Arith returns a op b in the wider type of the two. An int that overflows becomes a
+// long. A long that overflows becomes a double, with overflow true: expressions use
+// it, updates fail.
 func Arith(op Op, a, b Value) (result Value, overflow bool) {
 	if a.Type == bsoncore.TypeDecimal128 || b.Type == bsoncore.TypeDecimal128 {
 		return decimalArith(op, a, b), false
@@ -63,7 +62,7 @@ func floatArith(op Op, x, y float64) float64 {
 	return x * y
 }
 
-// Float returns a number as a double, rounded where it must be.
+// Float returns a number as a double, rounded if necessary; NaN for other values.
 func Float(v Value) float64 {
 	switch v.Type {
 	case bsoncore.TypeDouble:
@@ -84,17 +83,16 @@ func Float(v Value) float64 {
 	return math.NaN()
 }
 
-// parts are a number as decimal arithmetic takes it: its value, its exponent,
-// which the result's follows (IEEE 754-2008, 5.1), and its sign, which zero
-// has too.
+// parts are a number in decimal arithmetic: its value, its exponent, which decides
+// the result's (IEEE 754-2008, 5.1), and its sign, which zero has too.
 type parts struct {
 	r        *big.Rat
 	exponent int
 	negative bool
 }
 
-// partsOf fails for NaN and infinities. A double counts with the 15 digits
-// that it surely has, as MongoDB converts it.
+// partsOf returns false for NaN and infinities. It takes 15 digits of a double, as
+// MongoDB does.
 func partsOf(v Value) (parts, bool) {
 	if v.Type == bsoncore.TypeDouble && v.Double() != 0 {
 		d, err := bson.ParseDecimal128(strconv.FormatFloat(v.Double(), 'e', 14, 64))
@@ -143,7 +141,7 @@ func decimalOfFloat(f float64) Value {
 	return Decimal(d)
 }
 
-// Decimal makes a Value of a decimal.
+// Decimal returns the value of a decimal.
 func Decimal(d bson.Decimal128) Value {
 	h, l := d.GetBytes()
 	return Value{Type: bsoncore.TypeDecimal128, Data: bsoncore.AppendDecimal128(nil, h, l)}
@@ -153,9 +151,9 @@ const precision = 34
 
 func tenTo(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }
 
-// decimalOfRat rounds half to even at 34 digits, as IEEE 754-2008 does. A
-// result that is exact has the exponent asked for, or the nearest to it;
-// another has all 34 digits. negative is the sign of a zero.
+// decimalOfRat rounds half to even at 34 digits, as IEEE 754-2008. An exact result
+// has the exponent, or the nearest possible to it; any other has all 34 digits.
+// negative is the sign of a zero.
 func decimalOfRat(r *big.Rat, exponent int, negative bool) Value {
 	if r.Sign() == 0 {
 		exponent = min(max(exponent, -6176), 6111)
@@ -205,7 +203,7 @@ func decimalOfRat(r *big.Rat, exponent int, negative bool) Value {
 	return Decimal(d)
 }
 
-// Divide computes a/b as $divide does: a double, or a decimal where one of
+// Divide returns a/b as $divide does: a double, or a decimal where one of
 // the two is. b must not be zero.
 func Divide(a, b Value) Value {
 	if a.Type == bsoncore.TypeDecimal128 || b.Type == bsoncore.TypeDecimal128 {
@@ -233,9 +231,9 @@ func Sqrt(v Value) Value {
 	if x.r.Sign() == 0 {
 		return decimalOfRat(x.r, exponent, x.negative)
 	}
-	// The root of the number times an even power of ten, that leaves more
-	// digits than are kept. What is left over makes the last digit odd, so
-	// that it is never taken for a half.
+	// Take the root of the number times an even power of ten, which has more
+	// digits than are kept. A remainder makes the last digit odd, so that it
+	// does not round as a half.
 	size := len(x.r.Num().String()) - len(x.r.Denom().String())
 	shift := max(0, 2*(precision+4)-size)
 	shift += shift & 1
@@ -250,9 +248,8 @@ func Sqrt(v Value) Value {
 	return decimalOfRat(new(big.Rat).SetFrac(root, tenTo(shift/2+1)), exponent, false)
 }
 
-// Sum adds numbers as $add, $sum and $avg do: in the widest of their types,
-// ints and doubles without losing what a double would round away, decimals by
-// themselves.
+// Sum adds numbers as $add, $sum and $avg do: in the widest of their types, ints and
+// doubles with more digits than a double has, decimals separately.
 type Sum struct {
 	kind    bsoncore.Type // the widest so far, 0 for none
 	high    float64       // high and low are the sum of all but decimals
@@ -310,8 +307,9 @@ func (s *Sum) double() float64 {
 	return s.high
 }
 
-// Long returns the sum without decimals if it is a whole number of 64 bits.
-func (s *Sum) Long() (int64, bool) {
+// long returns the sum without decimals, false where it is not a whole number of 64
+// bits.
+func (s *Sum) long() (int64, bool) {
 	if s.high != math.Trunc(s.high) || math.Abs(s.high) > 1<<63 {
 		return 0, false
 	}
@@ -327,7 +325,7 @@ func (s *Sum) Result() Value {
 		return decimalArith(Add, s.decimal, s.exact())
 	}
 	if s.kind != bsoncore.TypeDouble {
-		if n, ok := s.Long(); ok {
+		if n, ok := s.long(); ok {
 			if s.kind == bsoncore.TypeInt64 {
 				return Int64(n)
 			}
@@ -350,8 +348,8 @@ func (s *Sum) exact() Value {
 	return decimalOfRat(r, 0, false)
 }
 
-// Mean divides the sum by how many were added: a decimal where one of them
-// was, a double otherwise.
+// Mean returns the sum divided by n: a decimal where one of the numbers was one, a
+// double otherwise.
 func (s *Sum) Mean(n int64) Value {
 	if s.kind == bsoncore.TypeDecimal128 {
 		return Divide(s.Result(), Int64(n))
@@ -359,7 +357,7 @@ func (s *Sum) Mean(n int64) Value {
 	return Double(s.double() / float64(n))
 }
 
-// Mod computes the remainder of a/b as $mod does. b must not be zero.
+// Mod returns the remainder of a/b as $mod does. b must not be zero.
 func Mod(a, b Value) Value {
 	switch {
 	case a.Type == bsoncore.TypeDecimal128 || b.Type == bsoncore.TypeDecimal128:

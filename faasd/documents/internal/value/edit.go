@@ -6,11 +6,11 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
 
-// EmptyDoc is {}.
+// EmptyDoc returns {}.
 func EmptyDoc() Doc { return Doc{5, 0, 0, 0, 0} }
 
-// SetField returns doc with the field replaced in its place, appended where
-// it was not, or left out where v is missing. doc itself is not touched.
+// SetField returns a copy of doc with the field replaced, or appended if there was
+// none; where v is missing, without the field.
 func SetField(doc []byte, name string, v Value) Doc {
 	i, b := bsoncore.AppendDocumentStart(make([]byte, 0, len(doc)+len(name)+len(v.Data)+2))
 	done := Missing(v)
@@ -31,8 +31,7 @@ func SetField(doc []byte, name string, v Value) Doc {
 	return b
 }
 
-// Compact returns a document without the places of removed elements, itself
-// where it has none.
+// Compact returns a document without the places of removed fields.
 func Compact(doc []byte) Doc {
 	if !hasRemoved(doc) {
 		return doc
@@ -64,24 +63,24 @@ func compact(doc []byte) Doc {
 	return b
 }
 
-// RoundDecimal applies a rounding of floats to a decimal's whole part.
+// RoundDecimal rounds a decimal to a whole number in the direction that f rounds.
 func RoundDecimal(v Value, f func(float64) float64) Value { return RoundDecimalPlaces(v, 0, f) }
 
-// RoundDecimalPlaces rounds a decimal to a number of decimal places in the
-// direction that f takes.
+// RoundDecimalPlaces rounds a decimal to decimal places in the direction that f
+// rounds.
 func RoundDecimalPlaces(v Value, places int, f func(float64) float64) Value {
 	r, ok := rat(v)
 	if !ok {
 		return v
 	}
-	p := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(max(places, -places))), nil))
+	p := new(big.Rat).SetInt(tenTo(max(places, -places)))
 	if places >= 0 {
 		r.Mul(r, p)
 	} else {
 		r.Quo(r, p)
 	}
-	// The whole part exactly, and what f makes of the fraction, which a float
-	// holds well enough to tell below, at, and above a half.
+	// Add f of the fraction to the exact whole part. As a double, the fraction is
+	// still below, equal to or above a half.
 	whole, frac := new(big.Int).QuoRem(r.Num(), r.Denom(), new(big.Int))
 	parity := int64(whole.Bit(0))
 	if r.Sign() < 0 {

@@ -10,10 +10,9 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
 
-// AppendKey appends a form of v whose bytes sort as Compare orders values and
-// are equal exactly where Compare finds equality. Every encoding ends by
-// itself: none is a prefix of another, so encodings may be put one after the
-// other to make a compound key.
+// AppendKey appends an encoding of v whose bytes sort as [Compare] orders values and
+// are equal exactly where values are. No encoding is a prefix of another, so several
+// encodings in a row make a compound key.
 func AppendKey(dst []byte, v Value) []byte {
 	dst = append(dst, Bracket(v.Type))
 	return appendBody(dst, v)
@@ -53,7 +52,7 @@ func appendBody(dst []byte, v Value) []byte {
 	case BracketDBPointer, BracketCode, BracketCodeScope:
 		return appendEscaped(dst, v.Data)
 	}
-	return dst // null, undefined, minKey, maxKey: the bracket says it all
+	return dst // null, undefined, minKey and maxKey have no body
 }
 
 // appendEscaped ends b with 00 00 and writes a zero inside it as 00 FF.
@@ -67,9 +66,9 @@ func appendEscaped(dst, b []byte) []byte {
 	return append(dst, 0, 0)
 }
 
-// A number is the largest double not above it, in sortable form, followed by
-// what is left over: nothing (a zero byte) for doubles and small integers, the
-// exact rest in decimal digits for large longs and most decimals.
+// appendNumber writes the largest double not above a number, in sortable form, and
+// the rest: a zero byte for doubles and small integers, the exact rest in decimal
+// digits for large longs and most decimals.
 func appendNumber(dst []byte, v Value) []byte {
 	var f float64
 	switch v.Type {
@@ -118,9 +117,9 @@ func appendFloat(dst []byte, f float64) []byte {
 	return binary.BigEndian.AppendUint64(dst, u)
 }
 
-// belowAllDecimals stands for -Inf in the subtraction that finds the rest of a
-// decimal below the smallest double: it lies below every decimal there is.
-var belowAllDecimals = new(big.Rat).SetInt(new(big.Int).Neg(new(big.Int).Exp(big.NewInt(10), big.NewInt(6200), nil)))
+// belowAllDecimals is used for -Inf to compute the rest of a decimal below the
+// smallest double: it is below every decimal.
+var belowAllDecimals = new(big.Rat).Neg(new(big.Rat).SetInt(tenTo(6200)))
 
 func appendRest(dst []byte, r *big.Rat) []byte {
 	f, _ := r.Float64()
@@ -151,13 +150,13 @@ func appendRest(dst []byte, r *big.Rat) []byte {
 	dst = append(dst, 1)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(exponent+1<<15))
 	for i := 0; i < len(digits); i++ {
-		dst = append(dst, digits[i]) // '1'..'9' and '0', all above the end mark
+		dst = append(dst, digits[i]) // '1'..'9' and '0', all above the zero byte at the end
 	}
 	return append(dst, 0)
 }
 
-// decimalDigits writes a positive r, whose decimal expansion ends, as
-// 0.DIGITS × 10^exponent without zeros at either end.
+// decimalDigits returns a positive r, whose decimal expansion is finite, as
+// 0.DIGITS × 10^exponent, without zeros at either end of the digits.
 func decimalDigits(r *big.Rat) (digits string, exponent int) {
 	// The denominator is 2^a·5^b: scaling by 10^max(a,b) makes r whole.
 	den := new(big.Int).Set(r.Denom())
@@ -171,7 +170,7 @@ func decimalDigits(r *big.Rat) (digits string, exponent int) {
 		fives++
 	}
 	scale := max(twos, fives)
-	n := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(scale)), nil)
+	n := tenTo(scale)
 	n.Mul(n, r.Num()).Quo(n, r.Denom())
 	s := n.String()
 	exponent = len(s) - scale
@@ -199,7 +198,7 @@ func rat(v Value) (*big.Rat, bool) {
 			return nil, false
 		}
 		r := new(big.Rat).SetInt(n)
-		p := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(max(exp, -exp))), nil))
+		p := new(big.Rat).SetInt(tenTo(max(exp, -exp)))
 		if exp < 0 {
 			return r.Quo(r, p), true
 		}

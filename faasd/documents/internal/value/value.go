@@ -1,5 +1,5 @@
-// Package value compares, traverses and builds BSON values where they lie, in
-// their encoded form: nothing is decoded into Go types that is not looked at.
+// Package value compares, traverses and builds BSON values in their encoded form,
+// without decoding them into Go values. [AppendKey] encodes a value for an index.
 package value
 
 import (
@@ -99,7 +99,7 @@ func IsDoc(v Value) bool { return v.Type == bsoncore.TypeEmbeddedDocument }
 // IsArray reports whether v is an array.
 func IsArray(v Value) bool { return v.Type == bsoncore.TypeArray }
 
-// Compare orders two values as MongoDB's sort does.
+// Compare returns the order of two values in MongoDB's sort: -1, 0 or 1.
 func Compare(a, b Value) int {
 	ba, bb := Bracket(a.Type), Bracket(b.Type)
 	if ba != bb {
@@ -204,15 +204,15 @@ func compareFloatInt(f float64, i int64) int {
 	return cmp.Compare(f, t)
 }
 
-// Iterator walks the elements of a document or array without allocating.
+// Iterator iterates over the elements of a document or array without allocating.
 type Iterator struct {
 	rest  []byte
 	Name  []byte // name of the current element, valid while the document is
 	Value Value
 }
 
-// Iter starts at the first element of the document or array encoded in b,
-// which must have passed Validate.
+// Iter returns an iterator before the first element of the document or array
+// encoded in b, which must be [Valid].
 func Iter(b []byte) Iterator {
 	if len(b) < 5 {
 		return Iterator{}
@@ -220,12 +220,12 @@ func Iter(b []byte) Iterator {
 	return Iterator{rest: b[4 : len(b)-1]}
 }
 
-// Removed is the type of an element that keeps the place of a field: while a
-// document goes through a pipeline, a field that was removed and is set again
-// comes where it was. It is never stored or sent (see Compact).
+// Removed is the type of an element that keeps the place of a removed field in a
+// pipeline: a field that is set again has its old place. It is never stored or sent
+// (see [Compact]).
 const Removed bsoncore.Type = 0x80
 
-// Next moves to the next element, false at the end.
+// Next moves to the next element and returns false at the end.
 func (it *Iterator) Next() bool {
 	for it.NextSlot() {
 		if it.Value.Type != Removed {
@@ -235,7 +235,7 @@ func (it *Iterator) Next() bool {
 	return false
 }
 
-// NextSlot is Next that does not pass over removed elements.
+// NextSlot is Next that stops at removed elements too.
 func (it *Iterator) NextSlot() bool {
 	if len(it.rest) == 0 {
 		return false
@@ -342,7 +342,7 @@ func Elements(array []byte) []Value {
 	return vs
 }
 
-// Len counts the elements of a document or array.
+// Len returns the number of elements of a document or array.
 func Len(b []byte) int {
 	n := 0
 	for it := Iter(b); it.Next(); {
@@ -351,8 +351,8 @@ func Len(b []byte) int {
 	return n
 }
 
-// ArrayIndex parses a path component that could name an array's element: a
-// decimal number without sign or leading zero.
+// ArrayIndex returns the position that a path component names in an array, false
+// where it is not a decimal number without sign or leading zero.
 func ArrayIndex(s string) (int, bool) {
 	if s == "" || len(s) > 9 || len(s) > 1 && s[0] == '0' {
 		return 0, false
@@ -367,13 +367,12 @@ func ArrayIndex(s string) (int, bool) {
 	return n, true
 }
 
-// Walk calls visit with every value that path leads to in v, through arrays as
-// MongoDB's matcher goes: an array of documents is entered element by element,
-// a numeric component also picks an element. Where a document lacks the field,
-// visit gets a missing value. index is the position in the outermost array
-// that was entered, -1 without one; whole says that the path's last number
-// picked the value from an array, which an array's elements do not stand for
-// then. visit returns false to stop, and Walk returns false when stopped.
+// Walk calls visit with every value that path leads to in v, as MongoDB's matcher
+// follows it: into every document of an array, and by a number to one element.
+// Where a document lacks the field, the value is missing. index is the position in
+// the outermost array on the way, -1 if there was none; whole is true where the
+// path's last component is a number that selected the value from an array, whose
+// elements do not count then. Walk ends and returns false where visit does.
 func Walk(v Value, path []string, index int, visit func(v Value, index int, whole bool) bool) bool {
 	if len(path) == 0 {
 		return visit(v, index, false)
@@ -412,7 +411,7 @@ func Walk(v Value, path []string, index int, visit func(v Value, index int, whol
 	}
 }
 
-// Of makes a Value of a document.
+// Of returns the value of a document.
 func Of(doc []byte) Value { return Value{Type: bsoncore.TypeEmbeddedDocument, Data: doc} }
 
 // Constructors of single values.
@@ -444,7 +443,7 @@ func Int(n int64) Value {
 	return Int64(n)
 }
 
-// Array builds an array of values.
+// Array returns an array of values.
 func Array(vs ...Value) Value {
 	i, b := bsoncore.AppendArrayStart(nil)
 	for n, v := range vs {
@@ -454,7 +453,7 @@ func Array(vs ...Value) Value {
 	return Value{Type: bsoncore.TypeArray, Data: b}
 }
 
-// SortUnique sorts values and leaves one of those that are equal, the first.
+// SortUnique sorts values and removes those that are equal to an earlier one.
 func SortUnique(vs []Value) []Value {
 	slices.SortStableFunc(vs, Compare)
 	return slices.CompactFunc(vs, Equal)
@@ -467,11 +466,10 @@ func NewUUID() (id [16]byte) {
 	return id
 }
 
-// Clone copies a value out of a buffer that will not live.
+// Clone returns a copy of a value that does not share its buffer.
 func Clone(v Value) Value { return Value{Type: v.Type, Data: bytes.Clone(v.Data)} }
 
-// Truthy is how MongoDB reads a value as a condition: false, zero, null and
-// missing are false.
+// Truthy returns a value as a condition: false, zero, null and missing are false.
 func Truthy(v Value) bool {
 	switch v.Type {
 	case bsoncore.TypeBoolean:
@@ -485,7 +483,8 @@ func Truthy(v Value) bool {
 	return true
 }
 
-// Whole returns a number as an int64 if it is one without a fraction.
+// Whole returns a number as an int64, false where it has a fraction, where 64 bits
+// do not hold it, and for what is not a number.
 func Whole(v Value) (int64, bool) {
 	switch v.Type {
 	case bsoncore.TypeInt32:
@@ -521,53 +520,42 @@ func Truncate(v Value) (int64, bool) {
 	return int64(f), true
 }
 
-// TypeName is the alias of a type in $type, error messages and $type's answer.
-func TypeName(t bsoncore.Type) string {
-	switch t {
-	case bsoncore.TypeDouble:
-		return "double"
-	case bsoncore.TypeString:
-		return "string"
-	case bsoncore.TypeEmbeddedDocument:
-		return "object"
-	case bsoncore.TypeArray:
-		return "array"
-	case bsoncore.TypeBinary:
-		return "binData"
-	case bsoncore.TypeUndefined:
-		return "undefined"
-	case bsoncore.TypeObjectID:
-		return "objectId"
-	case bsoncore.TypeBoolean:
-		return "bool"
-	case bsoncore.TypeDateTime:
-		return "date"
-	case bsoncore.TypeNull:
-		return "null"
-	case bsoncore.TypeRegex:
-		return "regex"
-	case bsoncore.TypeDBPointer:
-		return "dbPointer"
-	case bsoncore.TypeJavaScript:
-		return "javascript"
-	case bsoncore.TypeSymbol:
-		return "symbol"
-	case bsoncore.TypeCodeWithScope:
-		return "javascriptWithScope"
-	case bsoncore.TypeInt32:
-		return "int"
-	case bsoncore.TypeTimestamp:
-		return "timestamp"
-	case bsoncore.TypeInt64:
-		return "long"
-	case bsoncore.TypeDecimal128:
-		return "decimal"
-	case bsoncore.TypeMinKey:
-		return "minKey"
-	case bsoncore.TypeMaxKey:
-		return "maxKey"
+// typeNames are the names of types in $type and in error messages.
+var typeNames = map[bsoncore.Type]string{
+	bsoncore.TypeDouble:           "double",
+	bsoncore.TypeString:           "string",
+	bsoncore.TypeEmbeddedDocument: "object",
+	bsoncore.TypeArray:            "array",
+	bsoncore.TypeBinary:           "binData",
+	bsoncore.TypeUndefined:        "undefined",
+	bsoncore.TypeObjectID:         "objectId",
+	bsoncore.TypeBoolean:          "bool",
+	bsoncore.TypeDateTime:         "date",
+	bsoncore.TypeNull:             "null",
+	bsoncore.TypeRegex:            "regex",
+	bsoncore.TypeDBPointer:        "dbPointer",
+	bsoncore.TypeJavaScript:       "javascript",
+	bsoncore.TypeSymbol:           "symbol",
+	bsoncore.TypeCodeWithScope:    "javascriptWithScope",
+	bsoncore.TypeInt32:            "int",
+	bsoncore.TypeTimestamp:        "timestamp",
+	bsoncore.TypeInt64:            "long",
+	bsoncore.TypeDecimal128:       "decimal",
+	bsoncore.TypeMinKey:           "minKey",
+	bsoncore.TypeMaxKey:           "maxKey",
+}
+
+// TypeName returns the name of a type, "missing" for 0 and unknown types.
+func TypeName(t bsoncore.Type) string { return cmp.Or(typeNames[t], "missing") }
+
+// TypeByName returns the type of a name, false where there is none.
+func TypeByName(name string) (bsoncore.Type, bool) {
+	for t, n := range typeNames {
+		if n == name {
+			return t, true
+		}
 	}
-	return "missing"
+	return 0, false
 }
 
 // MaxDepth is how deep documents may nest, MongoDB's own bound (100 levels for

@@ -47,7 +47,7 @@ func TestOrder(t *testing.T) {
 		{int64(math.MinInt64), float64(math.MinInt64), dec("-9223372036854775808")},
 		{int64(math.MinInt64) + 1, dec("-9223372036854775807")},
 		{int32(-1), int64(-1), -1.0, dec("-1"), dec("-1.000")},
-		{-0.1}, // the nearest double lies a little beyond
+		{-0.1}, // the nearest double is a little larger
 		{dec("-0.1")},
 		{-math.SmallestNonzeroFloat64},
 		{dec("-1E-6000")},

@@ -1,5 +1,5 @@
-// Package wire reads and writes MongoDB's messages: OP_MSG with its document
-// sequences, and OP_QUERY as far as the old handshake needs it.
+// Package wire reads and writes MongoDB's messages: [Read] returns an OP_MSG or the
+// OP_QUERY of an old handshake, and [Message.AppendReply] writes the reply to it.
 package wire
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/documents/internal/value"
 )
 
-// Bounds that hello announces; they are MongoDB's.
+// Bounds that hello announces, which are MongoDB's.
 const (
 	MaxMessage  = 48_000_000
 	MaxDocument = 16 << 20
@@ -25,11 +25,11 @@ const (
 
 const headerSize = 16
 
-// OpQuery is how drivers greeted before OP_MSG, and still do.
+// OpQuery is the opcode of the first message of a driver.
 const OpQuery wiremessage.OpCode = 2004
 
-// ErrMalformed says that a client does not speak the protocol; its connection
-// is to be closed.
+// ErrMalformed is returned for messages that are not of the protocol. The connection
+// is not usable after it.
 var ErrMalformed = errors.New("malformed message")
 
 // Message is a request. Its documents are well-formed BSON.
@@ -42,7 +42,8 @@ type Message struct {
 	NoReply   bool   // the client does not want one
 }
 
-// Read reads one request, of at most limit bytes.
+// Read returns one request, of at most limit bytes. It fails with [ErrMalformed] for
+// a message that is longer or invalid, and where r fails.
 func Read(r io.Reader, limit int) (*Message, error) {
 	var h [headerSize]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -52,7 +53,7 @@ func Read(r io.Reader, limit int) (*Message, error) {
 	if length < headerSize || int(length) > limit {
 		return nil, fmt.Errorf("%w: length %d", ErrMalformed, length)
 	}
-	// Grow with what arrives rather than trust the length that was announced.
+	// Grow with the bytes that arrive: the length in the header may be wrong.
 	buf := make([]byte, headerSize, min(int(length), 64<<10))
 	copy(buf, h[:])
 	for len(buf) < int(length) {
@@ -66,7 +67,8 @@ func Read(r io.Reader, limit int) (*Message, error) {
 	return Decode(buf)
 }
 
-// Decode takes one whole message apart. The message keeps parts of buf.
+// Decode returns the message that buf is, which keeps parts of buf. It fails with
+// [ErrMalformed].
 func Decode(buf []byte) (*Message, error) {
 	length, id, _, opcode, rest, ok := wiremessage.ReadHeader(buf)
 	if !ok || int(length) != len(buf) {
@@ -89,7 +91,7 @@ func (m *Message) decodeMsg(whole, rest []byte) error {
 	if !ok {
 		return fmt.Errorf("%w: flags", ErrMalformed)
 	}
-	// The lower half of the flags is for what must be understood.
+	// A server must know the flags of the lower half.
 	if unknown := flags & 0xFFFF &^ (wiremessage.ChecksumPresent | wiremessage.MoreToCome); unknown != 0 {
 		return fmt.Errorf("%w: flags %x", ErrMalformed, uint32(unknown))
 	}
@@ -140,15 +142,9 @@ func (m *Message) decodeSequence(rest []byte) (after []byte, err error) {
 		return nil, bad
 	}
 	after, seq := rest[size:], rest[4:size]
-	n := 0
-	for n < len(seq) && seq[n] != 0 {
-		n++
-	}
-	if n == len(seq) {
-		return nil, bad
-	}
-	name, seq := string(seq[:n]), seq[n+1:]
-	if _, twice := m.Sequences[name]; twice {
+	field, seq, ok := bytes.Cut(seq, []byte{0})
+	name := string(field)
+	if _, twice := m.Sequences[name]; twice || !ok {
 		return nil, bad
 	}
 	docs := []value.Doc{}
@@ -167,7 +163,8 @@ func (m *Message) decodeSequence(rest []byte) (after []byte, err error) {
 	return after, nil
 }
 
-// cut takes one well-formed document off the front of b.
+// cut returns the document at the start of b and the bytes after it, false where it
+// is not well-formed.
 func cut(b []byte) (doc value.Doc, rest []byte, ok bool) {
 	if len(b) < 5 {
 		return nil, nil, false
@@ -196,8 +193,7 @@ func (m *Message) decodeQuery(rest []byte) error {
 	return nil
 }
 
-// AppendReply appends the answer to m, whose body ends with what write adds to
-// an open document.
+// AppendReply appends the reply to m. write appends the elements of its body.
 func (m *Message) AppendReply(dst []byte, id int32, write func(dst []byte) []byte) []byte {
 	opcode := wiremessage.OpMsg
 	if m.Legacy {

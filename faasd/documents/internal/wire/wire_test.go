@@ -10,7 +10,7 @@ import (
 )
 
 // FuzzDecode: whatever arrives is taken apart without a panic, and what is
-// accepted holds only sound documents, which can be walked to their last byte.
+// accepted holds only valid documents, which can be read to their last byte.
 func FuzzDecode(f *testing.F) {
 	ping, err := bson.Marshal(bson.D{{Key: "ping", Value: 1}, {Key: "$db", Value: "admin"}, {Key: "x", Value: bson.A{"s", bson.D{{Key: "r", Value: bson.Regex{Pattern: "a"}}}}}})
 	if err != nil {
