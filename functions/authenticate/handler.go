@@ -20,7 +20,7 @@ import (
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("authenticate")
 	s.Administrator()
-	authentication, recovery, gate, clients := s.Authentication(), s.Recovery(), s.Gatekeeper(), s.Clients()
+	authentication, recovery, gate, clients := s.Authentication(), s.Recovery(), s.Authenticator(), s.Clients()
 	return s.Function(func(f *rest.Function) {
 		f.Route("POST /{$}", login(authentication, clients))
 		f.Route("POST /refresh", refresh(authentication))
@@ -85,7 +85,7 @@ func granted(grant user.Grant, message string) (rest.Response, error) {
 	}, nil
 }
 
-func logout(authentication *user.Authentication, gate user.Gatekeeper) rest.Handler {
+func logout(authentication *user.Authentication, gate user.Authenticator) rest.Handler {
 	return func(r *http.Request) (rest.Response, error) {
 		actor, err := rest.Actor(r, gate)
 		if err != nil {

@@ -25,11 +25,11 @@ const listsPerUser = 8
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("orders")
-	desk, admission := s.Desk(), s.Admission()
+	lookup, lifecycle, admission := s.OrderLookup(), s.OrderLifecycle(), s.Admission()
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{$}", admission.Admit(rest.NewTurns(ListsAtOnce, listsPerUser).Bound(list(desk))))
-		f.Route("GET /{id}", admission.Admit(get(desk)))
-		f.Route("PUT /{id}/status", admission.Admit(setStatus(desk)))
+		f.Route("GET /{$}", admission.Admit(rest.NewTurns(ListsAtOnce, listsPerUser).Bound(list(lookup))))
+		f.Route("GET /{id}", admission.Admit(get(lookup)))
+		f.Route("PUT /{id}/status", admission.Admit(setStatus(lifecycle)))
 	})
 }
 
@@ -77,7 +77,7 @@ func show(o order.Order) view {
 	return v
 }
 
-func list(desk *order.Desk) rest.ActorHandler {
+func list(lookup *order.Lookup) rest.ActorHandler {
 	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		query, err := rest.Query(r)
 		if err != nil {
@@ -87,7 +87,7 @@ func list(desk *order.Desk) rest.ActorHandler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		orders, err := desk.List(r.Context(), actor, order.Query{
+		orders, err := lookup.List(r.Context(), actor, order.Query{
 			UserID: kiosk.ID(query.Get("user_id")), Status: order.Status(query.Get("status")), Page: page,
 		})
 		if err != nil {
@@ -101,13 +101,13 @@ func list(desk *order.Desk) rest.ActorHandler {
 	}
 }
 
-func get(desk *order.Desk) rest.ActorHandler {
+func get(lookup *order.Lookup) rest.ActorHandler {
 	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
 			return rest.Response{}, err
 		}
-		o, err := desk.Get(r.Context(), actor, id)
+		o, err := lookup.Get(r.Context(), actor, id)
 		if err != nil {
 			return rest.Response{}, err
 		}
@@ -115,7 +115,7 @@ func get(desk *order.Desk) rest.ActorHandler {
 	}
 }
 
-func setStatus(desk *order.Desk) rest.ActorHandler {
+func setStatus(lifecycle *order.Lifecycle) rest.ActorHandler {
 	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		id, err := rest.ID(r)
 		if err != nil {
@@ -128,7 +128,7 @@ func setStatus(desk *order.Desk) rest.ActorHandler {
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
-		o, err := desk.SetStatus(r.Context(), actor, id, body.Status, body.Reason)
+		o, err := lifecycle.SetStatus(r.Context(), actor, id, body.Status, body.Reason)
 		if err != nil {
 			return rest.Response{}, err
 		}

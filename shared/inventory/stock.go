@@ -11,8 +11,8 @@ import (
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 )
 
-// Shelves is where stock is kept.
-type Shelves interface {
+// StockStore is where stock is kept.
+type StockStore interface {
 	// Stocks returns how many pieces there are of the products that exist.
 	Stocks(ctx context.Context, ids []kiosk.ID) (map[kiosk.ID]int, error)
 	// Move changes the stock of each product, in one statement with the
@@ -37,8 +37,8 @@ type Demand struct {
 // Stock moves stock for orders. Its methods belong into the caller's
 // transaction: on an error nothing of it may stay.
 type Stock struct {
-	Shelves Shelves
-	Now     func() time.Time
+	Store StockStore
+	Now   func() time.Time
 }
 
 // errMoved undoes a transaction whose stock somebody else has moved since it
@@ -49,7 +49,7 @@ var errMoved = kiosk.Unavailable(errors.New("the stock was moved at the same tim
 // where one is short, none. It reports for each order whether its stock was
 // taken. However many orders ask for a product, it is changed once.
 func (s *Stock) Take(ctx context.Context, demands []Demand) (taken []bool, err error) {
-	left, err := s.Shelves.Stocks(ctx, products(demands))
+	left, err := s.Store.Stocks(ctx, products(demands))
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (s *Stock) Take(ctx context.Context, demands []Demand) (taken []bool, err e
 
 // Return puts back every line of an order, but for products that are gone.
 func (s *Stock) Return(ctx context.Context, order kiosk.ID, lines []Line) error {
-	there, err := s.Shelves.Stocks(ctx, products([]Demand{{order, lines}}))
+	there, err := s.Store.Stocks(ctx, products([]Demand{{order, lines}}))
 	if err != nil {
 		return err
 	}
@@ -101,14 +101,14 @@ func (s *Stock) move(ctx context.Context, deltas map[kiosk.ID]int, movements []M
 	for _, id := range slices.Sorted(maps.Keys(deltas)) {
 		moves = append(moves, Move{id, deltas[id]})
 	}
-	moved, err := s.Shelves.Move(ctx, moves, now)
+	moved, err := s.Store.Move(ctx, moves, now)
 	if err != nil {
 		return err
 	}
 	if !moved {
 		return errMoved
 	}
-	return s.Shelves.Record(ctx, movements...)
+	return s.Store.Record(ctx, movements...)
 }
 
 // products returns the products that are asked for, each once.

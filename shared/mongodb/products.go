@@ -45,7 +45,7 @@ var movementIndexes = []mongo.IndexModel{
 	},
 }
 
-// Products is an inventory.Repository and inventory.Shelves.
+// Products is an inventory.Repository and inventory.StockStore.
 type Products struct {
 	collection, ledger, revisions *mongo.Collection
 	found                         *memory[finding]
@@ -60,7 +60,7 @@ func (d *DB) Products() Products {
 
 var (
 	_ inventory.Repository = Products{}
-	_ inventory.Shelves    = Products{}
+	_ inventory.StockStore = Products{}
 	_ order.Products       = Products{}
 )
 

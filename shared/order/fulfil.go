@@ -12,8 +12,8 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
-// Stockroom moves stock, in the caller's transaction.
-type Stockroom interface {
+// Inventory moves stock, in the caller's transaction.
+type Inventory interface {
 	// Take takes every line of an order, or none, and reports for each order
 	// whether its stock was taken.
 	Take(ctx context.Context, demands []inventory.Demand) (taken []bool, err error)
@@ -32,7 +32,7 @@ type ProductCache interface {
 // Fulfilment takes the stock of orders that were placed.
 type Fulfilment struct {
 	Orders       Repository
-	Stockroom    Stockroom
+	Inventory    Inventory
 	Outbox       Outbox
 	Cache        Cache
 	ProductCache ProductCache
@@ -93,7 +93,7 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 		for i := range orders {
 			demands[i] = inventory.Demand{Order: orders[i].ID, Lines: orders[i].lines()}
 		}
-		taken, err := f.Stockroom.Take(ctx, demands)
+		taken, err := f.Inventory.Take(ctx, demands)
 		if err != nil {
 			return err
 		}

@@ -24,14 +24,14 @@ type Selection struct {
 	Limit  int
 }
 
-// List gives a page of orders, newest first. Without a user named, a customer
+// List returns a page of orders, newest first. Without a user named, a customer
 // sees their own and an administrator all.
-func (d *Desk) List(ctx context.Context, actor kiosk.Actor, q Query) (kiosk.Listing[Order], error) {
+func (l *Lookup) List(ctx context.Context, actor kiosk.Actor, q Query) (kiosk.Listing[Order], error) {
 	if q.UserID == "" && !actor.Administers() {
 		q.UserID = actor.ID
 	}
 	var v kiosk.Violations
-	v.Require(q.UserID == "" || q.UserID.Valid(), "user_id", "is no identifier")
+	v.Require(q.UserID == "" || q.UserID.Valid(), "user_id", "is not an identifier")
 	v.Require(q.Status == "" || q.Status == Pending || q.Status == Completed || q.Status == Cancelled, "status", "must be PENDING, COMPLETED or CANCELLED")
 	v.Add(q.Page.Check())
 	if err := v.Err(); err != nil {
@@ -45,7 +45,7 @@ func (d *Desk) List(ctx context.Context, actor kiosk.Actor, q Query) (kiosk.List
 	if err != nil {
 		return kiosk.Listing[Order]{}, err
 	}
-	orders, more, total, err := d.Orders.List(ctx, Selection{q.UserID, q.Status, q.Page.Skip(), after, q.Page.Limit})
+	orders, more, total, err := l.Orders.List(ctx, Selection{q.UserID, q.Status, q.Page.Skip(), after, q.Page.Limit})
 	if err != nil {
 		return kiosk.Listing[Order]{}, err
 	}

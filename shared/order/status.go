@@ -8,10 +8,19 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
-// Desk is where orders are looked up, completed and cancelled.
-type Desk struct {
+// Lookup finds orders for those who may see them.
+type Lookup struct {
+	Orders Repository
+	Cache  Cache
+}
+
+// Lifecycle completes and cancels orders. Its methods fail with KindNotFound for
+// an order that the actor may not see, KindForbidden for what only an
+// administrator may do, and KindConflict for a change that an order's life does
+// not have.
+type Lifecycle struct {
 	Orders       Repository
-	Stockroom    Stockroom
+	Inventory    Inventory
 	Outbox       Outbox
 	Cache        Cache
 	ProductCache ProductCache
@@ -22,10 +31,10 @@ type Desk struct {
 // errOrder hides whether somebody else's order exists.
 var errOrder = kiosk.NotFound("there is no such order")
 
-// Get gives an order to its owner or an administrator.
-func (d *Desk) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Order, error) {
+// Get returns an order to its owner or an administrator; KindNotFound to others.
+func (l *Lookup) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Order, error) {
 	note(ctx, id)
-	o, err := d.Cache.Get(ctx, id, func(ctx context.Context) (Order, error) { return d.Orders.ByID(ctx, id) })
+	o, err := l.Cache.Get(ctx, id, func(ctx context.Context) (Order, error) { return l.Orders.ByID(ctx, id) })
 	return owned(actor, o, err)
 }
 
@@ -36,30 +45,73 @@ func owned(actor kiosk.Actor, o Order, err error) (Order, error) {
 	return o, err
 }
 
-// SetStatus completes or cancels an order: an administrator both, its owner
-// may cancel it until it is completed. A move that its life does not have:
-// KindConflict. Stock that was taken goes back with the cancellation, once.
-func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to Status, reason string) (Order, error) {
-	var v kiosk.Violations
-	v.Require(to == Pending || to == Completed || to == Cancelled, "status", "must be COMPLETED or CANCELLED")
-	v.Add(kiosk.CheckText("reason", reason, 0, 200))
-	if err := v.Err(); err != nil {
+// SetStatus completes or cancels an order, as to says.
+func (l *Lifecycle) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to Status, reason string) (Order, error) {
+	switch to {
+	case Completed:
+		return l.Complete(ctx, actor, id, reason)
+	case Cancelled:
+		return l.Cancel(ctx, actor, id, reason)
+	case Pending:
+		return l.change(ctx, actor, id, reason, func(_ context.Context, o *Order) (outbox.Entry, error) {
+			if !actor.Administers() {
+				return outbox.Entry{}, errNotAllowed
+			}
+			return outbox.Entry{}, o.forbids(Pending)
+		})
+	}
+	return Order{}, kiosk.Invalid("status", "must be COMPLETED or CANCELLED")
+}
+
+// Complete notes that an order was handed over. Only an administrator may.
+func (l *Lifecycle) Complete(ctx context.Context, actor kiosk.Actor, id kiosk.ID, reason string) (Order, error) {
+	return l.change(ctx, actor, id, reason, func(_ context.Context, o *Order) (outbox.Entry, error) {
+		if !actor.Administers() {
+			return outbox.Entry{}, errNotAllowed
+		}
+		if err := o.complete(actor.ID, reason, l.Now()); err != nil {
+			return outbox.Entry{}, err
+		}
+		return o.announcement(SubjectCompleted, Completion)
+	})
+}
+
+// Cancel cancels an order: its owner may until it is completed, an administrator
+// also after that. Stock that was taken goes back, once.
+func (l *Lifecycle) Cancel(ctx context.Context, actor kiosk.Actor, id kiosk.ID, reason string) (Order, error) {
+	return l.change(ctx, actor, id, reason, func(ctx context.Context, o *Order) (outbox.Entry, error) {
+		if !actor.Administers() && o.Status == Completed {
+			return outbox.Entry{}, errNotAllowed
+		}
+		restock, err := o.cancel(actor.ID, reason, l.Now())
+		if err == nil && restock {
+			err = l.Inventory.Return(ctx, o.ID, o.lines())
+		}
+		if err != nil {
+			return outbox.Entry{}, err
+		}
+		return o.announcement(SubjectCancelled, Cancellation)
+	})
+}
+
+var errNotAllowed = kiosk.Forbidden("only an administrator may do that; you may cancel an order that is not completed")
+
+// change changes an order in a transaction, stores what is to be told of it, and
+// drops the copies of what changed.
+func (l *Lifecycle) change(ctx context.Context, actor kiosk.Actor, id kiosk.ID, reason string, apply func(ctx context.Context, o *Order) (outbox.Entry, error)) (Order, error) {
+	if err := kiosk.CheckText("reason", reason, 0, 200); err != nil {
 		return Order{}, err
 	}
 	note(ctx, id)
 	var changed Order
-	var returned []kiosk.ID
-	err := d.Transact(ctx, func(ctx context.Context) error {
-		o, err := d.Orders.ByID(ctx, id)
+	var restocked []kiosk.ID
+	err := l.Transact(ctx, func(ctx context.Context) error {
+		o, err := l.Orders.ByID(ctx, id)
 		if o, err = owned(actor, o, err); err != nil {
 			return err
 		}
-		returned = nil
-		if !actor.Administers() && (to != Cancelled || o.Status == Completed) {
-			return kiosk.Forbidden("only an administrator may do that; you may cancel an order that is not completed")
-		}
-		var entry outbox.Entry
-		entries := []outbox.Entry{}
+		restocked = nil
+		var entries []outbox.Entry
 		if o.Stock == StockPending {
 			// Whoever placed it may have died before its event was published, and
 			// nobody will look for it among those that wait any more.
@@ -69,45 +121,28 @@ func (d *Desk) SetStatus(ctx context.Context, actor kiosk.Actor, id kiosk.ID, to
 			}
 			entries = append(entries, created)
 		}
-		switch to {
-		case Completed:
-			if err := o.complete(actor.ID, reason, d.Now()); err != nil {
-				return err
-			}
-			entry, err = o.announcement(SubjectCompleted, Completion)
-		case Cancelled:
-			restock, cerr := o.cancel(actor.ID, reason, d.Now())
-			if cerr != nil {
-				return cerr
-			}
-			if restock {
-				if err := d.Stockroom.Return(ctx, o.ID, o.lines()); err != nil {
-					return err
-				}
-				returned = products([]Order{o})
-			}
-			entry, err = o.announcement(SubjectCancelled, Cancellation)
-		default:
-			return o.forbids(to)
-		}
+		entry, err := apply(ctx, &o)
 		if err != nil {
 			return err
 		}
+		if o.Stock == StockReturned {
+			restocked = products([]Order{o})
+		}
+		if err := l.Orders.Save(ctx, o); err != nil {
+			return err
+		}
+		if err := l.Outbox.Add(ctx, append(entries, entry)...); err != nil {
+			return err
+		}
+		if len(restocked) > 0 {
+			l.ProductCache.Changing(ctx, restocked...)
+		}
 		changed = o
-		if err := d.Orders.Save(ctx, o); err != nil {
-			return err
-		}
-		if err := d.Outbox.Add(ctx, append(entries, entry)...); err != nil {
-			return err
-		}
-		if len(returned) > 0 {
-			d.ProductCache.Changing(ctx, returned...)
-		}
 		return nil
 	})
 	// Whatever came of it: a refusal may rest on what another has just changed.
-	d.Cache.Drop(context.WithoutCancel(ctx), id)
-	d.ProductCache.Drop(context.WithoutCancel(ctx), returned...)
+	l.Cache.Drop(context.WithoutCancel(ctx), id)
+	l.ProductCache.Drop(context.WithoutCancel(ctx), restocked...)
 	if err != nil {
 		return Order{}, err
 	}

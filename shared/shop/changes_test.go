@@ -79,7 +79,7 @@ func TestChangesAreAnnounced(t *testing.T) {
 			s.fulfil(t, o)
 		}, 200, 3},
 		{"returned", func() {
-			_, err := s.Desk().SetStatus(t.Context(), admin, o.ID, order.Cancelled, "")
+			_, err := s.OrderLifecycle().SetStatus(t.Context(), admin, o.ID, order.Cancelled, "")
 			must(err)
 		}, 200, 5},
 		{"deleted", func() { must(catalogue.Delete(t.Context(), admin, p.ID, nil)) }, 0, 0},

@@ -236,7 +236,7 @@ func TestLedger(t *testing.T) {
 	if _, err := s.Catalogue().Replace(t.Context(), admin, products[0].ID, nil, details("Pen", "paper", "1.50", 50)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Desk().SetStatus(t.Context(), ada, o.ID, order.Cancelled, ""); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), ada, o.ID, order.Cancelled, ""); err != nil {
 		t.Fatal(err)
 	}
 	check := func() (wrong []inventory.Discrepancy) {

@@ -204,7 +204,7 @@ func TestLettersHoldNothingOfStrangers(t *testing.T) {
 	actor := kiosk.Actor{ID: u.ID, Role: u.Role}
 	pen := s.product(t, 10)
 	o := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1}))
-	if _, err := s.Desk().SetStatus(t.Context(), actor, o.ID, order.Cancelled, spam); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), actor, o.ID, order.Cancelled, spam); err != nil {
 		t.Fatal(err)
 	}
 	s.expectMails(t, "victim@example.com", welcomed, confirmed, cancelled)
@@ -254,11 +254,11 @@ func TestEventsAreContract(t *testing.T) {
 	}
 	s.fulfil(t, o)
 	expect(order.SubjectStockTaken)
-	if _, err := s.Desk().SetStatus(t.Context(), admin, o.ID, order.Completed, ""); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), admin, o.ID, order.Completed, ""); err != nil {
 		t.Fatal(err)
 	}
 	expect(order.SubjectCompleted)
-	if _, err := s.Desk().SetStatus(t.Context(), admin, o.ID, order.Cancelled, "broken <b>pen</b>"); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), admin, o.ID, order.Cancelled, "broken <b>pen</b>"); err != nil {
 		t.Fatal(err)
 	}
 	expect(order.SubjectCancelled)

@@ -30,7 +30,7 @@ func TestPlace(t *testing.T) {
 			t.Errorf("%+v", line)
 		}
 	}
-	stored, err := s.Desk().Get(t.Context(), actor, o.ID)
+	stored, err := s.OrderLookup().Get(t.Context(), actor, o.ID)
 	if err != nil || fmt.Sprint(stored) != fmt.Sprint(o) {
 		t.Errorf("stored as %+v, %v", stored, err)
 	}
@@ -38,7 +38,7 @@ func TestPlace(t *testing.T) {
 	if _, err := s.Catalogue().Replace(t.Context(), admin, pen.ID, nil, inventory.Details{Name: "Quill", Category: "paper", Stock: new(5), Price: "9"}); err != nil {
 		t.Fatal(err)
 	}
-	if stored, err := s.Desk().Get(t.Context(), actor, o.ID); err != nil || stored.Total != 600 {
+	if stored, err := s.OrderLookup().Get(t.Context(), actor, o.ID); err != nil || stored.Total != 600 {
 		t.Errorf("%+v, %v", stored, err)
 	}
 }
@@ -72,7 +72,7 @@ func TestPlaceRefuses(t *testing.T) {
 		_, _, err := s.Placing().Place(t.Context(), test.actor, test.draft)
 		expectKind(t, err, test.want, name)
 	}
-	if orders, err := s.Desk().List(t.Context(), admin, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 0 {
+	if orders, err := s.OrderLookup().List(t.Context(), admin, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 0 {
 		t.Errorf("%d orders were stored, %v", orders.Total, err)
 	}
 	if o, _, err := s.Placing().Place(t.Context(), admin, order.Draft{Lines: one, UserID: u.ID}); err != nil || o.UserID != u.ID {
@@ -136,7 +136,7 @@ func TestIdempotencyKeyAtOnce(t *testing.T) {
 			t.Errorf("one key, several orders: %v", ids)
 		}
 	}
-	if orders, err := s.Desk().List(t.Context(), actor, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 1 {
+	if orders, err := s.OrderLookup().List(t.Context(), actor, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 1 {
 		t.Errorf("%d orders, %v", orders.Total, err)
 	}
 }
@@ -202,7 +202,7 @@ func TestFulfilABatch(t *testing.T) {
 		place(order.DraftLine{ProductID: ink.ID, Quantity: 1}, order.DraftLine{ProductID: ink.ID, Quantity: 1}): order.StockShort,
 	}
 	gone := place(order.DraftLine{ProductID: pen.ID, Quantity: 1})
-	if _, err := s.Desk().SetStatus(t.Context(), actor, gone, order.Cancelled, ""); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), actor, gone, order.Cancelled, ""); err != nil {
 		t.Fatal(err)
 	}
 	want[gone] = order.StockNone
@@ -215,7 +215,7 @@ func TestFulfilABatch(t *testing.T) {
 		t.Errorf("%d transactions, want one for all orders", transactions)
 	}
 	for id, stock := range want {
-		o, err := s.Desk().Get(t.Context(), actor, id)
+		o, err := s.OrderLookup().Get(t.Context(), actor, id)
 		if err != nil || o.Stock != stock {
 			t.Errorf("stock %s, %v, want %s", o.Stock, err, stock)
 		}
@@ -362,7 +362,7 @@ func TestLastPiece(t *testing.T) {
 	wg.Wait()
 	count := map[order.Stock]int{}
 	for _, o := range orders {
-		o, err := s.Desk().Get(t.Context(), actor, o.ID)
+		o, err := s.OrderLookup().Get(t.Context(), actor, o.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -384,7 +384,7 @@ func TestSetStatus(t *testing.T) {
 	then := func(before func(*testing.T) kiosk.ID, actor kiosk.Actor, to order.Status) func(*testing.T) kiosk.ID {
 		return func(t *testing.T) kiosk.ID {
 			id := before(t)
-			if _, err := s.Desk().SetStatus(t.Context(), actor, id, to, ""); err != nil {
+			if _, err := s.OrderLifecycle().SetStatus(t.Context(), actor, id, to, ""); err != nil {
 				t.Fatal(err)
 			}
 			return id
@@ -420,7 +420,7 @@ func TestSetStatus(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			id := test.before(t)
 			before := s.stock(t, pen.ID)
-			o, err := s.Desk().SetStatus(t.Context(), test.actor, id, test.to, "")
+			o, err := s.OrderLifecycle().SetStatus(t.Context(), test.actor, id, test.to, "")
 			if test.want != "" {
 				expectKind(t, err, test.want, "refused")
 			} else if err != nil || o.Status != test.to || o.Stock != test.stock {
@@ -445,11 +445,11 @@ func TestCancelAtOnce(t *testing.T) {
 	_, owner := s.register(t, "ada@example.com")
 	pen := s.product(t, 5)
 	o := s.fulfil(t, s.place(t, owner, order.DraftLine{ProductID: pen.ID, Quantity: 2}))
-	desk := s.Desk()
+	lifecycle := s.OrderLifecycle()
 	var wg sync.WaitGroup
 	errs := make([]error, 50)
 	for i := range errs {
-		wg.Go(func() { _, errs[i] = desk.SetStatus(t.Context(), owner, o.ID, order.Cancelled, "changed my mind") })
+		wg.Go(func() { _, errs[i] = lifecycle.SetStatus(t.Context(), owner, o.ID, order.Cancelled, "changed my mind") })
 	}
 	wg.Wait()
 	done := 0
@@ -476,7 +476,7 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 		ids = append(ids, s.place(t, ada, order.DraftLine{ProductID: pen.ID, Quantity: 1}).ID)
 	}
 	s.place(t, bob, order.DraftLine{ProductID: pen.ID, Quantity: 1})
-	if _, err := s.Desk().SetStatus(t.Context(), ada, ids[0], order.Cancelled, ""); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), ada, ids[0], order.Cancelled, ""); err != nil {
 		t.Fatal(err)
 	}
 	page := kiosk.Page{Number: 1, Limit: 2}
@@ -492,7 +492,7 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 		{"a customer's, to the administrator", admin, order.Query{UserID: ada.ID, Status: order.Cancelled, Page: page}, 1},
 		{"everybody's", admin, order.Query{Page: page}, 4},
 	} {
-		listed, err := s.Desk().List(t.Context(), test.actor, test.query)
+		listed, err := s.OrderLookup().List(t.Context(), test.actor, test.query)
 		orders, total := listed.Items, listed.Total
 		if err != nil || total != test.total || len(orders) != min(total, 2) {
 			t.Errorf("%s: %d of %d, %v, want %d", test.name, len(orders), total, err, test.total)
@@ -503,12 +503,12 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 			}
 		}
 	}
-	_, err := s.Desk().List(t.Context(), bob, order.Query{UserID: ada.ID, Page: page})
+	_, err := s.OrderLookup().List(t.Context(), bob, order.Query{UserID: ada.ID, Page: page})
 	expectKind(t, err, kiosk.KindForbidden, "somebody else's")
-	_, err = s.Desk().List(t.Context(), bob, order.Query{Status: "X", Page: page})
+	_, err = s.OrderLookup().List(t.Context(), bob, order.Query{Status: "X", Page: page})
 	expectKind(t, err, kiosk.KindInvalid, "of no status")
-	_, err = s.Desk().Get(t.Context(), bob, ids[0])
-	_, none := s.Desk().Get(t.Context(), bob, kiosk.NewID())
+	_, err = s.OrderLookup().Get(t.Context(), bob, ids[0])
+	_, none := s.OrderLookup().Get(t.Context(), bob, kiosk.NewID())
 	expectKind(t, err, kiosk.KindNotFound, "somebody else's order")
 	if none == nil || none.Error() != err.Error() {
 		t.Errorf("the answers tell which orders exist: %v, %v", err, none)

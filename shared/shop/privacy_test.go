@@ -32,10 +32,10 @@ func TestErase(t *testing.T) {
 	}
 	kept = s.fulfil(t, kept)
 	cancelled := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1}))
-	if _, err := s.Desk().SetStatus(t.Context(), actor, cancelled.ID, order.Cancelled, reason); err != nil {
+	if _, err := s.OrderLifecycle().SetStatus(t.Context(), actor, cancelled.ID, order.Cancelled, reason); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Desk().Get(t.Context(), actor, cancelled.ID); err != nil { // leaves a copy
+	if _, err := s.OrderLookup().Get(t.Context(), actor, cancelled.ID); err != nil { // leaves a copy
 		t.Fatal(err)
 	}
 	if _, err := s.Profiles().Get(t.Context(), actor, u.ID); err != nil {
@@ -95,10 +95,10 @@ func TestErase(t *testing.T) {
 	if strings.Contains(remembered, string(u.ID)) {
 		t.Errorf("Redis still holds the account's identifier: %s", remembered)
 	}
-	_, err = s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	_, err = s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	expectKind(t, err, kiosk.KindUnauthenticated, "a token of an account that is gone")
 	for _, o := range []order.Order{kept, cancelled} {
-		if got, err := s.Desk().Get(t.Context(), admin, o.ID); err != nil || got.Total != o.Total || got.Reason != "" {
+		if got, err := s.OrderLookup().Get(t.Context(), admin, o.ID); err != nil || got.Total != o.Total || got.Reason != "" {
 			t.Errorf("the order is %+v, %v", got, err)
 		}
 	}

@@ -83,7 +83,7 @@ func (s *testShop) login(t testing.TB, email, password string) (user.Grant, kios
 	if err != nil {
 		t.Fatal(err)
 	}
-	actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	actor, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestForgottenPassword(t *testing.T) {
 	if err := recovery.Reset(t.Context(), token, fresh, "192.0.2.1"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	_, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	expectKind(t, err, kiosk.KindUnauthenticated, "a session from before")
 	_, err = s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
 	expectKind(t, err, kiosk.KindUnauthenticated, "the old password")
@@ -489,7 +489,7 @@ func TestOwnSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectKind(t, authentication.EndSession(t.Context(), here, elsewhere.Session), kiosk.KindNotFound, "a session that has ended")
-	_, err = s.Gatekeeper().Actor(t.Context(), lost.AccessToken)
+	_, err = s.Authenticator().Actor(t.Context(), lost.AccessToken)
 	expectKind(t, err, kiosk.KindUnauthenticated, "a session that was ended")
 }
 

@@ -167,9 +167,9 @@ func (s *Shop) Function(serve func(*rest.Function)) (*rest.Function, error) {
 	return f, nil
 }
 
-// Gatekeeper tells who holds a token.
-func (s *Shop) Gatekeeper() user.Gatekeeper {
-	return user.Gatekeeper{Tokens: s.tokens, Users: s.db.Users(), Copies: s.sessionCopies(), Now: now}
+// Authenticator tells who holds a token.
+func (s *Shop) Authenticator() user.Authenticator {
+	return user.Authenticator{Tokens: s.tokens, Users: s.db.Users(), Copies: s.sessionCopies(), Now: now}
 }
 
 // Registration opens accounts.
@@ -327,10 +327,15 @@ func age(since time.Time) float64 {
 	return max(time.Since(since).Seconds(), 0)
 }
 
-// Desk is where orders are looked up, completed and cancelled.
-func (s *Shop) Desk() *order.Desk {
-	return &order.Desk{
-		Orders: s.db.Orders(), Stockroom: s.stockroom(), Outbox: s.Outbox(),
+// OrderLookup finds orders.
+func (s *Shop) OrderLookup() *order.Lookup {
+	return &order.Lookup{Orders: s.db.Orders(), Cache: s.orderCache()}
+}
+
+// OrderLifecycle completes and cancels orders.
+func (s *Shop) OrderLifecycle() *order.Lifecycle {
+	return &order.Lifecycle{
+		Orders: s.db.Orders(), Inventory: s.stock(), Outbox: s.Outbox(),
 		Cache: s.orderCache(), ProductCache: s.productCache(), Transact: s.Outbox().Transact, Now: now,
 	}
 }
@@ -338,7 +343,7 @@ func (s *Shop) Desk() *order.Desk {
 // Fulfilment takes the stock of orders.
 func (s *Shop) Fulfilment() *order.Fulfilment {
 	return &order.Fulfilment{
-		Orders: s.db.Orders(), Stockroom: s.stockroom(), Outbox: s.Outbox(),
+		Orders: s.db.Orders(), Inventory: s.stock(), Outbox: s.Outbox(),
 		Cache: s.orderCache(), ProductCache: s.productCache(), Transact: s.Outbox().Transact, Now: now,
 	}
 }
@@ -422,7 +427,7 @@ func (s *Shop) NATS() *nats.Conn {
 
 // Admission lets in who may use the shop.
 func (s *Shop) Admission() rest.Admission {
-	return rest.Admission{Authenticator: s.Gatekeeper(), Reads: s.limit("RATE_LIMIT_READS", "1200/1m"), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
+	return rest.Admission{Authenticator: s.Authenticator(), Reads: s.limit("RATE_LIMIT_READS", "1200/1m"), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
 }
 
 // Clients tells clients apart by the addresses that the edge proves.
@@ -431,7 +436,7 @@ func (s *Shop) Clients() rest.Clients {
 	if s.opened(err) && key == nil {
 		slog.Warn("EDGE_SECRET is not set: all callers count as one address, whatever X-Forwarded-For says")
 	}
-	return rest.Clients{Authenticator: s.Gatekeeper(), Origin: key}
+	return rest.Clients{Authenticator: s.Authenticator(), Origin: key}
 }
 
 // RegisterLimit is the rate of registrations from one address.
@@ -451,8 +456,8 @@ func (s *Shop) logins() redis.Logins {
 // Currency is the shop's one currency, an ISO 4217 code.
 func (s *Shop) Currency() string { return s.config.String("CURRENCY", "USD") }
 
-func (s *Shop) stockroom() *inventory.Stock {
-	return &inventory.Stock{Shelves: s.db.Products(), Now: now}
+func (s *Shop) stock() *inventory.Stock {
+	return &inventory.Stock{Store: s.db.Products(), Now: now}
 }
 
 func (s *Shop) profileCache() *redis.Cache[user.Profile] {

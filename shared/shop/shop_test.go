@@ -195,7 +195,7 @@ func (s *testShop) fulfil(t *testing.T, o order.Order) order.Order {
 	if err := s.Fulfilment().Fulfil(t.Context(), []order.Event{event})[0]; err != nil {
 		t.Fatal(err)
 	}
-	o, err := s.Desk().Get(t.Context(), admin, o.ID)
+	o, err := s.OrderLookup().Get(t.Context(), admin, o.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

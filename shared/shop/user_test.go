@@ -105,7 +105,7 @@ func TestAdministrator(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	actor, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	if err != nil || actor.Role != kiosk.RoleAdmin || !actor.Administers() {
 		t.Errorf("%+v, %v", actor, err)
 	}
@@ -185,7 +185,7 @@ func TestNoLoginOutlivesItsPassword(t *testing.T) {
 			if grant.AccessToken == "" {
 				continue
 			}
-			_, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+			_, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 			expectKind(t, err, kiosk.KindUnauthenticated, "a token of the old password")
 			_, err = authentication.Refresh(t.Context(), grant.RefreshToken)
 			expectKind(t, err, kiosk.KindUnauthenticated, "a refresh token of the old password")
@@ -235,7 +235,7 @@ func TestPasswordChangeIsWholeOrNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+	actor, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestCopiesOfSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate, reads := s.Gatekeeper(), 0
+	gate, reads := s.Authenticator(), 0
 	gate.Users = counted{gate.Users, &reads}
 	for range 10 {
 		if _, err := gate.Actor(t.Context(), grant.AccessToken); err != nil {
@@ -324,7 +324,7 @@ func TestLoginNamesAreBounded(t *testing.T) {
 func TestLogin(t *testing.T) {
 	s := open(t)
 	u, _ := s.register(t, "ada@example.com")
-	authentication, gate := s.Authentication(), s.Gatekeeper()
+	authentication, gate := s.Authentication(), s.Authenticator()
 	for _, login := range []string{"ada@example.com", " ADA@Example.com "} {
 		grant, err := authentication.Login(t.Context(), login, password, "192.0.2.1")
 		if err != nil {
@@ -391,7 +391,7 @@ func TestOldHashesAreRenewed(t *testing.T) {
 func TestSessions(t *testing.T) {
 	s := open(t)
 	s.register(t, "ada@example.com")
-	authentication, gate := s.Authentication(), s.Gatekeeper()
+	authentication, gate := s.Authentication(), s.Authenticator()
 	login := func() user.Grant {
 		t.Helper()
 		grant, err := authentication.Login(t.Context(), "ada@example.com", password, "192.0.2.1")
@@ -516,7 +516,7 @@ func TestNewPasswordEndsOtherSessions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		actor, err := s.Gatekeeper().Actor(t.Context(), grant.AccessToken)
+		actor, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -525,11 +525,11 @@ func TestNewPasswordEndsOtherSessions(t *testing.T) {
 	if _, err := s.Profiles().Update(t.Context(), actors[0], u.ID, "192.0.2.1", user.Change{Password: new("another password"), CurrentPassword: password}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Gatekeeper().Actor(t.Context(), tokens[0]); err != nil {
+	if _, err := s.Authenticator().Actor(t.Context(), tokens[0]); err != nil {
 		t.Errorf("the session in which it was changed: %v", err)
 	}
 	for _, token := range tokens[1:] {
-		_, err := s.Gatekeeper().Actor(t.Context(), token)
+		_, err := s.Authenticator().Actor(t.Context(), token)
 		expectKind(t, err, kiosk.KindUnauthenticated, "another session")
 	}
 	_, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")

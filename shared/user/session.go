@@ -94,8 +94,8 @@ type Grant struct {
 	RefreshToken string
 }
 
-// Gatekeeper finds out who holds a token.
-type Gatekeeper struct {
+// Authenticator finds out who holds a token.
+type Authenticator struct {
 	Tokens *Tokens
 	Users  Repository
 	Copies SessionCopies
@@ -108,7 +108,7 @@ var errSession = kiosk.Unauthenticated("the session has ended: log in again")
 // Actor reads an access token and makes sure that its session has not ended.
 // Its error is KindUnauthenticated, or KindUnavailable where the database does
 // not answer.
-func (g Gatekeeper) Actor(ctx context.Context, token string) (kiosk.Actor, error) {
+func (g Authenticator) Actor(ctx context.Context, token string) (kiosk.Actor, error) {
 	actor, err := g.Tokens.ParseAccess(token)
 	if err != nil || actor.Role == kiosk.RoleService {
 		return actor, err
