@@ -48,11 +48,11 @@ var rules = []rule{
 	{why: "only shop and the operator's tool choose a database", who: list("ours/..."), not: list("shared/mongodb shared/redis"), free: list("shared/shop faasd/operator bench")},
 	{why: "shop is for functions", who: list("ours/..."), not: list("shared/shop"), free: list("functions/... bench")},
 	{why: "nobody knows a function", who: list("ours/..."), not: list("functions/..."), free: list("functions/...")},
-	{why: "the template knows no shop but what every process has", who: list("handler"), not: list("ours/..."), except: list("shared shared/telemetry handler/function")},
+	{why: "the template knows no shop but what every process has", who: list("handler"), not: list("ours/..."), except: list("shared shared/telemetry shared/version handler/function")},
 	{why: "the edge knows no database", who: list("faasd/edge/..."), not: databases, deep: true},
 	{why: "the contract for gRPC stands by itself", who: list("proto/..."), not: list("ours/..."), except: list("proto/...")},
 	{why: "the shop does not know where it runs", who: list("shared/... functions/... proto/... handler/..."), not: list("faasd/... bench/..."), deep: true},
-	{why: "a box runs any stack.yml, not this shop's", who: list("faasd/local/... faasd/box/..."), not: list("shared/... functions/... proto/... faasd/edge/... faasd/documents/..."), deep: true},
+	{why: "a box runs any stack.yml, not this shop's", who: list("faasd/local/... faasd/box/..."), not: list("shared/... functions/... proto/... faasd/edge/... faasd/documents/..."), except: list("shared/version"), deep: true},
 	{why: "the document server knows nothing of Kiosk", who: list("faasd/documents/..."), not: list("ours/..."), except: list("faasd/documents/..."), deep: true},
 	{why: "the contract is tested from outside", who: list("faasd/acceptance/..."), not: list("shared/... functions/... proto/..."), deep: true},
 }

@@ -83,6 +83,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 	"github.com/kiosk-shop/kiosk/shared/user"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 // drain is how long a stop waits for what is under way: short enough for the
@@ -91,6 +92,7 @@ const drain = 6 * time.Second
 
 func main() {
 	exitWithParent := flag.Bool("exit-with-parent", false, "stop when standard input ends")
+	version.Flag()
 	flag.Parse()
 	prompt, access, flush := logs.New(os.Stderr)
 	slog.SetDefault(prompt)
@@ -247,7 +249,7 @@ func run(ctx context.Context, access *slog.Logger) error {
 	if s.origin == nil {
 		slog.Warn("EDGE_SECRET is not set: the functions count all callers as one address")
 	}
-	slog.Info("listening", "http", httpListener.Addr().String(), "grpc", grpcListener.Addr().String(),
+	slog.Info("listening", "version", version.Number(), "http", httpListener.Addr().String(), "grpc", grpcListener.Addr().String(),
 		"grpc_tls", s.facade.TLS != nil, "gateway", s.gatewayURL)
 
 	select {

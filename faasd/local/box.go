@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 const (
@@ -399,7 +400,7 @@ func (b *box) deployFunction(ctx context.Context, gateway, password, name string
 
 // welcome is what a person wants to know when the shop is up.
 func (c *config) welcome(w io.Writer, took time.Duration) {
-	fmt.Fprintf(w, "ready http://%s (after %.1f s)\n\n", local(c.front), took.Seconds())
+	fmt.Fprintf(w, "ready http://%s (Kiosk %s, after %.1f s)\n\n", local(c.front), version.Number(), took.Seconds())
 	line := func(what, where, note string) { fmt.Fprintf(w, "  %-14s %-34s %s\n", what, where, note) }
 	line("front door", "http://"+local(c.front), "REST under /api")
 	line("gRPC", local(c.grpc), "reflection is on")

@@ -26,6 +26,9 @@ type program struct {
 	target  string   // the package, or "tool" for all tools of the module
 }
 
+// versionFile is a source of every program that says its version.
+const versionFile = "shared/version/version.go"
+
 // programs are the parts this box needs.
 func (c *config) programs() []program {
 	ours := func(name, pkg string, sources ...string) program {
@@ -36,19 +39,19 @@ func (c *config) programs() []program {
 		programs = append(programs, ours("documents", "./faasd/documents/cmd/documents", "faasd/documents"))
 	}
 	if !c.externalNATS {
-		programs = append(programs, ours("nats", "./faasd/local/nats", "faasd/local"))
+		programs = append(programs, ours("nats", "./faasd/local/nats", "faasd/local", versionFile))
 	}
 	if !c.externalRedis {
-		programs = append(programs, ours("redis", "./faasd/local/redis", "faasd/local"))
+		programs = append(programs, ours("redis", "./faasd/local/redis", "faasd/local", versionFile))
 	}
 	if !c.externalSMTP {
-		programs = append(programs, ours("mail", "./faasd/local/mail", "faasd/local"))
+		programs = append(programs, ours("mail", "./faasd/local/mail", "faasd/local", versionFile))
 	}
 	if !c.noSink {
-		programs = append(programs, ours("telemetry", "./faasd/local/telemetry", "faasd/local"))
+		programs = append(programs, ours("telemetry", "./faasd/local/telemetry", "faasd/local", versionFile))
 	}
 	return append(programs,
-		ours("gateway", "./faasd/local/gateway", "faasd/local"),
+		ours("gateway", "./faasd/local/gateway", "faasd/local", versionFile),
 		ours("edge", "./faasd/edge", "faasd/edge", "proto", "shared"),
 		program{name: "queue", sources: []string{"faasd/queue"}, dir: filepath.Join(c.root, "faasd", "queue"), gowork: "off", target: "tool"},
 	)

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,9 +17,12 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 func main() {
+	version.Flag()
+	flag.Parse()
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
 		signals = append(signals, syscall.SIGHUP)
@@ -65,7 +69,7 @@ func run(ctx context.Context, terminal io.Writer) (err error) {
 	defer log.Close()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(log, nil)))
 
-	fmt.Fprintf(terminal, "Kiosk starts; what it keeps lies in %s\n", c.relative(c.dataDir))
+	fmt.Fprintf(terminal, "Kiosk %s starts; what it keeps lies in %s\n", version.Number(), c.relative(c.dataDir))
 	if err := c.build(ctx, terminal); err != nil {
 		return interrupted(ctx, err)
 	}

@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -19,9 +20,10 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/config"
 	"github.com/kiosk-shop/kiosk/shared/mongodb"
 	"github.com/kiosk-shop/kiosk/shared/nats"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
-const usage = `usage: operator COMMAND
+const usage = `usage: operator COMMAND, or operator -version
 
   dead-letters list          the events that no consumer could handle
   dead-letters show NUMBER   one of them, whole
@@ -40,9 +42,12 @@ NATS_URL and MONGO_URI say where; the defaults are the local box.
 const page = 100
 
 func main() {
+	version.Flag()
+	flag.Usage = func() { fmt.Fprint(os.Stderr, usage) }
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout)
+	err := run(ctx, flag.Args(), os.Stdout)
 	switch {
 	case errors.Is(err, errUsage):
 		fmt.Fprint(os.Stderr, usage)

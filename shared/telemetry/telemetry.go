@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 // scope names whoever makes the shop's spans and metrics.
@@ -60,7 +61,7 @@ func Start(ctx context.Context, name string) (stop func(), err error) {
 	}
 	attributes, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
-		resource.WithAttributes(attribute.String("service.name", cmp.Or(name, "unknown")), attribute.String("service.instance.id", string(kiosk.NewID()))),
+		resource.WithAttributes(attribute.String("service.name", cmp.Or(name, "unknown")), attribute.String("service.version", version.Number()), attribute.String("service.instance.id", string(kiosk.NewID()))),
 		resource.WithFromEnv(), // wins
 	)
 	if err != nil {

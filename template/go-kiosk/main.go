@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,10 +19,13 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
+	"github.com/kiosk-shop/kiosk/shared/version"
 	"handler/function"
 )
 
 func main() {
+	version.Flag()
+	flag.Parse()
 	prompt, access, flush := newLog(os.Stderr)
 	slog.SetDefault(prompt)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -138,7 +142,7 @@ func run(ctx context.Context, access *slog.Logger) error {
 	go func() { defer close(warm); server.warmUp(ctx) }()
 	served := make(chan error, 1)
 	go func() { served <- httpServer.Serve(listener) }()
-	slog.Info("listening", "address", listener.Addr().String())
+	slog.Info("listening", "version", version.Number(), "address", listener.Addr().String())
 
 	select {
 	case err = <-served: // Serve never ends by itself but for a fault

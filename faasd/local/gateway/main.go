@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 	"github.com/openfaas/faas-provider/auth"
 	"github.com/openfaas/faas-provider/types"
 )
@@ -42,6 +43,7 @@ func main() {
 	logDir := flag.String("logs", "", "folder of the functions' logs")
 	fd := flag.Uint("listener", 0, "descriptor of a listening socket to take over, instead of opening one")
 	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	version.Flag()
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	log.SetOutput(slog.NewLogLogger(slog.Default().Handler(), slog.LevelInfo).Writer())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 const (
@@ -30,6 +31,7 @@ func main() {
 	httpAddr := flag.String("http", "127.0.0.1:8025", "address of the HTTP API")
 	dir := flag.String("dir", "", "folder of the messages")
 	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	version.Flag()
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	if *withParent {

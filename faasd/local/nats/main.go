@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
@@ -28,6 +29,7 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:4222", "address to listen on")
 	dir := flag.String("dir", "", "folder of the streams")
 	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	version.Flag()
 	flag.Parse()
 	if *withParent {
 		process.ExitWithParent()

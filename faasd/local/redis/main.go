@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 // maxMemory bounds what keys and values take, in bytes. Beyond it the keys
@@ -25,6 +26,7 @@ const maxMemory = 256 << 20
 func main() {
 	addr := flag.String("addr", "127.0.0.1:6379", "address to listen on")
 	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	version.Flag()
 	flag.Parse()
 	if *withParent {
 		process.ExitWithParent()

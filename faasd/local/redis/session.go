@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// version is the Redis whose behaviour is followed.
-const version = "7.0.0"
+// redisVersion is the Redis whose behaviour is followed.
+const redisVersion = "7.0.0"
 
 var sessionCommands = []*command{
 	{name: "ping", arity: -1, group: "connection", summary: "Returns PONG, or the message.", unscripted: true, session: ping},
@@ -108,7 +108,7 @@ func hello(c *conn, args [][]byte) {
 	c.reply.bulk("server")
 	c.reply.bulk("redis")
 	c.reply.bulk("version")
-	c.reply.bulk(version)
+	c.reply.bulk(redisVersion)
 	c.reply.bulk("proto")
 	c.reply.integer(protocol)
 	c.reply.bulk("id")
@@ -298,7 +298,7 @@ func info(c *conn, args [][]byte) {
 
 	uptime := int(time.Since(s.started).Seconds())
 	sections := [][2]string{
-		{"Server", fmt.Sprintf("redis_version:%s\r\nredis_mode:standalone\r\nserver_name:kiosk\r\nprocess_id:%d\r\ntcp_port:%d\r\nuptime_in_seconds:%d\r\nuptime_in_days:%d\r\n", version, os.Getpid(), s.port, uptime, uptime/86400)},
+		{"Server", fmt.Sprintf("redis_version:%s\r\nredis_mode:standalone\r\nserver_name:kiosk\r\nprocess_id:%d\r\ntcp_port:%d\r\nuptime_in_seconds:%d\r\nuptime_in_days:%d\r\n", redisVersion, os.Getpid(), s.port, uptime, uptime/86400)},
 		{"Clients", fmt.Sprintf("connected_clients:%d\r\nmaxclients:%d\r\n", s.clients(), s.maxClients)},
 		{"Memory", fmt.Sprintf("used_memory:%d\r\nmaxmemory:%d\r\nmaxmemory_policy:volatile-ttl\r\n", used, s.store.maxMemory)},
 		{"Persistence", "loading:0\r\naof_enabled:0\r\n"},

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/process"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 // memory is what all of the process is to stay below: what is kept, twice the
@@ -29,6 +30,7 @@ const memory = 64 << 20
 func main() {
 	addr := flag.String("addr", "127.0.0.1:4318", "address of OTLP/HTTP, the pages and /metrics")
 	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	version.Flag()
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	if os.Getenv("GOMEMLIMIT") == "" {
