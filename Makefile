@@ -63,6 +63,25 @@ TESTS_AT_ONCE = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 test: ## run every test
 	go test $(RACE) -p $(TESTS_AT_ONCE) -timeout 15m $(PACKAGES)
 
+.PHONY: test-one
+test-one: ## run one test: RUN=TestPlace PKG=./shared/order
+	go test -count=1 -v -run '$(RUN)' $(or $(PKG),$(PACKAGES))
+
+.PHONY: cover
+cover: ## run every test, and show which lines none has run
+	@umask 077 && mkdir -p "$(DATA_DIR)"
+	go test -p $(TESTS_AT_ONCE) -timeout 15m -coverpkg $(shell echo $(PACKAGES) | tr ' ' ,) -coverprofile "$(DATA_DIR)/cover" $(PACKAGES)
+	go tool cover -html "$(DATA_DIR)/cover" -o "$(DATA_DIR)/cover.html"
+	@echo "the lines: $(DATA_DIR)/cover.html"
+
+.PHONY: fmt
+fmt: ## format every Go file
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: generate
+generate: ## make the gRPC code of the .proto files anew
+	go generate ./proto
+
 .PHONY: lint
 lint: ## check format, vet, staticcheck, and GitHub's workflows
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }

@@ -100,7 +100,7 @@ func (s *subject) start(more ...string) {
 	})
 }
 
-var readyLine = regexp.MustCompile(`(?m)^ready (\S+) \(after ([0-9.]+) s\)$`)
+var readyLine = regexp.MustCompile(`(?m)^ready (\S+) \(Kiosk \S+, after ([0-9.]+) s\)$`)
 
 // ready waits for the line and says how long the start took.
 func (s *subject) ready(limit time.Duration) float64 {

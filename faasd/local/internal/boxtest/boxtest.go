@@ -24,12 +24,12 @@ func Root(t testing.TB) string {
 }
 
 // Project is a small project of its own: one function, hello, with the real
-// template. With names, those folders of the real project are in it too.
+// template and shared folder. With names, those folders of the real project are in it too.
 func Project(t testing.TB, names ...string) string {
 	t.Helper()
 	root, project := Root(t), t.TempDir()
 	copyFolder(t, filepath.Join(root, "faasd", "local", "testdata", "project"), project)
-	for _, name := range append(names, "template") {
+	for _, name := range append(names, "template", "shared") {
 		copyFolder(t, filepath.Join(root, name), filepath.Join(project, name))
 	}
 	return project

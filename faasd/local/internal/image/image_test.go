@@ -55,7 +55,7 @@ func TestBuild(t *testing.T) {
 		t.Errorf("a test changed, and: %s, %v", again, err)
 	}
 	seen := map[string]bool{first: true}
-	for _, path := range []string{"functions/hello/more.go", "shared/greeting.go", "template/go-kiosk/main.go"} {
+	for _, path := range []string{"functions/hello/more.go", "shared/greeting/greeting.go", "template/go-kiosk/main.go"} {
 		text := "\n// changed\n"
 		if strings.HasSuffix(path, "more.go") {
 			text = "package function\n"

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"example.com/shared"
 	handler "github.com/openfaas/templates-sdk/go-http"
+
+	"github.com/kiosk-shop/kiosk/shared/greeting"
 )
 
 // Function has no state.
@@ -27,7 +28,8 @@ func New(context.Context) (handler.FunctionHandler, error) { return Function{}, 
 // Handle answers what the request and the process look like.
 func (Function) Handle(req handler.Request) (handler.Response, error) {
 	query, _ := url.ParseQuery(req.QueryString) // what can be read of it
-	slog.Info("called", "note", query.Get("note"))
+	// A warning, as those are written at once: the process may be killed next.
+	slog.Warn("called", "note", query.Get("note"))
 	if query.Has("exit") {
 		os.Exit(3)
 	}
@@ -57,7 +59,7 @@ func (Function) Handle(req handler.Request) (handler.Response, error) {
 		environment[name] = value
 	}
 	body, err := json.Marshal(map[string]any{
-		"greeting": shared.Greet(req), "pid": os.Getpid(), "method": req.Method,
+		"greeting": greeting.Greet(req), "pid": os.Getpid(), "method": req.Method,
 		"path": req.Header.Get("X-Function-Path"), "query": req.QueryString,
 		"headers": req.Header, "environment": environment, "secrets": secrets,
 	})

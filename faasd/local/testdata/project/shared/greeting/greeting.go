@@ -1,5 +1,5 @@
-// Package shared stands for what functions share.
-package shared
+// Package greeting stands for what functions share, in the folder that they do.
+package greeting
 
 import handler "github.com/openfaas/templates-sdk/go-http"
 
