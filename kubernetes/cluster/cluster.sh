@@ -539,7 +539,7 @@ down() {
 
 take_back() {
 	local mount folder rules line program
-	grep -oE " ($box|$run)/[^ ]+ " /proc/mounts | sort -r | while read -r mount; do
+	{ grep -oE " ($box|$run)/[^ ]+ " /proc/mounts || true; } | sort -r | while read -r mount; do
 		umount "$mount" || umount -l "$mount"
 	done
 	for program in iptables ip6tables; do
