@@ -83,18 +83,18 @@ generate: ## make the gRPC code of the .proto files anew
 	go generate ./proto
 
 .PHONY: lint
-lint: ## check format, vet, staticcheck, and GitHub's workflows
+lint: ## check format, the linters of .golangci.yml, and GitHub's workflows
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
-	go vet $(PACKAGES)
 	@umask 077 && mkdir -p "$(BIN)"
-	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" honnef.co/go/tools/cmd/staticcheck github.com/rhysd/actionlint/cmd/actionlint
-	"$(BIN)/staticcheck" $(PACKAGES)
+	GOWORK=off go -C .ci build -o "$(abspath $(BIN))/" github.com/rhysd/actionlint/cmd/actionlint
 	"$(BIN)/actionlint"
+	GOWORK=off go -C .ci/golangci build -o "$(abspath $(BIN))/" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	"$(BIN)/golangci-lint" run $$(go list -m -f '{{.Dir}}/...')
 
 .PHONY: verify
 verify: ## compare every dependency with its checksum
 	go mod verify
-	@for module in .ci faasd/queue faasd/box/gateway kubernetes/test kubernetes/cluster; do GOWORK=off go -C $$module mod verify || exit 1; done
+	@for module in .ci .ci/golangci faasd/queue faasd/box/gateway kubernetes/test kubernetes/cluster; do GOWORK=off go -C $$module mod verify || exit 1; done
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/xml"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -172,7 +173,7 @@ func TestStore(t *testing.T) {
 		t.Error("the picture has no dark colours, or does not say what it shows")
 	}
 	for decoder := xml.NewDecoder(bytes.NewReader(picture)); ; {
-		if _, err := decoder.Token(); err == io.EOF {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			t.Fatalf("the picture is not XML: %v", err)

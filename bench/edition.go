@@ -166,7 +166,7 @@ func archive(ctx context.Context, root, commit, dir string) error {
 func untar(r io.Reader, dir string) error {
 	for archive := tar.NewReader(r); ; {
 		entry, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

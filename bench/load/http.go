@@ -101,7 +101,7 @@ func (c *Connection) exchange(r Request) (int, http.Header, error) {
 	if _, err := c.conn.Write(r.text); err != nil {
 		return 0, nil, err
 	}
-	answer, err := http.ReadResponse(c.reader, &http.Request{Method: r.method})
+	answer, err := http.ReadResponse(c.reader, &http.Request{Method: r.method}) //nolint:bodyclose // the connection is read to the end of the body, and has an end of its own
 	if err != nil {
 		return 0, nil, err
 	}

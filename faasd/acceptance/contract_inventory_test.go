@@ -210,7 +210,6 @@ func productPages(v visit) {
 					v.Errorf("%s counts %s", path, total)
 				}
 				next := links(v, got)["next"]
-				path = ""
 				if next == nil {
 					break
 				}

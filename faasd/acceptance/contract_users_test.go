@@ -142,9 +142,9 @@ func refresh(v visit) {
 	})
 	v.part("a spent token ends the whole family, and no other", func(v visit) {
 		v.login(v, &ada)
-		stolen, other := ada.grant, client.Grant{}
+		stolen := ada.grant
 		v.login(v, &ada)
-		other = ada.grant
+		other := ada.grant
 		got := spend(v, stolen.RefreshToken).answers(200)
 		spend(v, stolen.RefreshToken).answers(401)
 		spend(v, got.text(v, "refresh_token")).answers(401)

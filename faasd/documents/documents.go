@@ -295,14 +295,14 @@ func (s *Server) serve(nc net.Conn, conn *command.Conn) {
 		switch known := s.engine.Authenticated(conn); {
 		case !known:
 			limit, trusted = maxHandshake, false
-			nc.SetDeadline(time.Now().Add(wait))
+			_ = nc.SetDeadline(time.Now().Add(wait))
 			if _, err := r.Peek(1); err != nil {
 				return
 			}
-			nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
+			_ = nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
 		case !trusted:
 			trusted = true
-			nc.SetDeadline(time.Time{})
+			_ = nc.SetDeadline(time.Time{})
 		}
 		m, err := wire.Read(r, limit)
 		if err != nil {
@@ -317,7 +317,7 @@ func (s *Server) serve(nc net.Conn, conn *command.Conn) {
 		}
 		if len(reply) > 0 {
 			if !trusted { // making the reply may have taken longer than the deadline
-				nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
+				_ = nc.SetDeadline(time.Now().Add(s.opts.AuthTimeout))
 			}
 			if _, err := nc.Write(reply); err != nil {
 				return

@@ -82,7 +82,7 @@ func TestHostileMessages(t *testing.T) {
 		conn.Write(b)
 		if r, err := readReply(conn); err == nil {
 			t.Errorf("%s: answered %v", name, r)
-		} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		} else if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 			t.Errorf("%s: the connection was not closed", name)
 		}
 		conn.Close()

@@ -215,8 +215,8 @@ func (c *Consumer) process(ctx context.Context, msgs []jetstream.Msg) {
 
 // answer acknowledges an event, buries it, or asks for it again.
 func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
-	log := func(level slog.Level, message string, more ...any) {
-		slog.With("event", d.Event, "subject", d.msg.Subject(), "attempt", d.attempts).Log(kiosk.WithTrace(d.ctx, d.Trace), level, message, more...)
+	log := func() *slog.Logger {
+		return slog.With("event", d.Event, "subject", d.msg.Subject(), "attempt", d.attempts)
 	}
 	switch {
 	case err == nil:
@@ -224,7 +224,7 @@ func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
 		// event comes again and the handler knows it.
 		err = d.msg.Ack()
 	case c.poison(err), !kiosk.KindUnavailable.Is(err) && d.attempts >= maxAttempts:
-		log(slog.LevelError, "event became a dead letter", "error", err)
+		log().ErrorContext(kiosk.WithTrace(d.ctx, d.Trace), "event became a dead letter", "error", err)
 		if err = c.bury(ctx, d.msg, d.Event, d.attempts, err); err == nil {
 			err = d.msg.TermWithReason("dead letter")
 			buried.Add(d.ctx, 1, c.measured)
@@ -232,11 +232,11 @@ func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
 	default:
 		delay := min(250*time.Millisecond<<min(d.attempts, 10), maxNak)
 		delay = delay/2 + rand.N(delay)
-		log(slog.LevelWarn, "event not handled, it is tried again", "error", err, "in", delay.String())
+		log().WarnContext(kiosk.WithTrace(d.ctx, d.Trace), "event not handled, it is tried again", "error", err, "in", delay.String())
 		err = d.msg.NakWithDelay(delay)
 	}
 	if err != nil {
-		log(slog.LevelWarn, "event not acknowledged, it will be delivered again", "error", err)
+		log().WarnContext(kiosk.WithTrace(d.ctx, d.Trace), "event not acknowledged, it will be delivered again", "error", err)
 	}
 }
 

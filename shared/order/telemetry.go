@@ -36,22 +36,26 @@ func (o Order) placed(ctx context.Context) {
 
 func (o Order) settled(ctx context.Context, trace kiosk.Trace, now time.Time) {
 	ctx = kiosk.WithTrace(telemetry.Follow(ctx, trace), trace)
-	message, became := "order's stock taken", takenOutcome
+	became := takenOutcome
 	if o.Stock == StockShort {
-		message, became = "order short", shortOutcome
+		became = shortOutcome
+		slog.InfoContext(ctx, "order short", "order_id", o.ID, "user_id", o.UserID)
+	} else {
+		slog.InfoContext(ctx, "order's stock taken", "order_id", o.ID, "user_id", o.UserID)
 	}
 	outcomes.Add(ctx, 1, became)
 	settlements.Record(ctx, now.Sub(o.CreatedAt), became)
-	slog.InfoContext(ctx, message, "order_id", o.ID, "user_id", o.UserID)
 }
 
 func (o Order) changed(ctx context.Context, by kiosk.Actor) {
-	message, became := "order completed", completedOutcome
+	log := slog.With("order_id", o.ID, "user_id", o.UserID, "by", by.ID, "stock", string(o.Stock))
 	if o.Status == Cancelled {
-		message, became = "order cancelled", cancelledOutcome
+		outcomes.Add(ctx, 1, cancelledOutcome)
+		log.InfoContext(ctx, "order cancelled")
+	} else {
+		outcomes.Add(ctx, 1, completedOutcome)
+		log.InfoContext(ctx, "order completed")
 	}
-	outcomes.Add(ctx, 1, became)
-	slog.InfoContext(ctx, message, "order_id", o.ID, "user_id", o.UserID, "by", by.ID, "stock", string(o.Stock))
 }
 
 // note puts the order on the span of the request that is about it.

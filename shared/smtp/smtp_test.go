@@ -123,7 +123,7 @@ func TestSend(t *testing.T) {
 	var texts []string
 	for {
 		part, err := parts.NextRawPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

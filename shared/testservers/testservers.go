@@ -102,7 +102,7 @@ func launch(binary string, arguments ...string) (where string, stop func(), err 
 	if err := cmd.Start(); err != nil {
 		return "", nil, err
 	}
-	stop = func() { stdin.Close(); cmd.Wait() }
+	stop = func() { stdin.Close(); _ = cmd.Wait() }
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if ready := readyLine.FindStringSubmatch(log.String()); ready != nil {
 			return ready[1], stop, nil

@@ -158,7 +158,7 @@ type invocation struct {
 func (c invocation) log(to *slog.Logger, level slog.Level, message string, more ...slog.Attr) {
 	attributes := make([]slog.Attr, 0, 8)
 	attributes = append(attributes, slog.String("call_id", c.id), slog.String("method", c.method), slog.String("path", c.path))
-	to.LogAttrs(c.ctx, level, message, append(attributes, more...)...)
+	to.LogAttrs(c.ctx, level, message, append(attributes, more...)...) //nolint:sloglint // the callers' messages are constants
 }
 
 // Bounds of the bodies that a replica has in memory, which the handler's

@@ -132,9 +132,9 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 			return err
 		}
 	}
-	for _, after := range []time.Duration{40, 80} {
+	for _, after := range []time.Duration{40 * time.Millisecond, 80 * time.Millisecond} {
 		err := round("the database dies", func() (func() error, error) {
-			timer := time.AfterFunc(after*time.Millisecond, func() { s.signal("documents", syscall.SIGKILL) })
+			timer := time.AfterFunc(after, func() { s.signal("documents", syscall.SIGKILL) })
 			return func() error { timer.Stop(); return nil }, nil
 		})
 		if err != nil {

@@ -543,7 +543,8 @@ func strlen(c call, args [][]byte) {
 }
 
 func incr(c call, args [][]byte) {
-	by, ok := 1, true
+	var ok bool
+	by := 1
 	if len(args) == 3 {
 		if by, ok = number(args[2]); !ok {
 			c.reply.error(errInteger)

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -434,7 +435,7 @@ func (r *Request) write(fn func(tx *store.Tx) error) error {
 		defer cancel()
 	}
 	err := r.e.store.Write(ctx.Done(), fn)
-	if err == store.ErrStopped {
+	if errors.Is(err, store.ErrStopped) {
 		if err := r.expired(); err != nil {
 			return err
 		}

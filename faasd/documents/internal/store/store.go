@@ -290,7 +290,7 @@ func (s *Store) commit(ops iter.Seq[*op]) (batch []*op, took time.Duration, err 
 			s.log.Error("write panicked", "panic", p)
 		}
 		if err != nil {
-			btx.Rollback()
+			_ = btx.Rollback() // it fails for what has ended only
 			s.locks.undone(tx.id)
 		}
 	}()

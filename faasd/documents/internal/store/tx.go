@@ -40,7 +40,7 @@ func newOverlay() *btree.BTreeG[entry] {
 // Close ends a snapshot.
 func (tx *Tx) Close() {
 	if tx.btx != nil && !tx.direct {
-		tx.btx.Rollback()
+		_ = tx.btx.Rollback() // it fails for what has ended only
 		tx.btx = nil
 	}
 }
@@ -92,11 +92,11 @@ func (tx *Tx) put(bucket uint64, key, val []byte) {
 	}
 	b := tx.bucket(bucket)
 	if b == nil {
-		tx.fail("write", fmt.Errorf("bucket %d is missing", bucket))
+		_ = tx.fail("write", fmt.Errorf("bucket %d is missing", bucket))
 		return
 	}
 	if err := b.Put(key, val); err != nil {
-		tx.fail("write", err)
+		_ = tx.fail("write", err)
 	}
 }
 
@@ -107,7 +107,7 @@ func (tx *Tx) del(bucket uint64, key []byte) {
 	}
 	if b := tx.bucket(bucket); b != nil {
 		if err := b.Delete(key); err != nil {
-			tx.fail("delete", err)
+			_ = tx.fail("delete", err)
 		}
 	}
 }
@@ -303,13 +303,13 @@ func (tx *Tx) PutSession(id, record []byte) {
 		err = b.Put(id, record)
 	}
 	if err != nil {
-		tx.fail("session", err)
+		_ = tx.fail("session", err)
 	}
 }
 
 // Sessions calls f with every record of a session.
 func (tx *Tx) Sessions(f func(id, record []byte)) {
-	tx.btx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
+	_ = tx.btx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
 		f(k, v)
 		return nil
 	})

@@ -153,7 +153,7 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	case c.calls <- struct{}{}:
 		defer func() { <-c.calls }()
 	default:
-		r.log(slog.LevelWarn, "too many calls under way", "limit", maxCalls)
+		r.log().Warn("too many calls under way", "limit", maxCalls)
 		return unavailable(time.Second)
 	}
 
@@ -169,14 +169,14 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	case err == nil:
 	case ctx.Err() != nil:
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			r.log(slog.LevelWarn, "no answer in time")
+			r.log().Warn("no answer in time")
 		}
 		return Ended(ctx)
 	case errors.Is(err, budget.ErrFull):
-		r.log(slog.LevelWarn, "too many bytes of answers are under way", "limit", maxAnswers)
+		r.log().Warn("too many bytes of answers are under way", "limit", maxAnswers)
 		return unavailable(time.Second)
 	default:
-		r.log(slog.LevelError, "the gateway cannot be reached", "error", err)
+		r.log().Error("the gateway cannot be reached", "error", err)
 		return unavailable(2 * time.Second)
 	}
 	judged := judge(answer, r)
@@ -217,9 +217,9 @@ func Ended(ctx context.Context) *Answer {
 	return NewProblem(StatusClientClosedRequest, "")
 }
 
-// log says what became of a call.
-func (r Request) log(level slog.Level, message string, arguments ...any) {
-	slog.With("function", r.Function, "call_id", r.Header.Get("X-Call-Id")).Log(context.Background(), level, message, arguments...)
+// log returns the log for what becomes of the call.
+func (r Request) log() *slog.Logger {
+	return slog.With("function", r.Function, "call_id", r.Header.Get("X-Call-Id"))
 }
 
 func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
@@ -264,7 +264,7 @@ func judge(a *Answer, r Request) *Answer {
 	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	switch {
 	case busy(a):
-		r.log(slog.LevelWarn, "every replica is busy")
+		r.log().Warn("every replica is busy")
 		return unavailable(time.Second)
 	case kind == problemType && a.Status >= 400:
 		if a.Status == http.StatusServiceUnavailable && a.Header.Get("Retry-After") == "" {
@@ -272,10 +272,10 @@ func judge(a *Answer, r Request) *Answer {
 		}
 		return a
 	case a.Status == http.StatusGatewayTimeout, a.Status == http.StatusRequestTimeout:
-		r.log(slog.LevelWarn, "the gateway had no answer in time", "status", a.Status)
+		r.log().Warn("the gateway had no answer in time", "status", a.Status)
 		return timeout()
 	default:
-		r.log(slog.LevelError, "the gateway could not call the function", "status", a.Status, "says", firstLine(a.Body))
+		r.log().Error("the gateway could not call the function", "status", a.Status, "says", firstLine(a.Body))
 		return unavailable(2 * time.Second)
 	}
 }
