@@ -133,7 +133,7 @@ func (in *inside) placeAlone(ctx context.Context) error {
 		return err
 	}
 	alone := *in.placing
-	alone.Orders, alone.Announcer = db.Orders(), announcer{conn}
+	alone.Orders, alone.Publisher = db.Orders(), publisher{conn}
 	alone.Backlog = &order.Backlog{Orders: db.Orders(), Limit: 1, Now: func() time.Time { return time.Time{} }} // it never counts
 	in.alone = &alone
 	return db.Ready(ctx)
@@ -142,17 +142,17 @@ func (in *inside) placeAlone(ctx context.Context) error {
 // announced is where the events of orders go that nobody settles.
 const announced = "bench.placed"
 
-// announcer is an order.Announcer.
-type announcer struct{ conn *nats.Conn }
+// publisher is an order.Publisher.
+type publisher struct{ conn *nats.Conn }
 
-func (a announcer) Announce(_ context.Context, orders ...order.Order) error {
+func (p publisher) PublishCreated(_ context.Context, orders ...order.Order) error {
 	for _, o := range orders {
 		entry, err := o.Created()
 		if err != nil {
 			return err
 		}
 		msg := &nats.Msg{Subject: announced, Data: entry.Event.Payload, Header: nats.Header{jetstream.MsgIDHeader: {string(entry.ID)}}}
-		if err := a.conn.PublishMsg(msg); err != nil {
+		if err := p.conn.PublishMsg(msg); err != nil {
 			return err
 		}
 	}
@@ -250,7 +250,7 @@ func (in *inside) orders() []contender {
 	place := func(ctx context.Context, placing *order.Placing, i int, random *rand.Rand) (order.Order, error) {
 		product := in.shop.products[random.IntN(len(in.shop.products))]
 		o, _, err := placing.Place(ctx, actors[i%len(actors)], order.Draft{Lines: []order.DraftLine{{ProductID: kiosk.ID(product), Quantity: 1}}})
-		if kiosk.KindUnavailable.Is(err) || kiosk.KindTooMany.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindUnavailable) || kiosk.IsKind(err, kiosk.KindTooMany) {
 			return o, load.Refusal{Status: 503}
 		}
 		return o, err

@@ -5,9 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -44,11 +49,12 @@ var rules = []rule{
 	{why: "a context knows no protocol", who: contexts, not: list("net net/http net/rpc os/exec google.golang.org/grpc/...")},
 	{why: "a context knows the contexts, and what is observed", who: contexts, not: list("ours/..."), except: append(list("shared/telemetry"), contexts...)},
 	{why: "an adapter knows no other, and not who uses it", who: adapters, not: append(list("shared/shop"), adapters...)},
+	// What package shop shows a function of adapters, TestShopShowsNoAdapter holds.
 	{why: "a function knows shop, contexts and rest, no adapter and no driver", who: list("functions/..."), not: append(list("ours/..."), databases...), except: append(list("shared/shop shared/rest shared/nearcache shared/telemetry"), contexts...)},
 	{why: "only shop and the operator's tool choose a database", who: list("ours/..."), not: list("shared/mongodb shared/redis"), free: list("shared/shop faasd/operator bench")},
 	{why: "shop is for functions", who: list("ours/..."), not: list("shared/shop"), free: list("functions/... bench")},
 	{why: "nobody knows a function", who: list("ours/..."), not: list("functions/..."), free: list("functions/...")},
-	{why: "the template knows no shop but what every process has", who: list("handler"), not: list("ours/..."), except: list("shared shared/telemetry shared/version handler/function")},
+	{why: "the template knows no shop but what every process has", who: list("handler"), not: list("ours/..."), except: list("shared shared/logs shared/problem shared/telemetry shared/version handler/function")},
 	{why: "the edge knows no database", who: list("faasd/edge/..."), not: databases, deep: true},
 	{why: "the contract for gRPC stands by itself", who: list("proto/..."), not: list("ours/..."), except: list("proto/...")},
 	{why: "the shop does not know where it runs", who: list("shared/... functions/... proto/... handler/..."), not: list("faasd/... bench/..."), deep: true},
@@ -104,6 +110,87 @@ func TestImportsBite(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestShopShowsNoAdapter: package shop, by which functions reach adapters, has none of
+// them in the types of what it exports, but rest. So a function cannot use one without
+// an import, either.
+func TestShopShowsNoAdapter(t *testing.T) {
+	files, err := filepath.Glob("../shared/shop/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("shared/shop: got %d files, %v, want some", len(files), err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, shown := range shownAdapters(t, string(source)) {
+			t.Errorf("%s: got an adapter in %s, want none", path.Base(file), shown)
+		}
+	}
+	const planted = "package shop\nimport (\n\"github.com/kiosk-shop/kiosk/shared/nats\"\n\"github.com/kiosk-shop/kiosk/shared/rest\"\n)\n" +
+		"type Shop struct { conn *nats.Conn }\nfunc (s *Shop) Events() *nats.Conn { return s.conn }\nfunc (s *Shop) events() *nats.Conn { return nil }\nfunc (s *Shop) Limit() rest.Limit { return nil }\n" +
+		"type Open struct { Conn nats.Conn }\n"
+	if got, want := shownAdapters(t, planted), []string{"func Events", "type Open"}; !slices.Equal(got, want) {
+		t.Errorf("of a planted file: got %q, want %q", got, want)
+	}
+}
+
+// shownAdapters returns the exported declarations of a file whose types name an adapter
+// other than rest.
+func shownAdapters(t *testing.T, source string) (shown []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "", source, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden := map[string]bool{} // names of imported adapters
+	for _, imported := range file.Imports {
+		if name := strings.TrimPrefix(strings.Trim(imported.Path.Value, `"`), project); slices.Contains(adapters, name) && name != "shared/rest" {
+			hidden[path.Base(name)] = true
+		}
+	}
+	names := func(node ast.Node) (found bool) {
+		ast.Inspect(node, func(n ast.Node) bool {
+			if field, ok := n.(*ast.Field); ok && len(field.Names) > 0 && !field.Names[0].IsExported() && !isParameter(node) {
+				return false
+			}
+			selector, ok := n.(*ast.SelectorExpr)
+			if ok {
+				if x, ok := selector.X.(*ast.Ident); ok && hidden[x.Name] {
+					found = true
+				}
+			}
+			return true
+		})
+		return found
+	}
+	for _, declaration := range file.Decls {
+		switch d := declaration.(type) {
+		case *ast.FuncDecl:
+			if d.Name.IsExported() && names(d.Type) {
+				shown = append(shown, "func "+d.Name.Name)
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				if s, ok := spec.(*ast.TypeSpec); ok && s.Name.IsExported() && names(s.Type) {
+					shown = append(shown, "type "+s.Name.Name)
+				}
+			}
+		}
+	}
+	return shown
+}
+
+// isParameter reports whether the fields of a node are a function's, whose names are
+// not exported.
+func isParameter(node ast.Node) bool {
+	_, ok := node.(*ast.FuncType)
+	return ok
 }
 
 // load reads the imports of all packages of the workspace, and of all that they

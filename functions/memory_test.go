@@ -30,7 +30,7 @@ const costs = 8
 
 // TestAnswersFitTheMemory makes the largest answers of the functions that read,
 // multiplies what they cost with how many may be made at once, and compares it
-// with the memory that stack.yml gives the function.
+// with the function's memory from stack.yml.
 func TestAnswersFitTheMemory(t *testing.T) {
 	const secret = "a secret of the tests that is long enough"
 	database := testservers.Mongo(t)
@@ -107,7 +107,7 @@ func TestAnswersFitTheMemory(t *testing.T) {
 	}
 }
 
-// setting reads a number from the environment that stack.yml gives a function:
+// setting reads a number from a function's environment in stack.yml:
 // its own, or else the one that all share.
 func setting(t *testing.T, function, name string) int {
 	t.Helper()

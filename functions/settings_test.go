@@ -18,7 +18,7 @@ import (
 	users "github.com/kiosk-shop/kiosk/functions/users"
 )
 
-// TestMalformedSettings gives every function that reads it a setting that
+// TestMalformedSettings starts every function that reads it with a setting that
 // cannot be understood: the function ends with an error that names the setting,
 // once, and does not quote the password in it.
 func TestMalformedSettings(t *testing.T) {

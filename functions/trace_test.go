@@ -136,7 +136,7 @@ func placeAndDie(t *testing.T) {
 		t.Fatal(err)
 	}
 	placing := s.Placing()
-	placing.Announcer = deadly{}
+	placing.Publisher = deadly{}
 	header := http.Header{"Traceparent": {"00-" + placedTrace + "-" + placedSpan + "-01"}, "Tracestate": {"vendor=1"}}
 	ctx, _ := telemetry.Serve(t.Context(), http.MethodPost, header, "call")
 	ctx = kiosk.WithTrace(ctx, telemetry.Origin(ctx, header))
@@ -147,7 +147,7 @@ func placeAndDie(t *testing.T) {
 // deadly kills its process instead of publishing anything.
 type deadly struct{}
 
-func (deadly) Announce(context.Context, ...order.Order) error {
+func (deadly) PublishCreated(context.Context, ...order.Order) error {
 	time.Sleep(500 * time.Millisecond) // ten times OTEL_BSP_SCHEDULE_DELAY
 	return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 }

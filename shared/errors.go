@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Kind says what went wrong in a way that every protocol can map to its own
-// codes, once.
+// Kind classifies an error, so that each protocol maps it to its own codes in
+// one place. [IsKind] asks for it.
 type Kind string
 
 const (
-	KindMalformed       Kind = "malformed"           // not understood at all
-	KindInvalid         Kind = "invalid"             // understood, but not allowed
-	KindUnauthenticated Kind = "unauthenticated"     // nobody knows who asks
-	KindForbidden       Kind = "forbidden"           // known, but not entitled
-	KindNotFound        Kind = "not found"           // not there, or not for this actor's eyes
-	KindConflict        Kind = "conflict"            // not in this state
-	KindStale           Kind = "precondition failed" // changed since the caller looked
+	KindMalformed       Kind = "malformed"           // cannot be read, such as broken JSON
+	KindInvalid         Kind = "invalid"             // well-formed, but not allowed
+	KindUnauthenticated Kind = "unauthenticated"     // no valid token, or a wrong password
+	KindForbidden       Kind = "forbidden"           // the actor may not do it
+	KindNotFound        Kind = "not found"           // does not exist, or not for this actor
+	KindConflict        Kind = "conflict"            // not possible in the present state
+	KindStale           Kind = "precondition failed" // changed since the caller read it
 	KindTooMany         Kind = "too many requests"   // try again after RetryAfter
 	KindUnavailable     Kind = "unavailable"         // a dependency is down; try again after RetryAfter
 	KindInternal        Kind = "internal"            // a bug of ours
@@ -61,10 +61,10 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// KindOf is the kind of err: KindInternal where nothing in its chain has one.
+// KindOf returns the kind of err: [KindInternal] where nothing in its chain has one.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
@@ -73,10 +73,10 @@ func KindOf(err error) Kind {
 	return KindInternal
 }
 
-// Is tells whether err is of the kind.
-func (k Kind) Is(err error) bool { return err != nil && KindOf(err) == k }
+// IsKind reports whether err is an error of the kind; false for nil.
+func IsKind(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
 
-// NotFound, Conflict, Forbidden, Unauthenticated, Stale and Malformed make an
+// NotFound, Conflict, Forbidden, Unauthenticated, Stale and Malformed return an
 // error of their kind with a message for the client.
 func NotFound(message string) error  { return &Error{Kind: KindNotFound, Message: message} }
 func Conflict(message string) error  { return &Error{Kind: KindConflict, Message: message} }
@@ -87,29 +87,29 @@ func Unauthenticated(message string) error {
 func Stale(message string) error     { return &Error{Kind: KindStale, Message: message} }
 func Malformed(message string) error { return &Error{Kind: KindMalformed, Message: message} }
 
-// Invalid is an input that is understood but not allowed in one field.
+// Invalid returns the error for an input of which one field is not allowed.
 func Invalid(field, message string) error {
 	return &Error{Kind: KindInvalid, Message: "the input is not valid", Fields: []FieldError{{field, message}}}
 }
 
-// Unavailable says that a dependency does not answer; the cause goes to the
-// log, the client is asked to come back.
+// Unavailable returns the error for a dependency that does not answer. The cause
+// goes to the log; the client is asked to try again.
 func Unavailable(cause error) error {
-	return &Error{Kind: KindUnavailable, Message: "the service is not available for the moment", RetryAfter: 2 * time.Second, Err: cause}
+	return &Error{Kind: KindUnavailable, Message: "the service is temporarily unavailable: try again", RetryAfter: 2 * time.Second, Err: cause}
 }
 
-// Violations collects everything that is wrong with an input, so that a person
-// can correct all of it at once.
+// Violations collects everything that is wrong with an input, so that all of it
+// can be corrected at once.
 type Violations []FieldError
 
-// Require notes message for field unless ok.
+// Require adds message for field unless ok.
 func (v *Violations) Require(ok bool, field, message string) {
 	if !ok {
 		*v = append(*v, FieldError{field, message})
 	}
 }
 
-// Add notes the fields of an error of kind KindInvalid.
+// Add adds the fields of an error of kind [KindInvalid].
 func (v *Violations) Add(err error) {
 	var e *Error
 	if errors.As(err, &e) {
@@ -117,7 +117,7 @@ func (v *Violations) Add(err error) {
 	}
 }
 
-// Err is nil where nothing was noted.
+// Err returns nil where nothing was added, else an error of kind [KindInvalid].
 func (v Violations) Err() error {
 	if len(v) == 0 {
 		return nil

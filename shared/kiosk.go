@@ -1,7 +1,6 @@
-// Package kiosk holds the few words that every part of the shop speaks:
-// identifiers, money, who is asking and in which trace, pages of a list, and
-// errors with a kind. It knows no database, no protocol and no other package of
-// the project.
+// Package kiosk has the types that every part of the shop shares: identifiers, money,
+// actors, traces, pages of a list, and errors with a kind. It imports no driver, no
+// protocol and no other package of the project.
 package kiosk
 
 import (
@@ -17,7 +16,7 @@ import (
 // text form of a MongoDB ObjectID.
 type ID string
 
-// NewID makes an identifier that sorts by the second it was made in, as an
+// NewID returns an identifier that sorts by the second it was made in, as an
 // ObjectID does; the other eight bytes are random.
 func NewID() ID {
 	var b [12]byte
@@ -27,7 +26,7 @@ func NewID() ID {
 }
 
 // ParseID reads an identifier that a client sent, in letters of either case.
-// What is no identifier names nothing, so the error is of kind NotFound.
+// It fails with KindNotFound for anything else.
 func ParseID(text string) (ID, error) {
 	id := ID(strings.ToLower(text))
 	if !id.Valid() {
@@ -37,13 +36,13 @@ func ParseID(text string) (ID, error) {
 }
 
 // UnmarshalText reads an identifier in letters of either case; whether it is
-// one, Valid tells.
+// one, Valid reports.
 func (id *ID) UnmarshalText(text []byte) error {
 	*id = ID(strings.ToLower(string(text)))
 	return nil
 }
 
-// Valid tells whether id has an identifier's form.
+// Valid reports whether id has an identifier's form.
 func (id ID) Valid() bool {
 	if len(id) != 24 {
 		return false
@@ -68,20 +67,20 @@ const (
 // ServiceID is the identity of the shop's own programs. No user has it.
 const ServiceID ID = "000000000000000000000000"
 
-// Actor is who asks for something, proven by a token.
+// Actor is who makes a request, proven by a token.
 type Actor struct {
 	ID      ID
 	Role    Role
 	Session ID // empty for a service
 }
 
-// Service is the actor for what the shop does by itself.
+// Service returns the shop's own actor.
 func Service() Actor { return Actor{ID: ServiceID, Role: RoleService} }
 
-// Administers tells whether the actor may do an administrator's work.
+// Administers reports whether the actor may do an administrator's work.
 func (a Actor) Administers() bool { return a.Role == RoleAdmin || a.Role == RoleService }
 
-// Owns tells whether the actor may see what belongs to the user owner.
+// Owns reports whether the actor may see what belongs to the user owner.
 func (a Actor) Owns(owner ID) bool { return a.ID == owner || a.Administers() }
 
 // Transact runs fn in one database transaction, which is fn's context: what
@@ -89,8 +88,8 @@ func (a Actor) Owns(owner ID) bool { return a.ID == owner || a.Administers() }
 // fn may run several times, so it must not do anything outside the database.
 type Transact func(ctx context.Context, fn func(ctx context.Context) error) error
 
-// Trace is the W3C trace context of a request, as it is stored and sent with
-// what is said because of it. The zero Trace is none.
+// Trace is the W3C trace context of a request, as it is stored with
+// its effects and sent with its events. The zero Trace is none.
 type Trace struct {
 	Parent string // traceparent
 	State  string // tracestate
@@ -114,7 +113,7 @@ func ParseTrace(parent string, state ...string) Trace {
 	return t
 }
 
-// ID is the trace's identifier; empty for none.
+// ID returns the trace's identifier; empty for none.
 func (t Trace) ID() string {
 	if len(t.Parent) < 52 {
 		return ""
@@ -122,7 +121,7 @@ func (t Trace) ID() string {
 	return t.Parent[3:35]
 }
 
-// Span is the identifier of the span that it names; empty for none.
+// Span returns the identifier of the span that it names; empty for none.
 func (t Trace) Span() string {
 	if len(t.Parent) < 52 {
 		return ""
@@ -130,20 +129,20 @@ func (t Trace) Span() string {
 	return t.Parent[36:52]
 }
 
-// Sampled tells whether the trace is recorded.
+// Sampled reports whether the trace is recorded.
 func (t Trace) Sampled() bool {
 	return len(t.Parent) == 55 && strings.IndexByte("13579bdf", t.Parent[54]) >= 0
 }
 
 type traceKey struct{}
 
-// WithTrace notes the trace of a request, so that what is said because of it
-// carries it on.
+// WithTrace returns a context with the trace of a request, which goes into its events
+// and mails.
 func WithTrace(ctx context.Context, t Trace) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-// TraceOf is what WithTrace noted, or none.
+// TraceOf returns the trace that [WithTrace] stored, or none.
 func TraceOf(ctx context.Context) Trace {
 	t, _ := ctx.Value(traceKey{}).(Trace)
 	return t

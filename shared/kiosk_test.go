@@ -15,7 +15,7 @@ import (
 
 func TestParseID(t *testing.T) {
 	for _, text := range []string{"", "me", "0123456789abcdef0123456", "0123456789abcdef012345678", "../../../etc/passwd12345", "{\"$ne\": null}           "} {
-		if _, err := kiosk.ParseID(text); !kiosk.KindNotFound.Is(err) {
+		if _, err := kiosk.ParseID(text); !kiosk.IsKind(err, kiosk.KindNotFound) {
 			t.Errorf("ParseID(%q): %v, want not found", text, err)
 		}
 	}
@@ -43,7 +43,7 @@ func TestParseMoney(t *testing.T) {
 		}
 	}
 	for _, text := range []kiosk.Decimal{"", "-1", "-0.01", "1.999", "0.001", "1000.01", "1e3000000000", "1e-3000000000", "1e21", "1e99999999999999999999", kiosk.Decimal("1." + strings.Repeat("0", 100))} {
-		if got, err := kiosk.ParseMoney("price", text, most); !kiosk.KindInvalid.Is(err) {
+		if got, err := kiosk.ParseMoney("price", text, most); !kiosk.IsKind(err, kiosk.KindInvalid) {
 			t.Errorf("ParseMoney(%s) = %d, %v, want it refused", text, got, err)
 		}
 	}
@@ -110,7 +110,7 @@ func TestCheckText(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "12345678901", "a\nb", "a\r\nBcc: x", "a\x00b", "a\u202eb", "a\u200bb", "\ufeffa", "a\u2028b", "a\xffb"} {
-		if err := kiosk.CheckText("name", text, 1, 10); !kiosk.KindInvalid.Is(err) {
+		if err := kiosk.CheckText("name", text, 1, 10); !kiosk.IsKind(err, kiosk.KindInvalid) {
 			t.Errorf("%q: %v, want it refused", text, err)
 		}
 	}
@@ -129,26 +129,26 @@ func TestPage(t *testing.T) {
 		{Number: 0, Limit: 20}, {Number: -1, Limit: 20}, {Number: 1, Limit: 0}, {Number: 1, Limit: 101}, {Limit: 0, After: "x"},
 		{Number: 1 << 62, Limit: 100}, {Number: 101, Limit: 100}, {Number: 10_001, Limit: 1}, {Number: 335, Limit: 30}, {Number: 1, Limit: 20, After: "x"},
 	} {
-		if err := p.Check(); !kiosk.KindInvalid.Is(err) {
+		if err := p.Check(); !kiosk.IsKind(err, kiosk.KindInvalid) {
 			t.Errorf("%+v: %v, want it refused", p, err)
 		}
 	}
 }
 
-func TestPlace(t *testing.T) {
+func TestCursor(t *testing.T) {
 	id := kiosk.NewID()
 	for _, key := range []string{"", "Tea 茶", "a\x00b", strings.Repeat("茶", 200), kiosk.NumberKey(-5), kiosk.NumberKey(1<<62 + 1)} {
-		place := kiosk.Place{Key: key, ID: id}
-		token := place.Token("list")
-		got, err := kiosk.Page{After: token}.Place("list")
-		if err != nil || *got != place {
+		cursor := kiosk.Cursor{Key: key, ID: id}
+		token := cursor.Token("list")
+		got, err := kiosk.Page{After: token}.Cursor("list")
+		if err != nil || *got != cursor {
 			t.Fatalf("%q: %+v, %v", key, got, err)
 		}
 		if strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			t.Errorf("%s does not go into an address as it is", token)
 		}
 		forged := map[string]string{
-			"of another list": kiosk.Place{Key: key, ID: id}.Token("other"), "cut": token[:len(token)-1], "longer": token + "A",
+			"of another list": kiosk.Cursor{Key: key, ID: id}.Token("other"), "cut": token[:len(token)-1], "longer": token + "A",
 			"padded": token + "=", "in two lines": token[:9] + "\n" + token[9:], "too long": strings.Repeat("A", 3000), "no token": "..",
 			"of nothing": "AA", "of another version": "Ag" + token[2:],
 		}
@@ -160,17 +160,17 @@ func TestPlace(t *testing.T) {
 			forged[fmt.Sprint("changed at ", i)] = token[:i] + string(c) + token[i+1:]
 		}
 		for name, token := range forged {
-			if _, err := (kiosk.Page{After: token}).Place("list"); !kiosk.KindInvalid.Is(err) {
+			if _, err := (kiosk.Page{After: token}).Cursor("list"); !kiosk.IsKind(err, kiosk.KindInvalid) {
 				t.Errorf("a token %s: %v, want it refused", name, err)
 			}
 		}
 	}
-	if place, err := (kiosk.Page{Number: 1}).Place("list"); place != nil || err != nil {
-		t.Errorf("no token: %v, %v", place, err)
+	if cursor, err := (kiosk.Page{Number: 1}).Cursor("list"); cursor != nil || err != nil {
+		t.Errorf("no token: %v, %v", cursor, err)
 	}
 	numbers := []int64{math.MinInt64, -1, 0, 1, 255, 256, math.MaxInt64}
 	for i, n := range numbers {
-		if got := (kiosk.Place{Key: kiosk.NumberKey(n)}).Number(); got != n {
+		if got := (kiosk.Cursor{Key: kiosk.NumberKey(n)}).Number(); got != n {
 			t.Errorf("%d became %d", n, got)
 		}
 		if i > 0 && kiosk.NumberKey(numbers[i-1]) >= kiosk.NumberKey(n) {
@@ -181,7 +181,7 @@ func TestPlace(t *testing.T) {
 
 func TestKindsSurviveWrapping(t *testing.T) {
 	err := fmt.Errorf("while placing: %w", errors.Join(errors.New("other"), kiosk.Conflict("taken")))
-	if !kiosk.KindConflict.Is(err) || kiosk.KindNotFound.Is(err) || kiosk.KindConflict.Is(nil) {
+	if !kiosk.IsKind(err, kiosk.KindConflict) || kiosk.IsKind(err, kiosk.KindNotFound) || kiosk.IsKind(nil, kiosk.KindConflict) {
 		t.Errorf("%v is of kind %s", err, kiosk.KindOf(err))
 	}
 	if kiosk.KindOf(errors.New("plain")) != kiosk.KindInternal {

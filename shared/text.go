@@ -6,14 +6,14 @@ import (
 	"unicode/utf8"
 )
 
-// CheckText says what is wrong with one line of text that a person typed:
+// CheckText returns what is wrong with one line of text that a person typed:
 // least to most characters, none of them a control or an invisible format
 // character, which would let two texts look alike or break a mail's header.
 func CheckText(field, text string, least, most int) error {
 	return checkText(field, text, least, most, func(rune) bool { return false })
 }
 
-// CheckProse is CheckText for text of several lines.
+// CheckProse is [CheckText] for text of several lines.
 func CheckProse(field, text string, least, most int) error {
 	return checkText(field, text, least, most, func(c rune) bool { return c == '\n' || c == '\r' || c == '\t' })
 }

@@ -5,7 +5,7 @@
 // Its settings are secrets or environment variables:
 //
 //	GATEWAY_URL         http://gateway:8080
-//	NATS_URL            none; where changes of products are heard: see below
+//	NATS_URL            none; source of product changes: see below
 //	BIND_ADDRESS        all interfaces
 //	PORT                8000, the front door
 //	GRPC_PORT           50051, the facade
@@ -26,23 +26,23 @@
 // # The catalogue
 //
 // What anybody may read of the catalogue, the edge answers from its own memory:
-// 16 MiB of answers, each for 30 s at most. It hears on NATS of every product
+// 16 MiB of answers, each for 30 s at most. It receives from NATS every product
 // that changes, and drops what it has of it at once; a list may be given for
-// another 400 ms. Several times a second it makes sure that NATS still tells it
-// everything: where that is away, or there is no NATS_URL, every request is a
+// another 400 ms. Several times a second it makes sure that it still receives
+// every change: where NATS is unavailable, or there is no NATS_URL, every request is a
 // function's, as if there were no memory. So nobody sees a price that changed
 // more than a second ago.
 //
 // # The client's address
 //
 // Limits are counted by the client's address: of IPv6 the network of 64 bits.
-// The functions believe the address that the edge tells them, because it adds a
+// The functions believe the address that the edge sends, because it adds a
 // proof made with EDGE_SECRET, which they share (`openssl rand -hex 32`). Who
 // calls OpenFaaS's gateway directly counts as one address with everybody else
 // who does, and so do all where there is no EDGE_SECRET.
 //
-// The edge in turn sees its TCP peer. Behind faasd, whose port forwarding gives
-// every connection the bridge's address, or behind a load balancer, somebody in
+// The edge in turn sees its TCP peer. Behind faasd, whose port forwarding shows
+// every connection as the bridge's address, or behind a load balancer, somebody in
 // front has to say who the client is, in one of two ways:
 //
 //   - An HTTP proxy, such as Caddy, writes X-Forwarded-For. Name the address the
@@ -77,8 +77,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/front"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
-	"github.com/kiosk-shop/kiosk/faasd/edge/internal/logs"
 	"github.com/kiosk-shop/kiosk/shared/config"
+	"github.com/kiosk-shop/kiosk/shared/logs"
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/origin"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
@@ -154,9 +154,11 @@ func load() (settings, error) {
 		door:       front.Config{ShopName: env.String("SHOP_NAME", "Kiosk")},
 		facade:     facade.Config{TrustNetwork: env.Bool("GRPC_TRUST_NETWORK", false)},
 	}
-	var boundsErr, originsErr, tlsErr, tokenErr error
+	var errs []error // reported all at once
+	var err error
 	s.door.TracesURL = config.Parsed(&env, "TRACES_URL", "", front.ParseTracesURL)
-	s.door.Origins, originsErr = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
+	s.door.Origins, err = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
+	errs = append(errs, err)
 	proxies := config.Parsed(&env, "TRUSTED_PROXIES", "", listener.ParseProxies)
 	s.door.Proxies, s.facade.Proxies = proxies, proxies
 	s.listener = listener.Config{
@@ -165,21 +167,24 @@ func load() (settings, error) {
 		ProxyProtocol: env.Bool("PROXY_PROTOCOL", false),
 	}
 	if s.listener.Max < 1 {
-		boundsErr = errors.New("MAX_CONNECTIONS is less than 1: nobody could connect")
+		errs = append(errs, errors.New("MAX_CONNECTIONS must be at least 1"))
 	}
 	if s.listener.ProxyProtocol && len(proxies) == 0 {
-		boundsErr = errors.Join(boundsErr, errors.New("PROXY_PROTOCOL is on, but TRUSTED_PROXIES names nobody whose header would be read"))
+		errs = append(errs, errors.New("PROXY_PROTOCOL needs TRUSTED_PROXIES: name the proxies whose header is read"))
 	}
 	s.origin = config.Parsed(&env, "EDGE_SECRET", "", func(secret string) (*origin.Key, error) { return origin.NewKey(secret, time.Now) })
-	s.facade.TLS, tlsErr = loadTLS(env.String("GRPC_TLS_CERT", ""), env.String("GRPC_TLS_KEY", ""), env.String("GRPC_TLS_CLIENT_CA", ""))
+	s.facade.TLS, err = loadTLS(env.String("GRPC_TLS_CERT", ""), env.String("GRPC_TLS_KEY", ""), env.String("GRPC_TLS_CLIENT_CA", ""))
+	errs = append(errs, err)
 	if s.facade.TrustNetwork || (s.facade.TLS != nil && s.facade.TLS.ClientCAs != nil) {
 		secret := []byte(env.Required("JWT_SECRET"))
 		s.facade.ServiceToken = func() (string, error) { return user.ServiceToken(secret, time.Now()) }
 		if len(secret) > 0 {
-			_, tokenErr = s.facade.ServiceToken() // a bad secret shows now, not at the first call
+			_, err = s.facade.ServiceToken() // a bad secret shows now, not at the first call
+			errs = append(errs, err)
 		}
 	}
-	return s, errors.Join(env.Err(), boundsErr, originsErr, tlsErr, tokenErr)
+	errs = append(errs, env.Err())
+	return s, errors.Join(errs...)
 }
 
 func (s settings) listen(port int) (net.Listener, error) {
@@ -224,7 +229,8 @@ func run(ctx context.Context, access *slog.Logger) error {
 	}
 	grpcListener, err := s.listen(s.grpcPort)
 	if err != nil {
-		return errors.Join(fmt.Errorf("the gRPC facade: %w", err), httpListener.Close())
+		_ = httpListener.Close() // nothing was accepted on it
+		return fmt.Errorf("the gRPC facade: %w", err)
 	}
 	web := &http.Server{
 		Handler:           door,
@@ -263,8 +269,10 @@ func run(ctx context.Context, access *slog.Logger) error {
 	stopped := make(chan struct{})
 	go func() { rpc.Stop(deadline); close(stopped) }()
 	if web.Shutdown(deadline) != nil {
-		slog.Warn("requests were cut off", "after", drain.String())
-		err = errors.Join(err, web.Close())
+		slog.Warn("requests aborted at shutdown", "after", drain.String())
+		if closeErr := web.Close(); err == nil {
+			err = closeErr
+		}
 	}
 	<-stopped
 	return err

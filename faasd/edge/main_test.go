@@ -32,7 +32,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
-// TestMain lets the tests start the real command: this binary, told to be it.
+// TestMain lets the tests start the real command: this binary, by an environment variable.
 func TestMain(m *testing.M) {
 	if os.Getenv("EDGE_TEST_RUN_MAIN") != "" {
 		main()
@@ -183,7 +183,7 @@ func TestStopIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, log := p.wait(t)
-	if took := time.Since(stopping); code != 0 || took > 8*time.Second || !strings.Contains(log, "requests were cut off") {
+	if took := time.Since(stopping); code != 0 || took > 8*time.Second || !strings.Contains(log, "requests aborted at shutdown") {
 		t.Errorf("exit code %d after %s: %s", code, took, log)
 	}
 }
@@ -283,8 +283,8 @@ func peakMemory(t *testing.T, pid int) int {
 	return kilobytes << 10
 }
 
-// TestCatalogueFromMemory counts what reaches the functions while NATS tells of
-// changes, while it is away, and when it is back.
+// TestCatalogueFromMemory counts what reaches the functions while NATS reports
+// changes, while it is unavailable, and when it is back.
 func TestCatalogueFromMemory(t *testing.T) {
 	const product = "/api/inventory/0123456789abcdef01234567"
 	var calls, price atomic.Int64
@@ -372,12 +372,12 @@ func TestCatalogueFromMemory(t *testing.T) {
 	eventually("no answers from memory", func() bool { return !fromMemory() })
 	for range 20 {
 		if _, called := get(product); !called {
-			t.Fatal("with NATS away an answer came from memory")
+			t.Fatal("with NATS unavailable an answer came from memory")
 		}
 	}
 	price.Add(1)
 	if seen, _ := get(product); seen != price.Load() {
-		t.Errorf("with NATS away: %d, want %d", seen, price.Load())
+		t.Errorf("with NATS unavailable: %d, want %d", seen, price.Load())
 	}
 	testservers.StartNATS(t, address, dir)
 	eventually("answers from memory again", fromMemory)

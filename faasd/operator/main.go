@@ -29,7 +29,7 @@ const usage = `usage: operator COMMAND, or operator -version
   dead-letters show NUMBER   one of them, whole
   dead-letters replay NUMBER publish it again and remove it; "all" for every one
   dead-letters drop NUMBER   remove it for good
-  outbox list                the events and mails that are not delivered yet, or given up
+  outbox list                the events and mails that are not delivered yet, or failed
   ledger check               compare every product's stock with its ledger
   database compare           whether all that the shop kept in the database of
                              MONGO_URI_BEFORE and MONGO_DB_NAME_BEFORE is, as it
@@ -214,15 +214,15 @@ func listOutbox(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 	fmt.Fprintln(table, "ID\tAT\tEVENT\tLETTER\tATTEMPTS\tSTATE\tLAST ERROR")
 	for _, w := range waiting {
 		state := "waiting"
-		if w.GivenUp {
-			state = "given up"
+		if w.Failed {
+			state = "failed"
 		}
 		event, letter := "-", "-"
 		if w.Event != nil {
 			event = w.Event.Subject
 		}
-		if w.Letter != nil {
-			letter = w.Letter.Template
+		if w.Mail != nil {
+			letter = w.Mail.Template
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", w.ID, w.CreatedAt.Format(time.RFC3339), event, letter, w.Attempts, state, w.LastError)
 	}

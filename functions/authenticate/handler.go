@@ -16,7 +16,7 @@ import (
 )
 
 // New wires the function. It also opens the first administrator's account:
-// without a login nobody needs one.
+// only who can log in needs one.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("authenticate")
 	s.Administrator()
@@ -67,7 +67,7 @@ func refresh(authentication *user.Authentication) rest.Handler {
 		if err != nil {
 			return rest.Response{}, err
 		}
-		return granted(grant, "your session goes on")
+		return granted(grant, "your session is renewed")
 	}
 }
 
@@ -107,7 +107,7 @@ func forgot(recovery *user.Recovery, clients rest.Clients) rest.Handler {
 			return rest.Response{}, err
 		}
 		return rest.Response{Status: http.StatusAccepted, Body: map[string]string{
-			"message": "if there is an account with this address, a letter is on its way to it",
+			"message": "if an account has this address, an e-mail with a link is on its way",
 		}}, nil
 	}
 }

@@ -22,7 +22,7 @@ func New(context.Context) (handler.FunctionHandler, error) {
 	})
 }
 
-// receipt answers the placing of an order. It tells how the order began, and
+// receipt answers the placing of an order. It shows the order as it began, and
 // so is the same whenever the same request is answered again.
 type receipt struct {
 	ID       kiosk.ID     `json:"id"`

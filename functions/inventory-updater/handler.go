@@ -1,5 +1,5 @@
 // Package function is the worker that takes the stock of orders: it listens
-// for order.created for as long as the process lives. GET / tells how it does.
+// for order.created for as long as the process lives. GET / answers while it runs.
 package function
 
 import (

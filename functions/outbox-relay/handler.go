@@ -28,35 +28,44 @@ const (
 // New wires the function and starts the relay.
 func New(ctx context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("outbox-relay")
-	outbox, announcing := s.Outbox(), s.Announcing()
+	outbox, republisher := s.Outbox(), s.Republisher()
 	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "outbox", outbox.Sweep) })
-	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "orders that wait for their stock", announcing.Sweep) })
+	s.Run(ctx, func(ctx context.Context) { sweep(ctx, interval, "orders that wait for their stock", republisher.Sweep) })
 	s.WatchBacklog("inventory-updater")
-	events := s.NATS()
+	events := s.EventStream()
 	s.Run(ctx, func(ctx context.Context) {
 		sweep(ctx, roomInterval, "room in the stream of events", func(ctx context.Context, _ int) (int, error) { return 0, events.MakeRoom(ctx) })
 	})
 	return s.Function(func(f *rest.Function) {
-		f.Route("GET /{$}", func(r *http.Request) (rest.Response, error) {
-			entries, err := outbox.Pending(r.Context())
-			if err != nil {
-				return rest.Response{}, err
-			}
-			orders, err := announcing.Pending(r.Context())
-			if err != nil {
-				return rest.Response{}, err
-			}
-			return rest.OK(map[string]int{"pending": entries + orders, "entries": entries, "orders": orders})
-		})
+		f.Route("GET /{$}", pending(outbox, republisher))
 	})
 }
 
-// sweep sweeps until ctx ends.
+// counter counts what waits.
+type counter interface {
+	Pending(ctx context.Context) (int, error)
+}
+
+func pending(outbox, orders counter) rest.Handler {
+	return func(r *http.Request) (rest.Response, error) {
+		entries, err := outbox.Pending(r.Context())
+		if err != nil {
+			return rest.Response{}, err
+		}
+		waiting, err := orders.Pending(r.Context())
+		if err != nil {
+			return rest.Response{}, err
+		}
+		return rest.OK(map[string]int{"pending": entries + waiting, "entries": entries, "orders": waiting})
+	}
+}
+
+// sweep calls once until ctx ends: each interval, and at once while a batch was full.
 func sweep(ctx context.Context, interval time.Duration, what string, once func(ctx context.Context, limit int) (int, error)) {
 	for {
 		n, err := once(ctx, batch)
 		if err != nil && ctx.Err() == nil {
-			slog.Warn("sweep failed, it is tried again", "of", what, "error", err)
+			slog.Warn("sweep failed, will retry", "of", what, "error", err)
 		}
 		wait := interval
 		if n == batch && err == nil {

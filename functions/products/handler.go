@@ -129,8 +129,8 @@ func get(catalogue *inventory.Catalogue, copies *nearcache.Cache[answer], show v
 			return answer{p.ETag(), body}, true, err
 		}
 		var found answer
-		// Whoever has heard of a change, as the edge may have before this process,
-		// asks past what is remembered here (RFC 9111, section 5.2.1.4).
+		// The edge may learn of a change before this process does. It then
+		// asks not to be answered from memory (RFC 9111, section 5.2.1.4).
 		if r.Header.Get("Cache-Control") == "no-cache" {
 			found, _, err = load(r.Context())
 		} else {
@@ -162,7 +162,7 @@ func create(catalogue *inventory.Catalogue, show view) rest.ActorHandler {
 	}
 }
 
-// match is the request's If-Match, or nil where it has none.
+// match returns the request's If-Match, or nil where it has none.
 func match(r *http.Request) inventory.Match {
 	header := r.Header.Get("If-Match")
 	if header == "" {
@@ -181,7 +181,7 @@ func replace(catalogue *inventory.Catalogue, copies *nearcache.Cache[answer], sh
 		if err := rest.Decode(r, &body); err != nil {
 			return rest.Response{}, err
 		}
-		defer copies.Drop(id) // the word of it comes back a moment after the answer
+		defer copies.Drop(id) // the announcement arrives a moment after the answer
 		p, err := catalogue.Replace(r.Context(), actor, id, match(r), inventory.Details(body))
 		if err != nil {
 			return rest.Response{}, err

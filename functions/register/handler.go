@@ -41,7 +41,7 @@ func register(registration *user.Registration, clients rest.Clients, limit rest.
 			return rest.Response{}, err
 		}
 		return rest.Response{Status: http.StatusCreated, Header: header, Body: map[string]any{
-			"id": u.ID, "message": "welcome, your account is open",
+			"id": u.ID, "message": "your account is created",
 		}}, nil
 	}
 }

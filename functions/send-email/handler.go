@@ -20,7 +20,7 @@ import (
 // New wires the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	s := shop.Open("send-email")
-	sender, letters, admission := s.Sender(), s.Letters(), s.Admission()
+	sender, letters, admission := s.Sender(), s.LetterSender(), s.Admission()
 	return s.Function(func(f *rest.Function) {
 		f.Route("POST /{$}", admission.Admit(send(sender)))
 		f.Route("POST /letters", admission.Admit(sendLetters(letters)))
@@ -46,14 +46,14 @@ func send(sender *mail.Sender) rest.ActorHandler {
 			header.Set(rest.ReplayedHeader, "true")
 		}
 		return rest.Response{Status: http.StatusOK, Header: header, Body: map[string]string{
-			"status": string(mail.Sent), "message": "the mail server has taken the mail",
+			"status": string(mail.Sent), "message": "the mail server has accepted the mail",
 		}}, nil
 	}
 }
 
 var delays = telemetry.NewHistogram("kiosk.queue.delay", "how long asynchronous invocations lay in OpenFaaS's queue", telemetry.Long)
 
-func sendLetters(letters *mail.Letters) rest.ActorHandler {
+func sendLetters(letters *mail.LetterSender) rest.ActorHandler {
 	return func(r *http.Request, actor kiosk.Actor) (rest.Response, error) {
 		if queued, err := strconv.ParseInt(r.Header.Get(mail.QueuedHeader), 10, 64); err == nil {
 			delays.Record(r.Context(), max(time.Since(time.UnixMilli(queued)), 0), nil)

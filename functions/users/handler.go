@@ -33,7 +33,7 @@ func New(context.Context) (handler.FunctionHandler, error) {
 	})
 }
 
-// account is the one that the request is about: the caller's own for me.
+// account returns the one that the request is about: the caller's own for me.
 func account(r *http.Request, caller kiosk.Actor) (kiosk.ID, error) {
 	if r.PathValue("id") == "me" {
 		return caller.ID, nil
@@ -83,7 +83,7 @@ func requestVerification(recovery *user.Recovery, clients rest.Clients) rest.Act
 		if err := recovery.RequestVerification(r.Context(), actor, clients.Limited(r)); err != nil {
 			return rest.Response{}, err
 		}
-		return rest.Response{Status: http.StatusAccepted, Body: map[string]string{"message": "the letter is on its way"}}, nil
+		return rest.Response{Status: http.StatusAccepted, Body: map[string]string{"message": "the verification e-mail is on its way"}}, nil
 	}
 }
 

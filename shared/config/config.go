@@ -46,10 +46,10 @@ func (s *Source) note(err error) {
 	}
 }
 
-// Err tells every setting that was missing or malformed.
+// Err returns an error that names every setting that was missing or malformed.
 func (s *Source) Err() error { return errors.Join(s.errs...) }
 
-// String is the setting name, or def.
+// String returns the setting name, or def.
 func (s *Source) String(name, def string) string {
 	value, err := String(name, def)
 	if err != nil {
@@ -58,7 +58,8 @@ func (s *Source) String(name, def string) string {
 	return value
 }
 
-// Required is a setting that has no default.
+// Required returns a setting that has no default; empty, and an error in Err, where it
+// is not set.
 func (s *Source) Required(name string) string {
 	value := s.String(name, "")
 	if value == "" {
@@ -67,7 +68,7 @@ func (s *Source) Required(name string) string {
 	return value
 }
 
-// Int is a whole number.
+// Int returns a setting that is a whole number.
 func (s *Source) Int(name string, def int) int {
 	return parse(s, name, def, strconv.Atoi)
 }
@@ -85,7 +86,7 @@ func (s *Source) Bool(name string, def bool) bool {
 	})
 }
 
-// Parsed is a setting in a form of its own, which parse knows and def is in.
+// Parsed returns a setting, or def, as parse reads it.
 func Parsed[T any](s *Source, name, def string, parse func(string) (T, error)) T {
 	value, err := parse(s.String(name, def))
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 type Repository interface {
 	// Insert adds a product. A SKU that another has: KindConflict.
 	Insert(ctx context.Context, p Product) error
-	// ByID gives KindNotFound where there is none.
+	// ByID fails with KindNotFound where there is none.
 	ByID(ctx context.Context, id kiosk.ID) (Product, error)
-	// List gives the products of a selection, whether more follow, and the
+	// List returns the products of a selection, whether more follow, and the
 	// number of all that it selects from: above kiosk.MaxDepth that says no
 	// more than that.
 	List(ctx context.Context, s Selection) (products []Product, more bool, total int, err error)
@@ -32,14 +32,27 @@ type Repository interface {
 	Relist(ctx context.Context) error
 }
 
-// Cache holds copies of products for readers. It must be told of each change
+// Cache holds copies of products for readers. It must be called on each change
 // after that has been committed; nothing is ever written back from it.
 type Cache interface {
 	Get(ctx context.Context, id kiosk.ID, load func(context.Context) (Product, error)) (Product, error)
 	Drop(ctx context.Context, ids ...kiosk.ID)
 }
 
-// Catalogue is what a shopkeeper and his customers do with products.
+// Watcher learns which products change.
+type Watcher interface {
+	// Changing says that a product is about to change: Changed follows.
+	Changing(id kiosk.ID)
+	Changed(id kiosk.ID)
+	// Heard says that every change that was published before sent has
+	// been passed to Changed.
+	Heard(sent time.Time)
+	// Lost says that changes may have been missed, and that no more are heard
+	// until Heard.
+	Lost()
+}
+
+// Catalogue lists and changes products.
 type Catalogue struct {
 	Products Repository
 	Cache    Cache
@@ -71,12 +84,12 @@ type Selection struct {
 	Terms      []string // each begins a word of the product's (Product.Words); none: all
 	Sort       Sort
 	Descending bool
-	Skip       int          // products to pass over; 0 where After is set
-	After      *kiosk.Place // nil: from the first
+	Skip       int           // products to pass over; 0 where After is set
+	After      *kiosk.Cursor // nil: from the first
 	Limit      int
 }
 
-// Key is the product's in a list that is sorted so, as a kiosk.Place has it.
+// Key returns the product's in a list that is sorted so, as a kiosk.Cursor has it.
 func (s Sort) Key(p Product) string {
 	switch s {
 	case SortPrice:
@@ -99,11 +112,11 @@ func (q Query) selection() (s Selection, list string, err error) {
 	}
 	s = Selection{Category: q.Category, Terms: terms(q.Text), Sort: q.Sort, Descending: q.Descending, Skip: q.Page.Skip(), Limit: q.Page.Limit}
 	list = fmt.Sprintf("products\x00%s\x00%t\x00%s\x00%s", q.Sort, q.Descending, q.Category, strings.Join(s.Terms, " "))
-	s.After, err = q.Page.Place(list)
+	s.After, err = q.Page.Cursor(list)
 	return s, list, err
 }
 
-// List gives a page of products. A text without a letter or a digit finds
+// List returns a page of products. A text without a letter or a digit finds
 // none.
 func (c *Catalogue) List(ctx context.Context, q Query) (kiosk.Listing[Product], error) {
 	s, list, err := q.selection()
@@ -117,23 +130,23 @@ func (c *Catalogue) List(ctx context.Context, q Query) (kiosk.Listing[Product], 
 	page := kiosk.Listing[Product]{Items: products, Total: total}
 	if more && len(products) > 0 {
 		last := products[len(products)-1]
-		page.Next = kiosk.Place{Key: q.Sort.Key(last), ID: last.ID}.Token(list)
+		page.Next = kiosk.Cursor{Key: q.Sort.Key(last), ID: last.ID}.Token(list)
 	}
 	return page, nil
 }
 
-// Get gives a product, a few minutes old at the worst where a write's word to
+// Get returns a product, a few minutes old at the worst where a write's message to
 // the cache was lost.
 func (c *Catalogue) Get(ctx context.Context, id kiosk.ID) (Product, error) {
 	return c.Cache.Get(ctx, id, func(ctx context.Context) (Product, error) { return c.Products.ByID(ctx, id) })
 }
 
-var errShopkeeper = kiosk.Forbidden("only an administrator may change the catalogue")
+var errNotAdministrator = kiosk.Forbidden("only an administrator may change the catalogue")
 
 // Create adds a product.
 func (c *Catalogue) Create(ctx context.Context, actor kiosk.Actor, d Details) (Product, error) {
 	if !actor.Administers() {
-		return Product{}, errShopkeeper
+		return Product{}, errNotAdministrator
 	}
 	now := c.Now()
 	p := Product{ID: kiosk.NewID(), Revision: 1, CreatedAt: now, UpdatedAt: now}
@@ -156,7 +169,7 @@ func (c *Catalogue) Create(ctx context.Context, actor kiosk.Actor, d Details) (P
 	return p, nil
 }
 
-// Match is the condition of a change: it tells whether the product is the one
+// Match is the condition of a change: it reports whether the product is the one
 // that the caller looked at before.
 type Match func(Product) bool
 
@@ -164,7 +177,7 @@ type Match func(Product) bool
 // KindStale. A stock that differs is a correction in the ledger.
 func (c *Catalogue) Replace(ctx context.Context, actor kiosk.Actor, id kiosk.ID, match Match, d Details) (Product, error) {
 	if !actor.Administers() {
-		return Product{}, errShopkeeper
+		return Product{}, errNotAdministrator
 	}
 	var replaced Product
 	if err := d.apply(&replaced); err != nil {
@@ -197,7 +210,7 @@ func (c *Catalogue) Replace(ctx context.Context, actor kiosk.Actor, id kiosk.ID,
 	return replaced, nil
 }
 
-// listed is what decides in which lists a product is, and where in them.
+// listed returns what decides in which lists a product is, and where in them.
 func (p Product) listed() [5]string {
 	return [5]string{p.Name, p.Description, p.Category, p.SKU, p.Price.String()}
 }
@@ -205,7 +218,7 @@ func (p Product) listed() [5]string {
 // Delete takes a product out of the catalogue; orders keep what they noted of it.
 func (c *Catalogue) Delete(ctx context.Context, actor kiosk.Actor, id kiosk.ID, match Match) error {
 	if !actor.Administers() {
-		return errShopkeeper
+		return errNotAdministrator
 	}
 	return c.change(ctx, id, match, func(ctx context.Context, p Product) error {
 		if err := c.Products.Delete(ctx, p); err != nil {
@@ -220,8 +233,8 @@ func (c *Catalogue) Delete(ctx context.Context, actor kiosk.Actor, id kiosk.ID, 
 
 // change runs fn on the product as it is now, in a transaction. What a write
 // found in the database is never what it changes from the cache; the cache
-// hears of it whatever came of the write, since a refused one may well have
-// been decided on a stale copy.
+// drops its copy whatever the outcome, since a refused write may have
+// been based on a stale copy.
 func (c *Catalogue) change(ctx context.Context, id kiosk.ID, match Match, fn func(context.Context, Product) error) error {
 	defer c.Cache.Drop(context.WithoutCancel(ctx), id)
 	return c.Transact(ctx, func(ctx context.Context) error {
@@ -230,7 +243,7 @@ func (c *Catalogue) change(ctx context.Context, id kiosk.ID, match Match, fn fun
 			return err
 		}
 		if match != nil && !match(p) {
-			return kiosk.Stale("the product has changed since you looked at it")
+			return kiosk.Stale("the product has changed since its ETag: read it again")
 		}
 		return fn(ctx, p)
 	})

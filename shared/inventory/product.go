@@ -31,7 +31,7 @@ func (p Product) ETag() string { return `"` + strconv.FormatInt(p.Revision, 10) 
 // MaxStock is the most pieces of one product, below what an int32 of gRPC holds.
 const MaxStock = 1_000_000_000
 
-// Details is what a shopkeeper says of a product.
+// Details is the input of Create and Replace.
 type Details struct {
 	Name        string
 	Description string
@@ -85,11 +85,11 @@ func checkImage(address string) error {
 type Cause string
 
 const (
-	CauseCreated  Cause = "created"  // the product came into the catalogue
-	CauseAdjusted Cause = "adjusted" // a shopkeeper counted anew
+	CauseCreated  Cause = "created"  // the product was created
+	CauseAdjusted Cause = "adjusted" // an administrator set it
 	CauseTaken    Cause = "taken"    // an order took it
 	CauseReturned Cause = "returned" // a cancelled order gave it back
-	CauseDeleted  Cause = "deleted"  // the product left the catalogue
+	CauseDeleted  Cause = "deleted"  // the product was deleted
 )
 
 // Movement is an entry of the stock ledger. A product's stock is the sum of

@@ -31,19 +31,19 @@ type Move struct {
 // Demand is what an order asks for.
 type Demand struct {
 	Order kiosk.ID
-	Lines []Line
+	Lines []Line // as [Merge] returns them: each product once
 }
 
-// Stock moves stock for orders. Its methods belong into the caller's
-// transaction: on an error nothing of it may stay.
+// Stock changes the stock for orders. Its methods run in the caller's transaction,
+// which an error undoes.
 type Stock struct {
 	Store StockStore
 	Now   func() time.Time
 }
 
-// errMoved undoes a transaction whose stock somebody else has moved since it
-// was read: a snapshot sees to it that there is none such.
-var errMoved = kiosk.Unavailable(errors.New("the stock was moved at the same time"))
+// errMoved undoes a transaction whose stock was changed since it was read, which a
+// snapshot rules out.
+var errMoved = kiosk.Unavailable(errors.New("the stock was changed by another request at the same time: try again"))
 
 // Take takes the stock of orders, one after the other: of each every line, or,
 // where one is short, none. It reports for each order whether its stock was
@@ -58,12 +58,11 @@ func (s *Stock) Take(ctx context.Context, demands []Demand) (taken []bool, err e
 	var movements []Movement
 	now := s.Now()
 	for i, d := range demands {
-		lines := Merge(d.Lines)
-		if slices.ContainsFunc(lines, func(l Line) bool { return left[l.ProductID] < l.Quantity }) {
+		if slices.ContainsFunc(d.Lines, func(l Line) bool { return left[l.ProductID] < l.Quantity }) {
 			continue
 		}
 		taken[i] = true
-		for _, l := range lines {
+		for _, l := range d.Lines {
 			left[l.ProductID] -= l.Quantity
 			deltas[l.ProductID] -= l.Quantity
 			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: l.ProductID, Delta: -l.Quantity, Cause: CauseTaken, Order: d.Order, At: now})
@@ -72,7 +71,8 @@ func (s *Stock) Take(ctx context.Context, demands []Demand) (taken []bool, err e
 	return taken, s.move(ctx, deltas, movements, now)
 }
 
-// Return puts back every line of an order, but for products that are gone.
+// Return puts back every line of an order, except for products that were deleted.
+// lines name each product once, as those of an order do.
 func (s *Stock) Return(ctx context.Context, order kiosk.ID, lines []Line) error {
 	there, err := s.Store.Stocks(ctx, products([]Demand{{order, lines}}))
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *Stock) Return(ctx context.Context, order kiosk.ID, lines []Line) error 
 	deltas := map[kiosk.ID]int{}
 	var movements []Movement
 	now := s.Now()
-	for _, l := range Merge(lines) {
+	for _, l := range lines {
 		if _, ok := there[l.ProductID]; ok {
 			deltas[l.ProductID] = l.Quantity
 			movements = append(movements, Movement{ID: kiosk.NewID(), ProductID: l.ProductID, Delta: l.Quantity, Cause: CauseReturned, Order: order, At: now})
@@ -122,8 +122,9 @@ func products(demands []Demand) []kiosk.ID {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// Merge makes one line of all that name the same product: each could be there
-// alone and all together be too many. The lines are sorted by product.
+// Merge returns lines that name each product once, sorted by product: the quantity
+// of a product is the sum of its lines. An order's lines are merged when it is
+// placed, and nowhere else.
 func Merge(lines []Line) []Line {
 	total := map[kiosk.ID]int{}
 	for _, line := range lines {

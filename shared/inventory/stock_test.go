@@ -54,14 +54,14 @@ func TestDetails(t *testing.T) {
 		spoil(&d)
 		before := p
 		err := d.apply(&p)
-		if !kiosk.KindInvalid.Is(err) || p != before {
+		if !kiosk.IsKind(err, kiosk.KindInvalid) || p != before {
 			t.Errorf("a bad %s: %v", field, err)
 			continue
 		}
 		var v kiosk.Violations
 		v.Add(err)
 		if len(v) != 1 || v[0].Field != field {
-			t.Errorf("a bad %s is told as %+v", field, v)
+			t.Errorf("a bad %s: got %+v, want one violation of that field", field, v)
 		}
 	}
 	var v kiosk.Violations

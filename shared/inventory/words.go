@@ -44,10 +44,10 @@ func Words(texts ...string) []string {
 	return slices.Compact(words)
 }
 
-// Words is what a search finds the product by.
+// Words returns what a search finds the product by.
 func (p Product) Words() []string { return Words(p.Name, p.Description, p.Category, p.SKU) }
 
-// terms is what a search for text asks of a product's words: that each term
+// terms returns what a search for text asks of a product's words: that each term
 // begins one of them. A term that another begins with asks for nothing more.
 func terms(text string) []string {
 	words := Words(text)

@@ -1,23 +1,15 @@
 package mail
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	htmltemplate "html/template"
-	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
-	"strings"
-	texttemplate "text/template"
 	"time"
-	"unicode"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -28,119 +20,6 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
-//go:embed templates
-var builtin embed.FS
-
-// names are the letters that the shop sends; each has a NAME.html and a
-// NAME.txt, which also defines the subject.
-var names = []string{
-	user.Welcome, user.VerifyEmail, user.ResetPassword, user.PasswordChanged, user.EmailChanging, user.EmailChanged,
-	order.Confirmation, order.Apology, order.Completion, order.Cancellation,
-}
-
-// Templates are the shop's letters.
-type Templates struct {
-	html map[string]*htmltemplate.Template
-	text map[string]*texttemplate.Template
-}
-
-// LoadTemplates reads the built-in letters; a file of the same name in folder
-// takes the place of one. An empty folder name means the built-in ones alone.
-func LoadTemplates(folder string) (*Templates, error) {
-	t := &Templates{html: map[string]*htmltemplate.Template{}, text: map[string]*texttemplate.Template{}}
-	layout, err := source(folder, "layout.html")
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		html, err1 := source(folder, name+".html")
-		text, err2 := source(folder, name+".txt")
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, err
-		}
-		if t.html[name], err = htmltemplate.New(name).Parse(layout + html); err != nil {
-			return nil, fmt.Errorf("mail template: %w", err)
-		}
-		if t.text[name], err = texttemplate.New(name).Parse(text); err != nil {
-			return nil, fmt.Errorf("mail template: %w", err)
-		}
-		// A shopkeeper's mistake comes to light now, not with the first order.
-		if _, err := t.render(name, letter{Shop: "Kiosk", Name: "Ada", Link: "https://shop.example/#verify=x", Order: orderView(order.Order{Lines: []order.Line{{}}})}); err != nil {
-			return nil, err
-		}
-	}
-	return t, nil
-}
-
-func source(folder, name string) (string, error) {
-	if folder != "" {
-		root, err := os.OpenRoot(folder)
-		if err != nil {
-			return "", fmt.Errorf("MAIL_TEMPLATES: %w", err)
-		}
-		defer root.Close()
-		text, err := root.ReadFile(name)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return string(text), err
-		}
-	}
-	text, err := builtin.ReadFile("templates/" + name)
-	return string(text), err
-}
-
-// letter is what a template sees.
-type letter struct {
-	Shop    string
-	Name    string // of a customer, if this goes to their verified address; else empty
-	Link    string // URL; empty: none
-	Subject string
-	Order   view
-}
-
-type view struct {
-	ID       kiosk.ID
-	Lines    []lineView
-	Total    kiosk.Money
-	Currency string
-	Reason   string
-}
-
-type lineView struct {
-	Name     string
-	Quantity int
-	Sum      kiosk.Money
-}
-
-func orderView(o order.Order) view {
-	v := view{ID: o.ID, Total: o.Total, Currency: o.Currency, Reason: o.Reason}
-	for _, line := range o.Lines {
-		v.Lines = append(v.Lines, lineView{line.Name, line.Quantity, line.UnitPrice * kiosk.Money(line.Quantity)})
-	}
-	return v
-}
-
-func (t *Templates) render(name string, l letter) (Message, error) {
-	var subject, text, html bytes.Buffer
-	err := t.text[name].ExecuteTemplate(&subject, "subject", l)
-	if err == nil {
-		l.Subject = oneLine(subject.String())
-		err = errors.Join(t.text[name].Execute(&text, l), t.html[name].ExecuteTemplate(&html, "layout", l))
-	}
-	if err != nil {
-		return Message{}, fmt.Errorf("mail template %s: %w", name, err)
-	}
-	return Message{Subject: l.Subject, HTML: html.String(), Text: text.String()}, nil
-}
-
-// oneLine keeps a subject what the mail function accepts as one.
-func oneLine(s string) string {
-	s = strings.Join(strings.FieldsFunc(s, func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }), " ")
-	if r := []rune(s); len(r) > maxSubject {
-		s = string(r[:maxSubject])
-	}
-	return s
-}
-
 // LetterStore keeps the letters until they are sent.
 type LetterStore interface {
 	// Claim takes those of the letters that nobody else is sending, for the
@@ -150,12 +29,12 @@ type LetterStore interface {
 	Done(ctx context.Context, ids ...kiosk.ID) error
 	// Postpone ends the claims of letters, and puts their next attempt off until at.
 	Postpone(ctx context.Context, at time.Time, reason string, ids ...kiosk.ID) error
-	// GiveUp ends a letter that can never be sent.
-	GiveUp(ctx context.Context, id kiosk.ID, reason string, at time.Time) error
+	// Fail marks a letter as failed for good.
+	Fail(ctx context.Context, id kiosk.ID, reason string, at time.Time) error
 }
 
-// Customers are who the letters go to.
-type Customers interface {
+// Users are the accounts that letters go to.
+type Users interface {
 	// ByIDs returns those that exist.
 	ByIDs(ctx context.Context, ids []kiosk.ID) ([]user.User, error)
 	// ByLogin finds by the user.Key of a user name or an e-mail address;
@@ -176,18 +55,18 @@ type Orders interface {
 	ByIDs(ctx context.Context, ids []kiosk.ID) ([]order.Order, error)
 }
 
-// Limit counts a letter to a recipient, of whom it is given a digest, and
+// Limit counts a letter to a recipient, identified by a digest, and
 // returns KindTooMany with a RetryAfter where there were too many.
 type Limit func(ctx context.Context, recipient string) error
 
-// Letters writes and sends the shop's letters.
-type Letters struct {
+// LetterSender writes and sends the letters of the outbox.
+type LetterSender struct {
 	Shop      string
 	PublicURL string // where customers find the shop, without a slash at the end
 	Links     Links
 	Templates *Templates
 	Store     LetterStore
-	Customers Customers
+	Users     Users
 	Orders    Orders
 	Transport Transport
 	Verified  Limit // of letters to a verified address
@@ -209,7 +88,7 @@ const MaxLetters = 64
 // that somebody else is sending, is left out. What the mail server does not take
 // now is tried again later. A letter to an account that is gone, or whose link
 // was used already, is dropped.
-func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) error {
+func (l *LetterSender) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) error {
 	if actor.Role != kiosk.RoleService {
 		return kiosk.Forbidden("only the shop's own programs may send letters")
 	}
@@ -228,52 +107,64 @@ func (l *Letters) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.ID) e
 	}
 	// From here on the outcome is noted even if the caller hangs up.
 	ctx = context.WithoutCancel(ctx)
-	sendable, messages, placed, err := l.write(ctx, claimed)
+	letters, err := l.write(ctx, claimed)
 	if err != nil {
-		return errors.Join(err, l.postpone(ctx, claimed, err.Error()))
+		postponeErr := l.postpone(ctx, claimed, err.Error())
+		return errors.Join(err, postponeErr)
 	}
-	traced, spans := make([]context.Context, len(sendable)), make([]trace.Span, len(sendable))
-	for i, e := range sendable {
-		traced[i], spans[i] = sending(ctx, e)
+	messages := make([]Message, len(letters))
+	traced, spans := make([]context.Context, len(letters)), make([]trace.Span, len(letters))
+	for i, letter := range letters {
+		traced[i], spans[i] = sending(ctx, letter.Entry)
+		messages[i] = letter.message
 		messages[i].Span = spans[i].SpanContext()
 	}
 	sendCtx, cancel := context.WithTimeout(ctx, lease/2)
 	errs := l.Transport.Send(sendCtx, messages...)
 	cancel()
-	noteCtx, cancel := context.WithTimeout(ctx, lease/4)
+	storeCtx, cancel := context.WithTimeout(ctx, lease/4)
 	defer cancel()
 	var sent []kiosk.ID
-	var failed []outbox.Entry
+	var postponed []outbox.Entry
 	var reason string
-	for i, e := range sendable {
-		switch {
-		case errs[i] == nil:
-			sent = append(sent, e.ID)
-			ended(traced[i], e, "sent")
-			arrived(traced[i], e, placed[i], l.Now())
-			slog.InfoContext(traced[i], "letter sent", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "user_id", e.Letter.UserID)
-		case errors.Is(errs[i], ErrRefused):
-			ended(traced[i], e, "refused")
-			slog.ErrorContext(traced[i], "letter refused for good by the mail server", "letter", e.ID, "template", e.Letter.Template, "order_id", e.Letter.OrderID, "error", errs[i])
-			err = errors.Join(err, l.Store.GiveUp(noteCtx, e.ID, withoutAddress(errs[i], messages[i].To), l.Now()))
+	var storeErrs []error
+	for i, letter := range letters {
+		attributes := []any{"letter", letter.ID, "template", letter.Mail.Template, "order_id", letter.Mail.OrderID, "user_id", letter.Mail.UserID}
+		switch err := errs[i]; {
+		case err == nil:
+			sent = append(sent, letter.ID)
+			ended(traced[i], letter.Entry, "sent")
+			arrived(traced[i], letter.Entry, letter.placed, l.Now())
+			slog.InfoContext(traced[i], "letter sent", attributes...)
+		case errors.Is(err, ErrRefused):
+			ended(traced[i], letter.Entry, "refused")
+			slog.ErrorContext(traced[i], "letter refused permanently by the mail server", append(attributes, "error", err)...)
+			if err := l.Store.Fail(storeCtx, letter.ID, withoutAddress(err, letter.message.To), l.Now()); err != nil {
+				storeErrs = append(storeErrs, err)
+			}
 		default:
-			ended(traced[i], e, "postponed")
-			failed, reason = append(failed, e), withoutAddress(errs[i], messages[i].To)
+			ended(traced[i], letter.Entry, "postponed")
+			postponed, reason = append(postponed, letter.Entry), withoutAddress(err, letter.message.To)
 		}
 		telemetry.End(spans[i], errs[i])
 	}
 	if len(sent) > 0 {
-		err = errors.Join(err, l.Store.Done(noteCtx, sent...))
+		if err := l.Store.Done(storeCtx, sent...); err != nil {
+			storeErrs = append(storeErrs, err)
+		}
 	}
-	if len(failed) > 0 {
-		slog.Warn("letters not taken by the mail server, they are tried again", "letters", len(failed), "first", failed[0].ID, "error", reason)
-		err = errors.Join(err, l.postpone(noteCtx, failed, reason))
+	if len(postponed) > 0 {
+		slog.Warn("letters not accepted by the mail server, will retry", "letters", len(postponed), "first", postponed[0].ID, "error", reason)
+		if err := l.postpone(storeCtx, postponed, reason); err != nil {
+			storeErrs = append(storeErrs, err)
+		}
 	}
-	return err
+	return errors.Join(storeErrs...)
 }
 
-// postpone leaves the letters to the relay's next attempts.
-func (l *Letters) postpone(ctx context.Context, letters []outbox.Entry, reason string) error {
+// postpone leaves the letters to the relay's next attempts. It tries all of them,
+// and returns the errors of those that it could not store.
+func (l *LetterSender) postpone(ctx context.Context, letters []outbox.Entry, reason string) error {
 	var errs []error
 	byAttempts := map[int][]kiosk.ID{}
 	for _, e := range letters {
@@ -285,24 +176,30 @@ func (l *Letters) postpone(ctx context.Context, letters []outbox.Entry, reason s
 	return errors.Join(errs...)
 }
 
-// write makes the messages of letters, and returns the letters that they are.
-// Those to nobody are dropped, and those that are too many for their recipient
-// put off.
-func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []outbox.Entry, messages []Message, placed []time.Time, err error) {
-	customers, orders, err := l.subjects(ctx, claimed)
+// written is a letter whose message is ready to be sent.
+type written struct {
+	outbox.Entry
+	message Message
+	placed  time.Time // when its order was placed; zero: it is about no order
+}
+
+// write returns the letters that are to be sent now, with their messages. Those to
+// nobody are dropped, and those that are too many for their recipient postponed.
+func (l *LetterSender) write(ctx context.Context, claimed []outbox.Entry) (letters []written, err error) {
+	users, orders, err := l.subjects(ctx, claimed)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	var gone []kiosk.ID
 	for _, e := range claimed {
-		u, exists := customers[recipient{e.Letter.UserID, user.Key(e.Letter.To)}]
-		o, ordered := orders[e.Letter.OrderID]
-		if !exists || e.Letter.OrderID != "" && !ordered {
+		u, exists := users[recipient{e.Mail.UserID, user.Key(e.Mail.To)}]
+		o, ordered := orders[e.Mail.OrderID]
+		if !exists || e.Mail.OrderID != "" && !ordered {
 			gone = append(gone, e.ID)
 			ended(ctx, e, "dropped")
 			continue
 		}
-		to := e.Letter.To
+		to := e.Mail.To
 		if to == "" || user.Key(to) == user.Key(u.Email) {
 			to = u.Email // as its owner writes it
 		}
@@ -314,39 +211,39 @@ func (l *Letters) write(ctx context.Context, claimed []outbox.Entry) (letters []
 		var tooMany *kiosk.Error
 		if err := limit(ctx, user.AddressDigest(to)); errors.As(err, &tooMany) {
 			ended(ctx, e, "limited")
-			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "letter put off: too many to one recipient", "letter", e.ID, "template", e.Letter.Template, "user_id", u.ID, "retry_after", tooMany.RetryAfter.String())
+			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "letter postponed: too many to one recipient", "letter", e.ID, "template", e.Mail.Template, "user_id", u.ID, "retry_after", tooMany.RetryAfter.String())
 			if err := l.Store.Postpone(ctx, l.Now().Add(tooMany.RetryAfter), "too many letters to one recipient", e.ID); err != nil {
-				return nil, nil, nil, err
+				return nil, err
 			}
 			continue
 		}
-		about := l.about(u, o, verified)
-		if e.Letter.Seed != nil {
-			token, err := l.Links.Issue(ctx, e.ID, *e.Letter, u.ID)
-			if kiosk.KindNotFound.Is(err) {
+		data := l.data(u, o, verified)
+		if e.Mail.Seed != nil {
+			token, err := l.Links.Issue(ctx, e.ID, *e.Mail, u.ID)
+			if kiosk.IsKind(err, kiosk.KindNotFound) {
 				gone = append(gone, e.ID)
 				ended(ctx, e, "dropped")
 				continue
 			}
 			if err != nil {
-				return nil, nil, nil, err
+				return nil, err
 			}
-			about.Link = l.PublicURL + "/#" + fragments[e.Letter.Template] + "=" + token
+			data.Link = l.PublicURL + "/#" + fragments[e.Mail.Template] + "=" + token
 		}
-		m, err := l.Templates.render(e.Letter.Template, about)
+		m, err := l.Templates.render(e.Mail.Template, data)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 		m.To, m.ID = to, digest(string(e.ID))
-		letters, messages, placed = append(letters, e), append(messages, m), append(placed, o.CreatedAt)
+		letters = append(letters, written{e, m, o.CreatedAt})
 	}
 	if len(gone) > 0 {
 		err = l.Store.Done(ctx, gone...)
 	}
-	return letters, messages, placed, err
+	return letters, err
 }
 
-// digest is a short name for something whose own is not to be seen.
+// digest returns a short identifier that does not show text.
 func digest(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:16])
@@ -356,26 +253,27 @@ func digest(text string) string {
 // browser: it reaches no server and no log.
 var fragments = map[string]string{user.Welcome: "verify", user.VerifyEmail: "verify", user.ResetPassword: "reset"}
 
-// recipient is who a letter goes to: an account, or whoever has that of an
+// recipient is who a letter goes to: an account, or the account with an
 // address.
 type recipient struct {
 	id      kiosk.ID
 	address string // user.Key
 }
 
-// subjects reads what the letters are about.
-func (l *Letters) subjects(ctx context.Context, letters []outbox.Entry) (map[recipient]user.User, map[kiosk.ID]order.Order, error) {
+// subjects returns the accounts and the orders that letters are about, those that
+// exist.
+func (l *LetterSender) subjects(ctx context.Context, letters []outbox.Entry) (map[recipient]user.User, map[kiosk.ID]order.Order, error) {
 	byID, orders := map[kiosk.ID]user.User{}, map[kiosk.ID]order.Order{}
 	for _, e := range letters {
-		if e.Letter.UserID != "" {
-			byID[e.Letter.UserID] = user.User{}
+		if e.Mail.UserID != "" {
+			byID[e.Mail.UserID] = user.User{}
 		}
-		if e.Letter.OrderID != "" {
-			orders[e.Letter.OrderID] = order.Order{}
+		if e.Mail.OrderID != "" {
+			orders[e.Mail.OrderID] = order.Order{}
 		}
 	}
 	if len(byID) > 0 {
-		found, err := l.Customers.ByIDs(ctx, slices.Collect(maps.Keys(byID)))
+		found, err := l.Users.ByIDs(ctx, slices.Collect(maps.Keys(byID)))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -384,38 +282,38 @@ func (l *Letters) subjects(ctx context.Context, letters []outbox.Entry) (map[rec
 			byID[u.ID] = u
 		}
 	}
-	customers := map[recipient]user.User{}
+	users := map[recipient]user.User{}
 	for _, e := range letters {
-		to := recipient{e.Letter.UserID, user.Key(e.Letter.To)}
+		to := recipient{e.Mail.UserID, user.Key(e.Mail.To)}
 		u, exists := byID[to.id]
 		if to.id == "" {
 			var err error
-			u, err = l.Customers.ByLogin(ctx, to.address)
-			if err != nil && !kiosk.KindNotFound.Is(err) {
+			u, err = l.Users.ByLogin(ctx, to.address)
+			if err != nil && !kiosk.IsKind(err, kiosk.KindNotFound) {
 				return nil, nil, err
 			}
 			exists = err == nil && user.Key(u.Email) == to.address // a user name is no address
 		}
 		if exists {
-			customers[to] = u
+			users[to] = u
 		}
 	}
 	if len(orders) == 0 {
-		return customers, orders, nil
+		return users, orders, nil
 	}
 	foundOrders, err := l.Orders.ByIDs(ctx, slices.Collect(maps.Keys(orders)))
 	clear(orders)
 	for _, o := range foundOrders {
 		orders[o.ID] = o
 	}
-	return customers, orders, err
+	return users, orders, err
 }
 
-// about is what a template sees. A letter to an address that nobody has
+// data returns what a template sees. A letter to an address that nobody has
 // verified holds nothing that a stranger may have written, the name they gave;
 // and no letter holds a customer's own reason.
-func (l *Letters) about(u user.User, o order.Order, verified bool) letter {
-	v := letter{Shop: l.Shop}
+func (l *LetterSender) data(u user.User, o order.Order, verified bool) templateData {
+	v := templateData{Shop: l.Shop}
 	if verified {
 		v.Name = oneLine(u.Name)
 	}

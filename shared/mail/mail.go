@@ -1,4 +1,4 @@
-// Package mail tells customers what happened, by e-mail, once.
+// Package mail sends the shop's e-mails, each once.
 package mail
 
 import (
@@ -47,7 +47,7 @@ func (m Message) check() error {
 	return v.Err()
 }
 
-// fingerprint is the same for the same message.
+// fingerprint returns a hash that is the same for the same message.
 func (m Message) fingerprint() string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q", []string{m.To, m.Subject, m.HTML, m.Text}))
 	return hex.EncodeToString(sum[:])
@@ -78,12 +78,12 @@ func RecordKey(actor kiosk.ID, key string) string { return string(actor) + ":" +
 // Records keeps them.
 type Records interface {
 	// Claim makes r the record of its key, or takes over one that is still
-	// Sending though its lease has run out. In any other case it gives the
+	// Sending though its lease has run out. In any other case it returns the
 	// record as it stands, and claimed is false.
 	Claim(ctx context.Context, r Record, now time.Time) (record Record, claimed bool, err error)
 	// Settle ends the attempt: Sent, Refused, or free for the next (Sending, its lease over).
 	Settle(ctx context.Context, key string, state State, reason string, now time.Time) error
-	// Find gives KindNotFound for a key that was never claimed.
+	// Find fails with KindNotFound for a key that was never claimed.
 	Find(ctx context.Context, key string) (Record, error)
 }
 
@@ -95,7 +95,7 @@ type Transport interface {
 }
 
 // ErrRefused is a mail server's final no.
-var ErrRefused = errors.New("the mail server refuses the message for good")
+var ErrRefused = errors.New("the mail server refused the message permanently")
 
 // Sender hands mails to the mail server.
 type Sender struct {
@@ -156,7 +156,7 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 		case Refused:
 			return Result{Replayed: true}, refusal(fmt.Errorf("%w: %s", ErrRefused, record.Reason))
 		default:
-			return Result{}, kiosk.Conflict("a mail with this Idempotency-Key is on its way")
+			return Result{}, kiosk.Conflict("a request with this Idempotency-Key is in progress")
 		}
 	}
 	// From here on the outcome is noted even if the caller hangs up.
@@ -180,19 +180,19 @@ func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key str
 	return Result{}, refusal(sendErr)
 }
 
-// withoutAddress is the text of a transport's error as it is stored: mail
+// withoutAddress returns the text of a transport's error as it is stored: mail
 // servers quote the recipient, who may have the shop forget them.
 func withoutAddress(err error, to string) string {
 	return regexp.MustCompile("(?i)"+regexp.QuoteMeta(to)).ReplaceAllString(err.Error(), "the recipient")
 }
 
-// refusal gives an error of the transport its kind.
+// refusal returns an error of the transport with its kind.
 func refusal(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrRefused):
-		return &kiosk.Error{Kind: kiosk.KindInvalid, Message: "the mail server refuses the mail for good", Err: err}
+		return &kiosk.Error{Kind: kiosk.KindInvalid, Message: "the mail server refused the mail permanently", Err: err}
 	default:
 		return kiosk.Unavailable(err)
 	}

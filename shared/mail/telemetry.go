@@ -32,7 +32,7 @@ func template(name string) attribute.KeyValue { return attribute.String("kiosk.l
 // ended counts a letter.
 func ended(ctx context.Context, e outbox.Entry, outcome string) {
 	if telemetry.On() {
-		letterOutcomes.Add(ctx, 1, ends.Of(end{e.Letter.Template, outcome}))
+		letterOutcomes.Add(ctx, 1, ends.Of(end{e.Mail.Template, outcome}))
 	}
 }
 
@@ -43,11 +43,11 @@ func sending(ctx context.Context, e outbox.Entry) (context.Context, trace.Span) 
 	if !telemetry.Recorded(own) {
 		return telemetry.Begin(own, trace.SpanKindInternal, "")
 	}
-	own, span := telemetry.Begin(own, trace.SpanKindInternal, "letter "+e.Letter.Template,
-		template(e.Letter.Template), attribute.String(telemetry.LetterID, string(e.ID)),
+	own, span := telemetry.Begin(own, trace.SpanKindInternal, "letter "+e.Mail.Template,
+		template(e.Mail.Template), attribute.String(telemetry.LetterID, string(e.ID)),
 		attribute.Int(telemetry.Attempt, e.Attempts+1), telemetry.Waited(e.CreatedAt))
-	if e.Letter.OrderID != "" {
-		span.SetAttributes(attribute.String(telemetry.OrderID, string(e.Letter.OrderID)))
+	if e.Mail.OrderID != "" {
+		span.SetAttributes(attribute.String(telemetry.OrderID, string(e.Mail.OrderID)))
 	}
 	// The invocation sends letters of many traces, and is in one of them.
 	if batch := trace.SpanContextFromContext(ctx); batch.IsSampled() {
@@ -58,7 +58,7 @@ func sending(ctx context.Context, e outbox.Entry) (context.Context, trace.Span) 
 
 // arrived measures an order's first letter.
 func arrived(ctx context.Context, e outbox.Entry, placed, now time.Time) {
-	if telemetry.On() && (e.Letter.Template == order.Confirmation || e.Letter.Template == order.Apology) {
-		journeys.Record(ctx, now.Sub(placed), templates.Of(e.Letter.Template))
+	if telemetry.On() && (e.Mail.Template == order.Confirmation || e.Mail.Template == order.Apology) {
+		journeys.Record(ctx, now.Sub(placed), templates.Of(e.Mail.Template))
 	}
 }

@@ -79,7 +79,7 @@ func (b *batches[T, R]) run(batch []*call[T, R]) {
 	var items []T
 	var served []*call[T, R]
 	for _, c := range batch {
-		if err := c.ctx.Err(); err != nil { // nobody waits any more
+		if err := c.ctx.Err(); err != nil { // its caller has left
 			c.err = kiosk.Unavailable(err)
 			close(c.done)
 			continue

@@ -79,7 +79,7 @@ func (r Products) revision(ctx context.Context) (int64, error) {
 	return d.N, unavailable(err)
 }
 
-// List gives the products of a selection, whether more follow, and the number
+// List returns the products of a selection, whether more follow, and the number
 // of all that it selects from, up to one above kiosk.MaxDepth.
 func (r Products) List(ctx context.Context, s inventory.Selection) ([]inventory.Product, bool, int, error) {
 	if len(s.Terms) > 0 {
@@ -104,7 +104,7 @@ func (r Products) List(ctx context.Context, s inventory.Selection) ([]inventory.
 	return convert(docs, productDocument.product), more, total, nil
 }
 
-// listing is the list that a selection, but for its terms, takes a page of.
+// listing returns the list that a selection, but for its terms, takes a page of.
 func (r Products) listing(s inventory.Selection) listing {
 	l := listing{
 		collection: r.collection, filter: bson.D{}, sort: string(s.Sort), descending: s.Descending, covered: true,
@@ -118,7 +118,7 @@ func (r Products) listing(s inventory.Selection) listing {
 	return l
 }
 
-// positionOf is where a selection begins that follows a place.
+// positionOf returns where a selection begins that follows a place.
 func positionOf(s inventory.Selection) *position {
 	if s.After == nil {
 		return nil
@@ -188,7 +188,7 @@ func (r Products) search(ctx context.Context, s inventory.Selection) ([]productD
 	return docs[s.Skip:end], true, f.total, nil
 }
 
-// matching is the condition that each term begins a word.
+// matching returns the condition that each term begins a word.
 func matching(terms []string) bson.D {
 	terms = slices.Clone(terms)
 	// The longest first: it is met the least often.
@@ -212,7 +212,7 @@ func matching(terms []string) bson.D {
 // smallCategory is a category whose products are searched one by one.
 const smallCategory = 1000
 
-// searched is what a search found, gathered anew where it is not remembered.
+// searched returns what a search found, from memory or, where it is not there, from the database.
 func (r Products) searched(ctx context.Context, revision int64, key string, s inventory.Selection) (finding, error) {
 	if f, ok := r.found.get(key); ok && f.revision == revision {
 		return f, nil
@@ -255,7 +255,7 @@ func (r Products) searched(ctx context.Context, revision int64, key string, s in
 	return f, nil
 }
 
-// page gives the products of one page of a search, and whether more follow.
+// page returns the products of one page of a search, and whether more follow.
 func (f finding) page(s inventory.Selection) (ids []bson.ObjectID, more bool) {
 	n := len(f.places)
 	at := func(i int) place {
@@ -291,10 +291,10 @@ const (
 // wordFields are the fields that inventory.Product.Words are taken from.
 var wordFields = []string{"name", "description", "category", "sku"}
 
-// KeepWords gives words to products that have none, until ctx ends: those of
+// KeepWords adds words to products that have none, until ctx ends: those of
 // shops older than this search, and what is written into the database around
 // the shop. Any number of processes may do so at once, and stop at any time.
-// changed hears of one product of each batch, for whoever keeps copies of lists.
+// changed is called with one product of each batch, so that copies of lists are dropped.
 func (d *DB) KeepWords(ctx context.Context, changed func(...kiosk.ID)) {
 	for filled := 0; ; {
 		n := 0
@@ -303,13 +303,13 @@ func (d *DB) KeepWords(ctx context.Context, changed func(...kiosk.ID)) {
 			n, err = d.Products().fillWords(ctx, changed)
 		}
 		if err != nil && ctx.Err() == nil {
-			slog.Warn("products could not be made searchable, to be tried again", "error", err)
+			slog.Warn("search words not written, will retry", "error", err)
 		}
 		if filled += n; n > 0 {
 			continue
 		}
 		if filled > 0 {
-			slog.Info("products were made searchable", "products", filled)
+			slog.Info("search words written", "products", filled)
 			filled = 0
 		}
 		select {
@@ -320,7 +320,7 @@ func (d *DB) KeepWords(ctx context.Context, changed func(...kiosk.ID)) {
 	}
 }
 
-// fillWords gives up to wordsBatch products their words, and tells how many it
+// fillWords adds the words of up to wordsBatch products, and returns how many it
 // were. Neither revision nor time of a product changes, since nothing does that
 // a client sees.
 func (r Products) fillWords(ctx context.Context, changed func(...kiosk.ID)) (int, error) {

@@ -39,7 +39,7 @@ type position struct {
 const deepSkip = 200
 
 // page reads up to limit documents of a listing, after the first skip or from a
-// position on, and tells whether more follow. identify is a document's _id.
+// position on, and reports whether more follow. identify returns a document's _id.
 func page[D any](ctx context.Context, l listing, identify func(D) bson.ObjectID, skip int, from *position, limit int) (docs []D, more bool, err error) {
 	limit++ // one more, to see whether there is
 	switch {
@@ -73,7 +73,7 @@ type key struct {
 	ID bson.ObjectID `bson:"_id"`
 }
 
-// beyond is the comparison with what comes later in the listing.
+// beyond returns the comparison with what comes later in the listing.
 func (l listing) beyond() string {
 	if l.descending {
 		return "$lt"
@@ -81,7 +81,7 @@ func (l listing) beyond() string {
 	return "$gt"
 }
 
-// extend gives a filter with more conditions.
+// extend returns a filter with more conditions.
 func extend(filter bson.D, more ...bson.E) bson.D { return append(slices.Clone(filter), more...) }
 
 // listed reads documents of a listing that fulfil filter.
@@ -127,7 +127,7 @@ func (l listing) count(ctx context.Context, most int, narrower ...bson.E) (int, 
 }
 
 // counted is how far lists are counted: far enough to see that there is more
-// than a client is told exactly.
+// than a client sees exactly.
 const counted = kiosk.MaxDepth + 1
 
 // memory holds what was found out about lists, in the bounds of a budget.

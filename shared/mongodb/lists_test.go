@@ -64,7 +64,7 @@ func (w *watched) started(_ context.Context, e *event.CommandStartedEvent) {
 	}
 }
 
-// asked gives the queries of collection since it was called last.
+// asked returns the queries of collection since it was called last.
 func (w *watched) asked(collection string) []bson.D {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -208,8 +208,8 @@ func productIDs(products []inventory.Product) []kiosk.ID {
 }
 
 // behind is the place of a product.
-func behind(s inventory.Sort, p inventory.Product) *kiosk.Place {
-	return &kiosk.Place{Key: s.Key(p), ID: p.ID}
+func behind(s inventory.Sort, p inventory.Product) *kiosk.Cursor {
+	return &kiosk.Cursor{Key: s.Key(p), ID: p.ID}
 }
 
 func TestProductLists(t *testing.T) {
@@ -295,7 +295,7 @@ func TestProductLists(t *testing.T) {
 			{"descending", inventory.Selection{Sort: inventory.SortPrice, Descending: true}, 1, []string{"price_1__id_1"}, 25, 21},
 			{"of a category", inventory.Selection{Category: "shelf 2", Sort: inventory.SortCreatedAt}, 1, []string{"category_1_created_at_1__id_1"}, 25, 21},
 			{"behind a place, of many products of one price", inventory.Selection{Sort: inventory.SortPrice, After: behind(inventory.SortPrice, deep)}, 1, []string{"price_1__id_1"}, 25, 21},
-			{"behind the last of its price", inventory.Selection{Sort: inventory.SortPrice, After: &kiosk.Place{Key: kiosk.NumberKey(30), ID: "ffffffffffffffffffffffff"}}, 2, []string{"price_1__id_1"}, 25, 21},
+			{"behind the last of its price", inventory.Selection{Sort: inventory.SortPrice, After: &kiosk.Cursor{Key: kiosk.NumberKey(30), ID: "ffffffffffffffffffffffff"}}, 2, []string{"price_1__id_1"}, 25, 21},
 			{"a page far in", inventory.Selection{Sort: inventory.SortName, Skip: 9980}, 2, []string{"_id_", "name_1__id_1"}, 10_001 + 42, 42},
 			{"a rare word", inventory.Selection{Terms: []string{"unicorn"}, Sort: inventory.SortName}, 1, []string{"_id_"}, 30, 10},
 			{"a word of one in a hundred", inventory.Selection{Terms: []string{"medium"}, Sort: inventory.SortName, Skip: 40}, 1, []string{"_id_"}, 41, 20},
@@ -346,7 +346,7 @@ func TestListsAreRemembered(t *testing.T) {
 	for _, s := range []inventory.Selection{
 		{Sort: inventory.SortName, Limit: 20}, {Category: "tea", Sort: inventory.SortPrice, Limit: 20}, {Terms: []string{"te"}, Sort: inventory.SortName, Limit: 20},
 	} {
-		ask := func(what string, total, queries int, from *kiosk.Place) {
+		ask := func(what string, total, queries int, from *kiosk.Cursor) {
 			t.Helper()
 			s.After = from
 			w.asked(products)
@@ -361,7 +361,7 @@ func TestListsAreRemembered(t *testing.T) {
 		if s.Sort == inventory.SortName && len(s.Terms) == 0 {
 			queries = 2 // of the same name, which no other has, and behind it
 		}
-		ask("behind a place", len(all), queries, &kiosk.Place{Key: s.Sort.Key(all[9]), ID: "000000000000000000000000"})
+		ask("behind a place", len(all), queries, &kiosk.Cursor{Key: s.Sort.Key(all[9]), ID: "000000000000000000000000"})
 		extra := inventory.Product{ID: kiosk.NewID(), Name: "Teapot", Category: "tea", Revision: 1}
 		if err := w.Transact(t.Context(), func(ctx context.Context) error {
 			if err := r.Insert(ctx, extra); err != nil {
@@ -542,8 +542,8 @@ func TestOrderLists(t *testing.T) {
 	ids := func(orders []order.Order) []kiosk.ID {
 		return convert(orders, func(o order.Order) kiosk.ID { return o.ID })
 	}
-	behind := func(o order.Order) *kiosk.Place {
-		return &kiosk.Place{Key: kiosk.NumberKey(o.CreatedAt.UnixMilli()), ID: o.ID}
+	behind := func(o order.Order) *kiosk.Cursor {
+		return &kiosk.Cursor{Key: kiosk.NumberKey(o.CreatedAt.UnixMilli()), ID: o.ID}
 	}
 
 	for _, s := range []order.Selection{

@@ -88,7 +88,7 @@ func (d *DB) Close() error {
 	return d.client.Disconnect(ctx)
 }
 
-// Ping tells whether the database answers, and changes nothing in it.
+// Ping fails with KindUnavailable where the database does not answer. It changes nothing.
 func (d *DB) Ping(ctx context.Context) error {
 	if err := d.client.Ping(ctx, nil); err != nil {
 		return kiosk.Unavailable(err)
@@ -96,7 +96,7 @@ func (d *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Ready tells whether the database answers, and makes sure once that its
+// Ready fails where the database does not answer, and makes sure once that its
 // indexes exist.
 func (d *DB) Ready(ctx context.Context) error {
 	if err := d.Ping(ctx); err != nil {
@@ -111,11 +111,11 @@ type indexing struct {
 	err  error // once done is closed
 }
 
-// ensureIndexes is part of what every insertion relies on: without its unique
-// indexes a collection would take doubles. A new one over a shop that has grown
-// takes longer to build than anybody here may wait, and a server gives up on it
-// when its caller does: so it is built in the background, and until it is there
-// the database is not available.
+// ensureIndexes creates the indexes, once. Every insertion needs them: without its
+// unique indexes a collection would take duplicates. A new one over a shop that has grown
+// takes longer to build than anybody here may wait, and a server aborts it
+// when its caller does: so it is built in the background, and until it exists
+// the database counts as unavailable.
 func (d *DB) ensureIndexes(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
@@ -200,7 +200,7 @@ func (d *DB) transact(ctx context.Context, fn func(context.Context) error) error
 		err := fn(ctx)
 		if err != nil && (ctx.Err() != nil || mongo.IsTimeout(err) || mongo.IsNetworkError(err)) {
 			// The driver's own abort would wait for a server that hangs longer
-			// than the caller does. One that does not hear of it ends the
+			// than the caller does. A server that does not receive it ends the
 			// transaction by itself.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 			defer cancel()
@@ -213,7 +213,7 @@ func (d *DB) transact(ctx context.Context, fn func(context.Context) error) error
 	return unavailable(err)
 }
 
-// unavailable gives an error of the driver the kind KindUnavailable, and
+// unavailable returns an error of the driver with the kind KindUnavailable, and
 // leaves those of the shop, which have a kind, and nil as they are. The driver
 // still finds its own error inside, with the labels that make it retry.
 func unavailable(err error) error {
@@ -229,7 +229,7 @@ func unavailable(err error) error {
 	return err
 }
 
-// found gives the error of looking for one document its kind.
+// found returns the error of a search for one document with its kind.
 func found(err error, what string) error {
 	if errors.Is(err, mongo.ErrNoDocuments) {
 		return kiosk.NotFound("there is no such " + what)
@@ -237,9 +237,9 @@ func found(err error, what string) error {
 	return unavailable(err)
 }
 
-// objectID is how an identifier is stored.
+// objectID returns how an identifier is stored.
 func objectID(id kiosk.ID) bson.ObjectID {
-	oid, _ := bson.ObjectIDFromHex(string(id)) // the zero ID, which nothing has, for what is none
+	oid, _ := bson.ObjectIDFromHex(string(id)) // the zero ID, which no document has, for an invalid one
 	return oid
 }
 

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { testservers.Main(m) }
 
-// swallower passes bytes on to a server until it is told to hang: from then on
+// swallower passes bytes on to a server until it is made to hang: from then on
 // it takes them, and nothing comes of it.
 type swallower struct {
 	address string
@@ -112,7 +112,7 @@ func TestTransactEndsWithItsCaller(t *testing.T) {
 		between.hangs.Store(true)
 		return claim(ctx)
 	})
-	if !kiosk.KindUnavailable.Is(err) {
+	if !kiosk.IsKind(err, kiosk.KindUnavailable) {
 		t.Errorf("the transaction ends with %v", err)
 	}
 	if took := time.Since(start); took > 4*time.Second {
@@ -120,7 +120,7 @@ func TestTransactEndsWithItsCaller(t *testing.T) {
 	}
 }
 
-// faasd takes a function's network away before it asks it to end, and gives it
+// faasd removes a function's network before it asks it to end, and leaves it
 // 30 s for all it has to do.
 func TestCloseWaitsForNobody(t *testing.T) {
 	db, between := open(t)
@@ -129,7 +129,7 @@ func TestCloseWaitsForNobody(t *testing.T) {
 	}
 	between.hangs.Store(true)
 	start := time.Now()
-	_ = db.Close() // that the server could not be told is no news
+	_ = db.Close() // the server cannot be reached
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("closing takes %v", took)
 	}

@@ -179,7 +179,7 @@ func (r Orders) ByID(ctx context.Context, id kiosk.ID) (order.Order, error) {
 	return d.order(), nil
 }
 
-// List gives the orders of a selection, newest first, whether more follow, and
+// List returns the orders of a selection, newest first, whether more follow, and
 // the number of all that it selects from, up to one above kiosk.MaxDepth.
 func (r Orders) List(ctx context.Context, s order.Selection) ([]order.Order, bool, int, error) {
 	l := listing{collection: r.collection, filter: bson.D{}, sort: "created_at", descending: true, covered: true}
@@ -268,7 +268,7 @@ func (r Orders) Save(ctx context.Context, orders ...order.Order) error {
 		return unavailable(err)
 	}
 	if int(result.MatchedCount) != len(orders) {
-		return kiosk.Conflict("the order was changed at the same time: try again")
+		return kiosk.Conflict("the order was changed by another request at the same time: try again")
 	}
 	return nil
 }
@@ -279,9 +279,9 @@ func (r Orders) Waiting(ctx context.Context, limit int) (int, error) {
 	return int(n), unavailable(err)
 }
 
-// Unannounced returns at most limit orders that have waited for their stock
+// Unpublished returns at most limit orders that have waited for their stock
 // since before now, and puts the next look at them off by pause.
-func (r Orders) Unannounced(ctx context.Context, now time.Time, limit int, pause func(int) time.Duration) ([]order.Order, error) {
+func (r Orders) Unpublished(ctx context.Context, now time.Time, limit int, pause func(int) time.Duration) ([]order.Order, error) {
 	due := bson.D{{Key: "announce_at", Value: bson.D{{Key: "$lte", Value: now}}}}
 	docs, err := find[orderDocument](ctx, r.collection, due, options.Find().SetSort(bson.D{{Key: "announce_at", Value: 1}}).SetLimit(int64(limit)))
 	if err != nil || len(docs) == 0 {

@@ -14,14 +14,14 @@ import (
 
 const outboxes = "outbox"
 
-// keepGivenUp is how long an entry that was given up can be looked at.
-const keepGivenUp = 30 * 24 * time.Hour
+// keepFailed is how long an entry that failed for good is kept.
+const keepFailed = 30 * 24 * time.Hour
 
 // An entry is removed when it is delivered, and loses its next_attempt when it
-// is given up: the first index stays as small as the work that is left.
+// fails for good: the first index stays as small as the work that is left.
 var outboxIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "next_attempt", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("next_attempt"))},
-	expire("given_up_at", keepGivenUp),
+	expire("given_up_at", keepFailed),
 }
 
 func exists(field string) bson.D {
@@ -64,8 +64,8 @@ func fromEntry(e outbox.Entry) entryDocument {
 	if e.Event != nil {
 		d.Event = &eventDocument{e.Event.Subject, string(e.Event.Payload)}
 	}
-	if e.Letter != nil {
-		l := e.Letter
+	if e.Mail != nil {
+		l := e.Mail
 		d.Letter = &letterDocument{l.Template, objectID(l.UserID), objectID(l.OrderID), l.To, l.Seed, l.Issued}
 	}
 	return d
@@ -77,12 +77,12 @@ func (d entryDocument) entry() outbox.Entry {
 		e.Event = &outbox.Event{Subject: d.Event.Subject, Payload: []byte(d.Event.Payload)}
 	}
 	if d.Letter != nil {
-		e.Letter = &outbox.Letter{Template: d.Letter.Template, To: d.Letter.To, Seed: d.Letter.Seed, Issued: d.Letter.Issued}
+		e.Mail = &outbox.Letter{Template: d.Letter.Template, To: d.Letter.To, Seed: d.Letter.Seed, Issued: d.Letter.Issued}
 		if !d.Letter.UserID.IsZero() {
-			e.Letter.UserID = id(d.Letter.UserID)
+			e.Mail.UserID = id(d.Letter.UserID)
 		}
 		if !d.Letter.OrderID.IsZero() {
-			e.Letter.OrderID = id(d.Letter.OrderID)
+			e.Mail.OrderID = id(d.Letter.OrderID)
 		}
 	}
 	return e
@@ -139,7 +139,7 @@ func (r Outbox) Claim(ctx context.Context, ids []kiosk.ID, now, until time.Time)
 	lease := bson.NewObjectID()
 	free := bson.D{
 		among(ids),
-		{Key: "next_attempt", Value: bson.D{{Key: "$exists", Value: true}}}, // not given up
+		{Key: "next_attempt", Value: bson.D{{Key: "$exists", Value: true}}}, // not failed for good
 		{Key: "letter", Value: bson.D{{Key: "$exists", Value: true}}},
 		{Key: "lease_until", Value: bson.D{{Key: "$not", Value: bson.D{{Key: "$gt", Value: now}}}}}, // or none
 	}
@@ -174,8 +174,8 @@ func (r Outbox) Postpone(ctx context.Context, at time.Time, reason string, ids .
 	return unavailable(err)
 }
 
-// GiveUp ends a letter that can never be sent; it is kept for people.
-func (r Outbox) GiveUp(ctx context.Context, id kiosk.ID, reason string, at time.Time) error {
+// Fail marks a letter as failed for good; it is kept for people.
+func (r Outbox) Fail(ctx context.Context, id kiosk.ID, reason string, at time.Time) error {
 	_, err := r.collection.UpdateOne(ctx, bson.D{{Key: "_id", Value: objectID(id)}}, bson.D{
 		{Key: "$set", Value: bson.D{{Key: "given_up_at", Value: at}, {Key: "last_error", Value: reason}}},
 		{Key: "$unset", Value: bson.D{{Key: "next_attempt", Value: ""}, {Key: "lease", Value: ""}, {Key: "lease_until", Value: ""}}},
@@ -192,16 +192,16 @@ func (r Outbox) Pending(ctx context.Context) (int, error) {
 // Waiting is an entry that is not delivered, as an operator sees it.
 type Waiting struct {
 	outbox.Entry
-	GivenUp   bool // it will not be tried again
+	Failed    bool // for good: it will not be tried again
 	LastError string
 }
 
 // Waiting lists the oldest entries that are not delivered, and those that were
-// given up, at most limit.
+// that failed for good, at most limit.
 func (r Outbox) Waiting(ctx context.Context, limit int) ([]Waiting, error) {
 	type document struct {
 		Entry     entryDocument `bson:",inline"` // the driver does not see one that is embedded and not exported
-		GivenUpAt time.Time     `bson:"given_up_at"`
+		FailedAt  time.Time     `bson:"given_up_at"`
 		LastError string        `bson:"last_error"`
 	}
 	docs, err := find[document](ctx, r.collection, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
@@ -210,7 +210,7 @@ func (r Outbox) Waiting(ctx context.Context, limit int) ([]Waiting, error) {
 	}
 	waiting := make([]Waiting, len(docs))
 	for i, d := range docs {
-		waiting[i] = Waiting{d.Entry.entry(), !d.GivenUpAt.IsZero(), d.LastError}
+		waiting[i] = Waiting{d.Entry.entry(), !d.FailedAt.IsZero(), d.LastError}
 	}
 	return waiting, nil
 }

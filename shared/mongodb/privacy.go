@@ -68,7 +68,7 @@ func (r Outbox) To(ctx context.Context, userID kiosk.ID, addresses []string, lim
 }
 
 // Forget removes the letters to a user or one of the addresses, those that were
-// given up included. The event of an entry stays, if it is not published yet.
+// that failed for good included. The event of an entry stays, if it is not published yet.
 func (r Outbox) Forget(ctx context.Context, userID kiosk.ID, addresses []string) error {
 	letters := lettersTo(userID, addresses)
 	_, err := r.collection.DeleteMany(ctx, append(bson.D{{Key: "event", Value: bson.D{{Key: "$exists", Value: false}}}}, letters...))

@@ -147,7 +147,7 @@ func unchanged(p inventory.Product) bson.D {
 	return bson.D{{Key: "_id", Value: objectID(p.ID)}, {Key: "revision", Value: p.Revision}}
 }
 
-var errProductChanged = kiosk.Stale("the product was changed at the same time")
+var errProductChanged = kiosk.Stale("the product was changed by another request at the same time: read it again")
 
 // Replace writes a product that has not changed since it was read.
 func (r Products) Replace(ctx context.Context, p inventory.Product) error {
@@ -231,7 +231,7 @@ func (r Products) Record(ctx context.Context, movements ...inventory.Movement) e
 }
 
 // CheckLedger compares up to limit products after the given one with the sums
-// of their ledgers, in one snapshot. It tells which differ, and the last
+// of their ledgers, in one snapshot. It returns which differ, and the last
 // product it looked at: empty when there are no more.
 func (d *DB) CheckLedger(ctx context.Context, after kiosk.ID, limit int) (wrong []inventory.Discrepancy, last kiosk.ID, err error) {
 	r := d.Products()

@@ -19,7 +19,7 @@ var retries = telemetry.NewCounter("kiosk.transaction.retries", "{retry}", "tran
 
 var system = attribute.String("db.system.name", "mongodb")
 
-// command is what spans and durations are told apart by.
+// command is what spans and durations are distinguished by.
 type command struct {
 	name, collection string
 	failed           bool
@@ -37,7 +37,7 @@ var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyVal
 }}
 
 // monitor makes a span of each command whose caller is recorded, and measures
-// all. Of a command it tells the name and the collection, and nothing of what is
+// all. Of a command it records the name and the collection, and nothing of what is
 // in it: nil without telemetry.
 func monitor() *event.CommandMonitor {
 	if !telemetry.On() {
@@ -72,7 +72,7 @@ func monitor() *event.CommandMonitor {
 	}
 }
 
-// collection is the one that a command is for: its first field's value, of most.
+// collection returns the one that a command is for: its first field's value, of most.
 func collection(cmd bson.Raw) string {
 	first, err := cmd.IndexErr(0)
 	if err != nil {

@@ -139,26 +139,26 @@ func (r Users) one(ctx context.Context, filter bson.D) (user.User, error) {
 // HasAdministrator reports whether any account is an administrator's.
 func (r Users) HasAdministrator(ctx context.Context) (bool, error) {
 	_, err := r.one(ctx, administrators)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// Exists tells whether there is such an account.
+// Exists reports whether there is such an account.
 func (r Users) Exists(ctx context.Context, id kiosk.ID) (bool, error) {
 	_, err := r.ByID(ctx, id)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// Verified tells whether an account's e-mail address is verified; false where
+// Verified reports whether an account's e-mail address is verified; false where
 // there is no such account.
 func (r Users) Verified(ctx context.Context, id kiosk.ID) (bool, error) {
 	u, err := r.ByID(ctx, id)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return false, nil
 	}
 	return u.EmailVerified, err
@@ -173,7 +173,7 @@ func (r Users) Update(ctx context.Context, u user.User) error {
 		return loginTaken(err, u)
 	}
 	if result.MatchedCount == 0 {
-		return kiosk.Conflict("the account was changed at the same time: try again")
+		return kiosk.Conflict("the account was changed by another request at the same time: try again")
 	}
 	return nil
 }
@@ -185,7 +185,7 @@ func (r Users) Delete(ctx context.Context, u user.User) error {
 		return unavailable(err)
 	}
 	if result.DeletedCount == 0 {
-		return kiosk.Conflict("the account was changed at the same time: try again")
+		return kiosk.Conflict("the account was changed by another request at the same time: try again")
 	}
 	return nil
 }

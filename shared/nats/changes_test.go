@@ -15,7 +15,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
-// watcher counts what it is told.
+// watcher counts what it hears.
 type watcher struct {
 	mu       sync.Mutex
 	changing map[kiosk.ID]int
@@ -82,7 +82,7 @@ func TestChangesAreHeard(t *testing.T) {
 		ids[i] = kiosk.NewID()
 		teller.ProductsChanged(ids[i])
 	}
-	// What was published before is told before a later beat is heard.
+	// What was published before arrives before a later beat is heard.
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := teller.Flush(ctx); err != nil {
@@ -93,7 +93,7 @@ func TestChangesAreHeard(t *testing.T) {
 	defer w.mu.Unlock()
 	for _, id := range ids {
 		if w.changed[id] != 1 {
-			t.Fatalf("%s was told %d times", id, w.changed[id])
+			t.Fatalf("%s was reported %d times", id, w.changed[id])
 		}
 	}
 }
@@ -134,7 +134,7 @@ func TestSaidAgain(t *testing.T) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.changed[id] == 0 {
-			return errors.New("not told")
+			return errors.New("not reported")
 		}
 		return nil
 	})

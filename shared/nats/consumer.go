@@ -24,7 +24,7 @@ const (
 	ackWait       = 15 * time.Second
 	handleTimeout = 10 * time.Second
 	// maxAttempts is how often an event is tried whose failure is not that
-	// something is away: then it is a dead letter.
+	// something is unavailable: then it is a dead letter.
 	maxAttempts = 5
 	maxNak      = 30 * time.Second
 )
@@ -37,10 +37,10 @@ type Message struct {
 }
 
 // Handler handles a batch of events, and returns an error for each that it has
-// not handled, in their order. An event comes again if its handling failed or
-// was not heard of, so nothing may be done twice. An error of kind
-// KindUnavailable is tried again for as long as it takes, any other a few
-// times; an event whose error is poison becomes a dead letter at once.
+// not handled, in their order. An event is delivered again if its handling failed or
+// its acknowledgement was lost, so handling one twice must change nothing. After an
+// error of kind KindUnavailable it is retried for as long as it takes, after any other
+// [maxAttempts] times in all; one whose error is poison becomes a dead letter at once.
 type Handler func(ctx context.Context, batch []Message) []error
 
 // Consumer is a durable consumer of one subject; it may run in many processes,
@@ -55,7 +55,8 @@ type Consumer struct {
 	measured *telemetry.Attributes
 }
 
-// NewConsumer makes the consumer durable of subject's events.
+// NewConsumer returns the durable consumer of subject's events that has the name
+// durable. poison reports whether an event with that error can never be handled.
 func (c *Conn) NewConsumer(durable, subject string, handle Handler, poison func(error) bool) *Consumer {
 	consumer := &Consumer{conn: c, durable: durable, subject: subject, handle: handle, poison: poison}
 	consumer.measured = telemetry.Set(consumer.group(), destination(subject))
@@ -73,7 +74,7 @@ func (c *Consumer) Run(ctx context.Context, batch int) {
 			c.work(ctx, consumer, batch)
 			continue
 		}
-		slog.Warn("consumer not available, it is tried again", "consumer", c.durable, "error", err)
+		slog.Warn("consumer unavailable, will retry", "consumer", c.durable, "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -137,7 +138,7 @@ func (c *Consumer) work(ctx context.Context, consumer jetstream.Consumer, batch 
 			return
 		case msg, ok := <-arrived:
 			if !ok {
-				// Whatever made the consumer go away should not be asked in a tight loop.
+				// Whatever ended the consumer should not be asked in a tight loop.
 				select {
 				case <-ctx.Done():
 				case <-time.After(250 * time.Millisecond):
@@ -191,7 +192,7 @@ func received(msg jetstream.Msg) delivery {
 	return d
 }
 
-// process handles a batch and tells JetStream what came of each event.
+// process handles a batch and acknowledges or rejects each event.
 func (c *Consumer) process(ctx context.Context, msgs []jetstream.Msg) {
 	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
 	defer cancel()
@@ -220,10 +221,10 @@ func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
 	}
 	switch {
 	case err == nil:
-		// The server's word on the ack is not waited for: if it gets lost, the
+		// The server's confirmation of the ack is not waited for: if the ack is lost, the
 		// event comes again and the handler knows it.
 		err = d.msg.Ack()
-	case c.poison(err), !kiosk.KindUnavailable.Is(err) && d.attempts >= maxAttempts:
+	case c.poison(err), !kiosk.IsKind(err, kiosk.KindUnavailable) && d.attempts >= maxAttempts:
 		log().ErrorContext(kiosk.WithTrace(d.ctx, d.Trace), "event became a dead letter", "error", err)
 		if err = c.bury(ctx, d.msg, d.Event, d.attempts, err); err == nil {
 			err = d.msg.TermWithReason("dead letter")
@@ -232,11 +233,11 @@ func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
 	default:
 		delay := min(250*time.Millisecond<<min(d.attempts, 10), maxNak)
 		delay = delay/2 + rand.N(delay)
-		log().WarnContext(kiosk.WithTrace(d.ctx, d.Trace), "event not handled, it is tried again", "error", err, "in", delay.String())
+		log().WarnContext(kiosk.WithTrace(d.ctx, d.Trace), "event not handled, will retry", "error", err, "in", delay.String())
 		err = d.msg.NakWithDelay(delay)
 	}
 	if err != nil {
-		log().WarnContext(kiosk.WithTrace(d.ctx, d.Trace), "event not acknowledged, it will be delivered again", "error", err)
+		log().WarnContext(kiosk.WithTrace(d.ctx, d.Trace), "event not acknowledged, will be redelivered", "error", err)
 	}
 }
 

@@ -49,7 +49,7 @@ func (c *Conn) DeadLetters(ctx context.Context, from uint64, limit int) ([]DeadL
 	return letters, nil
 }
 
-// DeadLetter gives one of them, or KindNotFound.
+// DeadLetter returns one of them; KindNotFound where there is none.
 func (c *Conn) DeadLetter(ctx context.Context, number uint64) (DeadLetter, error) {
 	stream, err := c.deadLetters(ctx)
 	if err != nil {
@@ -120,7 +120,7 @@ func noStream(name string) error {
 }
 
 func deadLetter(msg *jetstream.RawStreamMsg) DeadLetter {
-	attempts, _ := strconv.Atoi(msg.Header.Get(headerAttempts)) // 0: it does not tell
+	attempts, _ := strconv.Atoi(msg.Header.Get(headerAttempts)) // 0: it is not known
 	return DeadLetter{
 		Number: msg.Sequence, Event: msg.Header.Get(headerEvent), Subject: msg.Header.Get(headerSubject),
 		Consumer: msg.Header.Get(headerConsumer), Reason: msg.Header.Get(headerReason), Attempts: attempts,

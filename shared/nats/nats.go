@@ -27,10 +27,10 @@ const (
 	deadStream   = "DEAD_LETTERS"
 	deadSubjects = "dead.>"
 
-	// keepEvents bounds a stream by age: a consumer that was away longer than
+	// keepEvents bounds a stream by age: a consumer that did not run for longer than
 	// this needs a person's help anyway.
 	keepEvents = 14 * 24 * time.Hour
-	// deadBytes bounds the dead letters by size: the oldest give way.
+	// deadBytes bounds the dead letters by size: the oldest are removed.
 	deadBytes = 256 << 20
 	// dedupe is how long a second publish of the same event is recognised.
 	dedupe = 2 * time.Minute
@@ -59,8 +59,8 @@ type Conn struct {
 	mu      sync.Mutex
 	ensured bool // the streams exist, with the settings of this process
 
-	saying    sync.Mutex
-	announced []announced // what was said lately, the oldest first
+	announcing sync.Mutex
+	announced  []announced // within repeatWithin, the oldest first
 }
 
 // Options are the settings of the streams, for who makes them.
@@ -109,7 +109,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Ready tells whether NATS answers. It neither asks for the streams nor makes
+// Ready fails where NATS does not answer. It neither asks for the streams nor makes
 // them.
 func (c *Conn) Ready(ctx context.Context) error {
 	if !c.nc.IsConnected() {
@@ -125,7 +125,7 @@ func (c *Conn) Ready(ctx context.Context) error {
 
 func errNotConnected() error { return kiosk.Unavailable(errors.New("nats is not connected")) }
 
-// ensureStreams makes the shop's streams, or gives them the settings of this
+// ensureStreams makes the shop's streams, or applies to them the settings of this
 // process. Only who publishes or consumes events for the shop calls it: a
 // command that looks into a stream has no say in how it is kept.
 func (c *Conn) ensureStreams(ctx context.Context) error {
@@ -140,8 +140,8 @@ func (c *Conn) ensureStreams(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	for _, stream := range []jetstream.StreamConfig{
-		// A full stream refuses the new: whoever publishes keeps it and tries
-		// again. It would lose the oldest, which nobody may have handled yet.
+		// A full stream refuses new events: the publisher keeps an event and tries
+		// again. Otherwise it would drop the oldest, which may not be handled yet.
 		{Name: ordersStream, Subjects: []string{orderSubjects}, MaxBytes: c.options.EventBytes, Discard: jetstream.DiscardNew},
 		{Name: deadStream, Subjects: []string{deadSubjects}, MaxBytes: deadBytes, Discard: jetstream.DiscardOld},
 	} {
@@ -154,7 +154,7 @@ func (c *Conn) ensureStreams(ctx context.Context) error {
 	return nil
 }
 
-// forget makes the next use ensure the streams anew, should the server have
+// forget makes the next use ensure the streams again, in case the server has
 // lost them.
 func (c *Conn) forget() {
 	c.mu.Lock()
@@ -203,7 +203,7 @@ func (c *Conn) Publish(ctx context.Context, entries []outbox.Entry) []error {
 	return errs
 }
 
-// Send publishes an event and does not wait for anything: whoever calls it has
+// Send publishes an event and does not wait for anything: the caller has
 // another way to find out that the event was not stored.
 func (c *Conn) Send(ctx context.Context, e outbox.Entry) (err error) {
 	span := publishing(ctx, e)
@@ -244,7 +244,7 @@ func (c *Conn) MakeRoom(ctx context.Context) error {
 	}
 	log := slog.With("stream", ordersStream, "bytes", state.Bytes, "max_bytes", limit, "events", state.Msgs)
 	if part < roomAt {
-		log.Warn("the stream of events fills")
+		log.Warn("the event stream is filling up")
 		return nil
 	}
 	// The first event that has to stay.
@@ -260,13 +260,13 @@ func (c *Conn) MakeRoom(ctx context.Context) error {
 		return kiosk.Unavailable(err)
 	}
 	if keep <= state.FirstSeq {
-		log.Error("the stream of events is nearly full, and a consumer has handled none of it", "consumer", slowest)
+		log.Error("the event stream is nearly full and a consumer has handled none of it", "consumer", slowest)
 		return nil
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
 		return kiosk.Unavailable(err)
 	}
-	log.Warn("room made in the stream of events", "removed_before", keep, "slowest_consumer", slowest)
+	log.Warn("old events removed from the event stream", "removed_before", keep, "slowest_consumer", slowest)
 	return nil
 }
 

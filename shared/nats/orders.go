@@ -10,14 +10,15 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
-// Announcer is an order.Announcer.
-type Announcer struct {
+// OrderPublisher is an [order.Publisher].
+type OrderPublisher struct {
 	Conn      *Conn
 	Confirmed bool // wait until the stream has stored the events
 }
 
-// Announce publishes that orders were placed.
-func (a Announcer) Announce(ctx context.Context, orders ...order.Order) error {
+// PublishCreated publishes order.created for orders, and fails where an event could
+// not be sent or, with Confirmed, was not stored.
+func (p OrderPublisher) PublishCreated(ctx context.Context, orders ...order.Order) error {
 	entries := make([]outbox.Entry, len(orders))
 	for i, o := range orders {
 		var err error
@@ -25,17 +26,17 @@ func (a Announcer) Announce(ctx context.Context, orders ...order.Order) error {
 			return err
 		}
 	}
-	if a.Confirmed {
-		return errors.Join(a.Conn.Publish(ctx, entries)...)
+	if p.Confirmed {
+		return errors.Join(p.Conn.Publish(ctx, entries)...)
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, a.Conn.Send(ctx, e))
+		errs = append(errs, p.Conn.Send(ctx, e))
 	}
 	return errors.Join(errs...)
 }
 
-// NewOrderConsumer makes the consumer durable of events order.created. It hands
+// NewOrderConsumer returns the consumer durable of events order.created. It hands
 // those of a batch that can be read to handle, which returns an error for each,
 // in their order; the others become dead letters at once, as do those whose
 // error is order.ErrPoison.
@@ -69,7 +70,7 @@ func created(m Message) (order.Event, error) {
 		return e, fmt.Errorf("%w: %w", order.ErrPoison, err)
 	}
 	if !e.OrderID.Valid() {
-		return e, fmt.Errorf("%w: it names no order", order.ErrPoison)
+		return e, fmt.Errorf("%w: order_id is not an identifier", order.ErrPoison)
 	}
 	return e, nil
 }

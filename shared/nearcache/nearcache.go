@@ -1,10 +1,10 @@
 // Package nearcache keeps answers about products in a process's own memory, for
-// as long as it hears of every change. Its rule: nobody sees what changed more
+// as long as it receives every change. Its rule: no answer is older than a change
 // than a second ago.
 //
-// The cache is told of changes (Changed) and, several times a second, that
-// everything up to a moment has been told (Heard). What it holds counts only
-// while that moment is recent: with the announcements away, or a connection that
+// The cache is notified of changes (Changed) and, several times a second, that
+// all changes up to a moment have arrived (Heard). What it holds counts only
+// while that moment is recent: without announcements, or on a connection that
 // died in silence, it is as if there were no cache.
 package nearcache
 
@@ -27,20 +27,20 @@ import (
 
 // What came of a look for a copy.
 var (
-	hit  = telemetry.Lookup("memory", "hit")
-	miss = telemetry.Lookup("memory", "miss")
-	away = telemetry.Lookup("memory", "away")
+	hit         = telemetry.Lookup("memory", "hit")
+	miss        = telemetry.Lookup("memory", "miss")
+	unavailable = telemetry.Lookup("memory", "unavailable")
 )
 
 const (
-	// productTrust and listTrust are how old the last word of Heard may be.
+	// productTrust and listTrust are how old the last call of Heard may be.
 	productTrust = 900 * time.Millisecond
 	listTrust    = 500 * time.Millisecond
 	// listDelay is for how long lists that a change concerns are still given, so
 	// that a stream of orders does not leave them without any use.
 	listDelay = 400 * time.Millisecond
 	// lifetime is how old a copy may get whose change was never announced: the
-	// process that made it died between its commit and its word.
+	// process that made it died between its commit and its announcement.
 	lifetime = 30 * time.Second
 	// loadTimeout bounds a load that others may be waiting for.
 	loadTimeout = 25 * time.Second
@@ -82,7 +82,7 @@ type copied[V any] struct {
 	lists int64 // of a list: listsDropped at that moment
 }
 
-// load is under way. A change makes it stale: it is nobody's then who comes
+// load is in progress. A change makes it stale: it is not used by callers that come
 // later, and leaves no copy.
 type load[V any] struct {
 	done  chan struct{}
@@ -92,7 +92,7 @@ type load[V any] struct {
 	stale bool
 }
 
-// New makes an empty Cache of at most maxBytes bytes, where weigh tells how many
+// New returns an empty Cache of at most maxBytes bytes, where weigh returns how many
 // a value has.
 func New[V any](maxBytes uint64, weigh func(V) int, now func() time.Time) *Cache[V] {
 	return &Cache[V]{
@@ -117,14 +117,14 @@ type Key struct {
 	list bool
 }
 
-// Product is the Key of a product, whose identifier may be in letters of either
+// Product returns the Key of a product, whose identifier may be in letters of either
 // case.
 func Product(id string) Key { return Key{text: strings.ToLower(id)} }
 
-// List is the Key of the list that a query selects.
+// List returns the Key of the list that a query selects.
 func List(query string) Key { return Key{text: "?" + query, list: true} }
 
-// Get gives the copy under key, if there is one that counts.
+// Get returns the copy under key, if there is one that counts.
 func (c *Cache[V]) Get(key Key) (value V, ok bool) {
 	if value, ok = c.get(key); ok {
 		telemetry.Lookups.Add(context.Background(), 1, hit)
@@ -144,12 +144,12 @@ func (c *Cache[V]) get(key Key) (value V, ok bool) {
 	return found.value, true
 }
 
-// Trusted tells whether copies under key count now. One that does not is counted
+// Trusted reports whether copies under key count now. One that does not is counted
 // as a look for it.
 func (c *Cache[V]) Trusted(key Key) bool {
 	trusted := c.trusted(key, c.moment())
 	if !trusted {
-		telemetry.Lookups.Add(context.Background(), 1, away)
+		telemetry.Lookups.Add(context.Background(), 1, unavailable)
 	}
 	return trusted
 }
@@ -177,7 +177,7 @@ func (c *Cache[V]) outdated(list copied[V], now int64) bool {
 	return list.lists != c.listsDropped.Load() || changed > 0 && now-changed > int64(listDelay)
 }
 
-// Load gives the copy under key, or what load gives: once for all who ask at
+// Load returns the copy under key, or what load returns: once for all who ask at
 // the same time. load says whether its value may be kept. Without trust in its
 // copies it only calls load. It fails with load's error, or ctx's.
 func (c *Cache[V]) Load(ctx context.Context, key Key, fn func(context.Context) (value V, keep bool, err error)) (V, error) {
@@ -202,8 +202,8 @@ func (c *Cache[V]) Load(ctx context.Context, key Key, fn func(context.Context) (
 	}
 }
 
-// join gives the load under way, or begins one, which goes on whoever leaves;
-// or it gives the copy that was left a moment ago.
+// join returns the load in progress, or begins one, which goes on even if all callers leave;
+// or it returns the copy that was stored a moment ago.
 func (c *Cache[V]) join(ctx context.Context, key Key, fn func(context.Context) (V, bool, error)) (l *load[V], value V, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -292,7 +292,7 @@ func (c *Cache[V]) Drop(id kiosk.ID) {
 	c.dropLists()
 }
 
-// Heard says that every change which was announced before sent has been told.
+// Heard says that every change which was announced before sent has arrived.
 func (c *Cache[V]) Heard(sent time.Time) { c.heard.Store(int64(sent.Sub(c.start))) }
 
 // Lost says that changes may have been missed: all copies are forgotten, until
@@ -312,7 +312,7 @@ func (c *Cache[V]) lose() {
 	c.copies.InvalidateAll()
 }
 
-// Bytes is about how many bytes the copies take.
+// Bytes returns about how many bytes the copies take.
 func (c *Cache[V]) Bytes() uint64 {
 	c.copies.CleanUp()
 	return c.copies.WeightedSize()

@@ -235,11 +235,11 @@ func TestOneLoad(t *testing.T) {
 			}
 		})
 	}
-	// The first goes away: the load is not only its own.
+	// The first caller leaves: the load is not only its own.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Load(ctx, product(pen), func(context.Context) (string, bool, error) { loads.Add(1); <-goOn; return "x", true, nil }); !errors.Is(err, context.Canceled) {
-		t.Errorf("who went away got %v", err)
+		t.Errorf("after the caller left: %v", err)
 	}
 	for waiting.Load() < 100 {
 		runtime.Gosched()

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,8 +21,8 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
-// Post has letters sent by the function send-email. It is an outbox.Post.
-type Post struct {
+// Mailer has letters sent by the function send-email. It is an outbox.Mailer.
+type Mailer struct {
 	gateway string // URL
 	token   func() (string, error)
 	client  http.Client
@@ -33,23 +32,23 @@ type Post struct {
 	renew   time.Time
 }
 
-// NewPost returns a Post that calls through the gateway at a URL, in the name
+// NewMailer returns a Mailer that calls through the gateway at a URL, in the name
 // of whom token makes tokens for, each of which is used for lifetime.
-func NewPost(gateway string, token func() (string, error), lifetime time.Duration) *Post {
-	p := &Post{gateway: gateway, client: http.Client{Timeout: callTimeout}}
-	p.token = func() (string, error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if now := time.Now(); now.After(p.renew) {
+func NewMailer(gateway string, token func() (string, error), lifetime time.Duration) *Mailer {
+	m := &Mailer{gateway: gateway, client: http.Client{Timeout: callTimeout}}
+	m.token = func() (string, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if now := time.Now(); now.After(m.renew) {
 			fresh, err := token()
 			if err != nil {
 				return "", err
 			}
-			p.current, p.renew = fresh, now.Add(lifetime/2)
+			m.current, m.renew = fresh, now.Add(lifetime/2)
 		}
-		return p.current, nil
+		return m.current, nil
 	}
-	return p
+	return m
 }
 
 // callTimeout bounds a call. It is longer than what a batch of letters may
@@ -58,27 +57,27 @@ const callTimeout = 15 * time.Second
 
 // Queue has letters sent through OpenFaaS's queue, which neither retries nor
 // reports what came of it.
-func (p *Post) Queue(ctx context.Context, letters []kiosk.ID) error {
-	return p.call(ctx, trace.SpanKindProducer, "async-function", letters, http.StatusAccepted)
+func (m *Mailer) Queue(ctx context.Context, letters []kiosk.ID) error {
+	return m.call(ctx, trace.SpanKindProducer, "async-function", letters, http.StatusAccepted)
 }
 
 // Send has letters sent, and waits for it.
-func (p *Post) Send(ctx context.Context, letters []kiosk.ID) error {
-	return p.call(ctx, trace.SpanKindClient, "function", letters, http.StatusNoContent)
+func (m *Mailer) Send(ctx context.Context, letters []kiosk.ID) error {
+	return m.call(ctx, trace.SpanKindClient, "function", letters, http.StatusNoContent)
 }
 
 // call has letters sent, in the trace that ctx notes: of what they were written
 // for, not of this call, whose span is lost with this process.
-func (p *Post) call(ctx context.Context, kind trace.SpanKind, path string, letters []kiosk.ID, want int) (err error) {
+func (m *Mailer) call(ctx context.Context, kind trace.SpanKind, path string, letters []kiosk.ID, want int) (err error) {
 	origin := kiosk.TraceOf(ctx)
 	ctx, span := telemetry.Begin(telemetry.Follow(ctx, origin), kind, "POST /"+path+"/"+mail.Function+"/letters",
 		attribute.String("http.request.method", http.MethodPost), attribute.Int("messaging.batch.message_count", len(letters)))
 	defer func() { telemetry.End(span, err) }()
-	token, err := p.token()
+	token, err := m.token()
 	if err != nil {
 		return err
 	}
-	address, err := url.JoinPath(p.gateway, path, mail.Function, "letters")
+	address, err := url.JoinPath(m.gateway, path, mail.Function, "letters")
 	if err != nil {
 		return err
 	}
@@ -101,12 +100,13 @@ func (p *Post) call(ctx context.Context, kind trace.SpanKind, path string, lette
 	if origin.State != "" {
 		req.Header.Set("Tracestate", origin.State)
 	}
-	resp, err := p.client.Do(req)
+	resp, err := m.client.Do(req)
 	if err != nil {
 		return kiosk.Unavailable(err)
 	}
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	if err = errors.Join(err, resp.Body.Close()); err != nil {
+	defer resp.Body.Close()
+	// Read to its end, the connection is used again.
+	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)); err != nil {
 		return kiosk.Unavailable(err)
 	}
 	if resp.StatusCode != want {

@@ -20,12 +20,12 @@ type Inventory interface {
 	Return(ctx context.Context, order kiosk.ID, lines []inventory.Line) error
 }
 
-// ProductCache is told of products whose stock moves.
+// ProductCache drops its copies of products whose stock moves.
 type ProductCache interface {
-	// Changing is called before the move is committed, so that nobody who sees
-	// what became of an order is shown the stock of before.
+	// Changing is called before the move is committed, so that a client that sees
+	// the order's new state does not see the stock of before.
 	Changing(ctx context.Context, ids ...kiosk.ID)
-	// Drop is called afterwards, whatever came of it.
+	// Drop is called afterwards, whatever the outcome.
 	Drop(ctx context.Context, ids ...kiosk.ID)
 }
 
@@ -41,7 +41,7 @@ type Fulfilment struct {
 }
 
 // ErrPoison marks an event that will never succeed, however often it is tried.
-var ErrPoison = errors.New("the event can never be handled")
+var ErrPoison = errors.New("the event cannot be handled")
 
 // Fulfil handles events order.created: it takes the stock of every line of an
 // order, or notes that it is short. All of them are one transaction; where that
@@ -51,7 +51,7 @@ var ErrPoison = errors.New("the event can never be handled")
 func (f *Fulfilment) Fulfil(ctx context.Context, events []Event) []error {
 	errs := make([]error, len(events))
 	err := f.settle(ctx, events)
-	alone := len(events) > 1 && err != nil && !kiosk.KindUnavailable.Is(err)
+	alone := len(events) > 1 && err != nil && !kiosk.IsKind(err, kiosk.KindUnavailable)
 	for i := range events {
 		if errs[i] = err; alone {
 			errs[i] = f.settle(ctx, events[i:i+1])
@@ -80,14 +80,14 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 			return err
 		}
 		if len(found) < len(ids) {
-			return fmt.Errorf("%w: there is no such order", ErrPoison)
+			return fmt.Errorf("%w: the order does not exist", ErrPoison)
 		}
-		// Already settled, or cancelled meanwhile.
+		// Settled already, or cancelled meanwhile.
 		orders = slices.DeleteFunc(found, func(o Order) bool { return o.Stock != StockPending })
 		if len(orders) == 0 {
 			return nil
 		}
-		// Who came first is served first.
+		// First come, first served.
 		slices.SortFunc(orders, func(a, b Order) int { return slices.Index(ids, a.ID) - slices.Index(ids, b.ID) })
 		demands := make([]inventory.Demand, len(orders))
 		for i := range orders {
@@ -102,10 +102,10 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 			o := &orders[i]
 			if taken[i] {
 				o.take(f.Now())
-				entries[i], err = o.announcement(SubjectStockTaken, Confirmation)
+				entries[i], err = o.changeEntry(SubjectStockTaken, Confirmation)
 			} else {
 				o.short(f.Now())
-				entries[i], err = o.announcement(SubjectCancelled, Apology)
+				entries[i], err = o.changeEntry(SubjectCancelled, Apology)
 			}
 			if err != nil {
 				return err
@@ -121,7 +121,7 @@ func (f *Fulfilment) settle(ctx context.Context, events []Event) error {
 		f.ProductCache.Changing(ctx, products(orders)...)
 		return nil
 	})
-	// Whatever came of it: an event that comes again may have been committed by
+	// Whatever the outcome: an event that is delivered again may have been committed by
 	// a worker that died before it dropped the copies.
 	ctx = context.WithoutCancel(ctx)
 	f.Cache.Drop(ctx, ids...)

@@ -19,8 +19,8 @@ type Query struct {
 type Selection struct {
 	UserID kiosk.ID
 	Status Status
-	Skip   int          // orders to pass over; 0 where After is set
-	After  *kiosk.Place // nil: from the newest
+	Skip   int           // orders to pass over; 0 where After is set
+	After  *kiosk.Cursor // nil: from the newest
 	Limit  int
 }
 
@@ -41,7 +41,7 @@ func (l *Lookup) List(ctx context.Context, actor kiosk.Actor, q Query) (kiosk.Li
 		return kiosk.Listing[Order]{}, kiosk.Forbidden("only an administrator sees other people's orders")
 	}
 	list := fmt.Sprintf("orders\x00%s\x00%s", q.UserID, q.Status)
-	after, err := q.Page.Place(list)
+	after, err := q.Page.Cursor(list)
 	if err != nil {
 		return kiosk.Listing[Order]{}, err
 	}
@@ -52,7 +52,7 @@ func (l *Lookup) List(ctx context.Context, actor kiosk.Actor, q Query) (kiosk.Li
 	page := kiosk.Listing[Order]{Items: orders, Total: total}
 	if more && len(orders) > 0 {
 		last := orders[len(orders)-1]
-		page.Next = kiosk.Place{Key: kiosk.NumberKey(last.CreatedAt.UnixMilli()), ID: last.ID}.Token(list)
+		page.Next = kiosk.Cursor{Key: kiosk.NumberKey(last.CreatedAt.UnixMilli()), ID: last.ID}.Token(list)
 	}
 	return page, nil
 }

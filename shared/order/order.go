@@ -30,7 +30,7 @@ const (
 	StockPending  Stock = "PENDING"
 	StockTaken    Stock = "TAKEN"    // every line
 	StockShort    Stock = "SHORT"    // something was missing, so nothing was taken
-	StockReturned Stock = "RETURNED" // taken, and given back
+	StockReturned Stock = "RETURNED" // taken, and returned
 	StockNone     Stock = "NONE"     // cancelled before any was taken
 )
 
@@ -57,7 +57,7 @@ type Change struct {
 type Order struct {
 	ID        kiosk.ID
 	UserID    kiosk.ID
-	Lines     []Line
+	Lines     []Line // each product once: see [inventory.Merge]
 	Total     kiosk.Money
 	Currency  string
 	Status    Status
@@ -79,16 +79,16 @@ func (o Order) OwnKey() string {
 	return key
 }
 
-// take notes that every line's stock was taken.
+// take records that every line's stock was taken.
 func (o *Order) take(now time.Time) { o.move(Pending, StockTaken, kiosk.ServiceID, now) }
 
-// short notes that something was missing, which ends the order.
+// short records that something was out of stock, which cancels the order.
 func (o *Order) short(now time.Time) {
 	o.Reason = ReasonOutOfStock
 	o.move(Cancelled, StockShort, kiosk.ServiceID, now)
 }
 
-// complete notes that the goods were handed over.
+// complete records that the goods were handed over.
 func (o *Order) complete(by kiosk.ID, reason string, now time.Time) error {
 	if o.Status != Pending || o.Stock != StockTaken {
 		return o.forbids(Completed)
@@ -98,7 +98,7 @@ func (o *Order) complete(by kiosk.ID, reason string, now time.Time) error {
 	return nil
 }
 
-// cancel ends the order and tells whether its stock has to be given back.
+// cancel ends the order and reports whether its stock has to be returned.
 func (o *Order) cancel(by kiosk.ID, reason string, now time.Time) (restock bool, err error) {
 	if o.Status == Cancelled {
 		return false, o.forbids(Cancelled)
@@ -113,7 +113,7 @@ func (o *Order) cancel(by kiosk.ID, reason string, now time.Time) (restock bool,
 }
 
 func (o *Order) forbids(to Status) error {
-	return kiosk.Conflict(fmt.Sprintf("an order that is %s, with its stock %s, cannot become %s", o.Status, o.Stock, to))
+	return kiosk.Conflict(fmt.Sprintf("an order with status %s and stock %s cannot become %s", o.Status, o.Stock, to))
 }
 
 func (o *Order) move(status Status, stock Stock, by kiosk.ID, now time.Time) {
@@ -172,15 +172,15 @@ func (o Order) event() Event {
 	return e
 }
 
-// announcement is what has to be said of an order that was changed: an event,
-// and a letter to its customer.
-func (o Order) announcement(subject, template string) (outbox.Entry, error) {
+// changeEntry returns the outbox entry for a change of the order: an event, and a
+// letter to its customer.
+func (o Order) changeEntry(subject, template string) (outbox.Entry, error) {
 	event, err := o.outboxEvent(subject)
-	return outbox.Entry{Event: event, Letter: &outbox.Letter{Template: template, UserID: o.UserID, OrderID: o.ID}}, err
+	return outbox.Entry{Event: event, Mail: &outbox.Letter{Template: template, UserID: o.UserID, OrderID: o.ID}}, err
 }
 
-// Created returns the event of an order that was placed. It has the order's own
-// identifier, so that the stream knows a repetition.
+// Created returns the outbox entry of the event order.created. It has the order's
+// own identifier, so that the stream recognises a repetition.
 func (o Order) Created() (outbox.Entry, error) {
 	event, err := o.outboxEvent(SubjectCreated)
 	return outbox.Entry{ID: o.ID, Event: event, Order: o.ID, Trace: o.Trace, CreatedAt: o.CreatedAt}, err
@@ -202,12 +202,12 @@ const (
 	Cancellation = "cancellation"
 )
 
-// Outbox stores what has to be said, in the caller's transaction.
+// Outbox stores events and letters, in the caller's transaction.
 type Outbox interface {
 	Add(ctx context.Context, entries ...outbox.Entry) error
 }
 
-// Cache holds copies of orders for readers. It must be told of each change
+// Cache holds copies of orders for readers. It must be called on each change
 // after that has been committed; nothing is ever written back from it.
 type Cache interface {
 	Get(ctx context.Context, id kiosk.ID, load func(context.Context) (Order, error)) (Order, error)

@@ -49,7 +49,7 @@ func TestLife(t *testing.T) {
 				}
 			}
 			after := state{o.Status, o.Stock}
-			if err != nil && (!kiosk.KindConflict.Is(err) || after != before || len(o.History) != history) {
+			if err != nil && (!kiosk.IsKind(err, kiosk.KindConflict) || after != before || len(o.History) != history) {
 				t.Fatalf("refused with %v, but %v became %v", err, before, after)
 			}
 			legal := after == before

@@ -52,40 +52,44 @@ type Products interface {
 	Offers(ctx context.Context, ids []kiosk.ID) ([]inventory.Product, error)
 }
 
-// Customers tells whether somebody is a customer.
-type Customers interface {
+// Users are the accounts that orders belong to.
+type Users interface {
 	Exists(ctx context.Context, id kiosk.ID) (bool, error)
-	// Verified tells whether they have verified their e-mail address.
+	// Verified reports whether they have verified their e-mail address.
 	Verified(ctx context.Context, id kiosk.ID) (bool, error)
 }
 
-// Announcer publishes that orders were placed.
-type Announcer interface {
-	Announce(ctx context.Context, orders ...Order) error
+// Publisher publishes the event order.created.
+type Publisher interface {
+	PublishCreated(ctx context.Context, orders ...Order) error
 }
 
 // Limit counts a new order of a customer, and returns KindTooMany where there
 // were too many: an account does not grow without bound.
 type Limit func(ctx context.Context, customer kiosk.ID) error
 
-// Placing takes orders.
+// Placing places orders.
 type Placing struct {
 	Orders    Repository
 	Limit     Limit
 	Backlog   *Backlog
 	Locks     Locks
 	Products  Products
-	Customers Customers
-	Announcer Announcer // does not wait for a confirmation: see Announcing
+	Users     Users
+	Publisher Publisher // does not wait for a confirmation: see [Republisher]
 	Currency  string
 	Verified  bool // only customers order whose e-mail address is verified
 	Now       func() time.Time
 }
 
-// Place takes an order: it notes names and prices as they are now, and stores
-// the order, which from then on waits for its stock. replayed is true for the
-// answer to a request that was answered before. While too many orders wait:
-// KindUnavailable.
+// Place stores an order with the names and prices of its products as they are now,
+// and returns it; from then on it waits for its stock. replayed is true where the
+// same request was answered before, and the order is that of the first answer.
+//
+// Place fails with KindInvalid for a draft that is not allowed, KindForbidden for
+// somebody else's order, KindTooMany above the customer's limit, KindConflict while
+// a request with the same key is in progress, and KindUnavailable while too many
+// orders wait.
 func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Order, replayed bool, err error) {
 	if d.UserID == "" && actor.Role != kiosk.RoleService {
 		d.UserID = actor.ID
@@ -103,36 +107,18 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 		}
 		defer unlock()
 	}
-	o, err = p.price(ctx, actor, d, lines)
+	o, err = p.insert(ctx, actor, d, lines, key)
 	if err == nil {
-		o.Key, o.Trace = key, kiosk.TraceOf(ctx)
-		if key != "" {
-			o.Fingerprint = d.fingerprint()
-		}
-		err = p.Backlog.Check(ctx)
-	}
-	if err == nil {
-		err = p.Limit(ctx, d.UserID)
-	}
-	if err == nil {
-		err = p.Orders.Insert(ctx, o)
-	}
-	if err == nil {
-		note(ctx, o.ID)
-		o.placed(ctx)
-		if err := p.Announcer.Announce(ctx, o); err != nil {
-			slog.WarnContext(ctx, "order not announced, a relay does it later", "order_id", o.ID, "error", err)
-		}
 		return o, false, nil
 	}
-	if key == "" || kiosk.KindUnavailable.Is(err) && !errors.Is(err, errBacklog) {
+	if key == "" || kiosk.IsKind(err, kiosk.KindUnavailable) && !errors.Is(err, errBacklog) {
 		return Order{}, false, err
 	}
-	// A request that was answered before is answered alike, whatever has become
-	// of its products since.
+	// A request that was answered before gets the same answer, even if its
+	// products have changed since.
 	first, findErr := p.Orders.ByKey(ctx, key, p.Now().Add(-KeyLifetime))
 	switch {
-	case kiosk.KindNotFound.Is(findErr):
+	case kiosk.IsKind(findErr, kiosk.KindNotFound):
 		return Order{}, false, err
 	case findErr != nil:
 		return Order{}, false, findErr
@@ -143,7 +129,34 @@ func (p *Placing) Place(ctx context.Context, actor kiosk.Actor, d Draft) (o Orde
 	return first, true, nil
 }
 
-// check says what is wrong with a draft as such, and merges its lines.
+// insert stores the order of a draft under an idempotency key, and publishes it.
+func (p *Placing) insert(ctx context.Context, actor kiosk.Actor, d Draft, lines []inventory.Line, key string) (Order, error) {
+	o, err := p.price(ctx, actor, d, lines)
+	if err != nil {
+		return Order{}, err
+	}
+	o.Key, o.Trace = key, kiosk.TraceOf(ctx)
+	if key != "" {
+		o.Fingerprint = d.fingerprint()
+	}
+	if err := p.Backlog.Check(ctx); err != nil {
+		return Order{}, err
+	}
+	if err := p.Limit(ctx, d.UserID); err != nil {
+		return Order{}, err
+	}
+	if err := p.Orders.Insert(ctx, o); err != nil {
+		return Order{}, err
+	}
+	note(ctx, o.ID)
+	o.placed(ctx)
+	if err := p.Publisher.PublishCreated(ctx, o); err != nil {
+		slog.WarnContext(ctx, "order.created not published, the relay will retry", "order_id", o.ID, "error", err)
+	}
+	return o, nil
+}
+
+// check returns the merged lines of a draft, or what is wrong with it.
 func (p *Placing) check(actor kiosk.Actor, d Draft) ([]inventory.Line, error) {
 	var v kiosk.Violations
 	v.Require(len(d.Lines) > 0, "items", "must not be empty")
@@ -167,28 +180,28 @@ func (p *Placing) check(actor kiosk.Actor, d Draft) ([]inventory.Line, error) {
 	}
 	lines = inventory.Merge(lines)
 	for _, line := range lines {
-		v.Require(line.Quantity <= MaxQuantity, "items", fmt.Sprintf("must ask for at most %d pieces of product %s in all", MaxQuantity, line.ProductID))
+		v.Require(line.Quantity <= MaxQuantity, "items", fmt.Sprintf("must have at most %d pieces of product %s in total", MaxQuantity, line.ProductID))
 	}
 	return lines, v.Err()
 }
 
-// price makes the order from the products as they are now.
+// price returns the order of a draft, at the products' present names and prices.
 func (p *Placing) price(ctx context.Context, actor kiosk.Actor, d Draft, lines []inventory.Line) (Order, error) {
 	var v kiosk.Violations
 	if d.UserID != actor.ID {
-		exists, err := p.Customers.Exists(ctx, d.UserID)
+		exists, err := p.Users.Exists(ctx, d.UserID)
 		if err != nil {
 			return Order{}, err
 		}
 		v.Require(exists, "user_id", "is not a customer")
 	}
 	if p.Verified && !actor.Administers() {
-		verified, err := p.Customers.Verified(ctx, d.UserID)
+		verified, err := p.Users.Verified(ctx, d.UserID)
 		if err != nil {
 			return Order{}, err
 		}
 		if !verified {
-			return Order{}, kiosk.Forbidden("this shop takes orders from verified e-mail addresses only: follow the link in the letter of welcome, or have it sent again with POST /api/users/me/verification")
+			return Order{}, kiosk.Forbidden("a verified e-mail address is required: follow the link in the welcome e-mail, or request a new one with POST /api/users/me/verification")
 		}
 	}
 	ids := make([]kiosk.ID, len(lines))
@@ -217,7 +230,7 @@ func (p *Placing) price(ctx context.Context, actor kiosk.Actor, d Draft, lines [
 	if d.Total != "" {
 		total, err := kiosk.ParseMoney("total", d.Total, maxTotal)
 		v.Add(err)
-		v.Require(err != nil || total == o.Total, "total", "is not what the order costs: "+o.Total.String())
+		v.Require(err != nil || total == o.Total, "total", "does not match the total of the order,  "+o.Total.String())
 		if err := v.Err(); err != nil {
 			return Order{}, err
 		}
@@ -226,7 +239,7 @@ func (p *Placing) price(ctx context.Context, actor kiosk.Actor, d Draft, lines [
 	return o, nil
 }
 
-// fingerprint is the same for the same request.
+// fingerprint returns a hash that is the same for the same request.
 func (d Draft) fingerprint() string {
 	text := fmt.Appendf(nil, "%q %q", d.UserID, d.Total)
 	for _, line := range d.Lines {

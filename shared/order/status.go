@@ -39,7 +39,7 @@ func (l *Lookup) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Order
 }
 
 func owned(actor kiosk.Actor, o Order, err error) (Order, error) {
-	if kiosk.KindNotFound.Is(err) || err == nil && !actor.Owns(o.UserID) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) || err == nil && !actor.Owns(o.UserID) {
 		return Order{}, errOrder
 	}
 	return o, err
@@ -72,7 +72,7 @@ func (l *Lifecycle) Complete(ctx context.Context, actor kiosk.Actor, id kiosk.ID
 		if err := o.complete(actor.ID, reason, l.Now()); err != nil {
 			return outbox.Entry{}, err
 		}
-		return o.announcement(SubjectCompleted, Completion)
+		return o.changeEntry(SubjectCompleted, Completion)
 	})
 }
 
@@ -90,13 +90,13 @@ func (l *Lifecycle) Cancel(ctx context.Context, actor kiosk.Actor, id kiosk.ID, 
 		if err != nil {
 			return outbox.Entry{}, err
 		}
-		return o.announcement(SubjectCancelled, Cancellation)
+		return o.changeEntry(SubjectCancelled, Cancellation)
 	})
 }
 
 var errNotAllowed = kiosk.Forbidden("only an administrator may do that; you may cancel an order that is not completed")
 
-// change changes an order in a transaction, stores what is to be told of it, and
+// change changes an order in a transaction, stores its event and its letter, and
 // drops the copies of what changed.
 func (l *Lifecycle) change(ctx context.Context, actor kiosk.Actor, id kiosk.ID, reason string, apply func(ctx context.Context, o *Order) (outbox.Entry, error)) (Order, error) {
 	if err := kiosk.CheckText("reason", reason, 0, 200); err != nil {
@@ -113,8 +113,8 @@ func (l *Lifecycle) change(ctx context.Context, actor kiosk.Actor, id kiosk.ID, 
 		restocked = nil
 		var entries []outbox.Entry
 		if o.Stock == StockPending {
-			// Whoever placed it may have died before its event was published, and
-			// nobody will look for it among those that wait any more.
+			// The process that placed it may have died before it published the event, and
+			// after this change the order is no longer among those that wait.
 			created, err := o.Created()
 			if err != nil {
 				return err
@@ -140,7 +140,7 @@ func (l *Lifecycle) change(ctx context.Context, actor kiosk.Actor, id kiosk.ID, 
 		changed = o
 		return nil
 	})
-	// Whatever came of it: a refusal may rest on what another has just changed.
+	// Whatever the outcome: a refusal may be due to a change by another request.
 	l.Cache.Drop(context.WithoutCancel(ctx), id)
 	l.ProductCache.Drop(context.WithoutCancel(ctx), restocked...)
 	if err != nil {

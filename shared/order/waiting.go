@@ -13,13 +13,13 @@ import (
 
 const (
 	// Grace is how long an order may wait for its stock before its event is
-	// published again: whoever placed it may have died before it was.
+	// published again: the process that placed it may have died before.
 	Grace = outbox.Grace
 	// maxRest is the longest time between two publications, jitter aside.
 	maxRest = 5 * time.Minute
 )
 
-// rest is the time until the next publication: it doubles from Grace to
+// rest returns the time until the next publication: it doubles from Grace to
 // maxRest.
 func rest(announcements int) time.Duration { return outbox.Backoff(announcements, maxRest) }
 
@@ -27,43 +27,42 @@ func rest(announcements int) time.Duration { return outbox.Backoff(announcements
 type WaitingOrders interface {
 	// Waiting counts them, up to limit.
 	Waiting(ctx context.Context, limit int) (int, error)
-	// Unannounced returns at most limit of them whose event is due to be
-	// published again, and puts that off by pause. Two callers at once may get
+	// Unpublished returns at most limit of them whose event is due to be
+	// published again, and postpones that by pause. Two callers at once may get
 	// the same order.
-	Unannounced(ctx context.Context, now time.Time, limit int, pause func(announcements int) time.Duration) ([]Order, error)
+	Unpublished(ctx context.Context, now time.Time, limit int, pause func(announcements int) time.Duration) ([]Order, error)
 }
 
-// Announcing publishes order.created again for orders that wait longer than
-// they should. A worker that has seen the event before does nothing.
-type Announcing struct {
+// Republisher publishes order.created again for orders that wait for their stock
+// for longer than [Grace]. A worker that has seen the event before does nothing.
+type Republisher struct {
 	Orders    WaitingOrders
-	Announcer Announcer
+	Publisher Publisher
 	Now       func() time.Time
 }
 
-// Sweep publishes what is due, at most limit orders, and returns how many there
-// were.
-func (a *Announcing) Sweep(ctx context.Context, limit int) (int, error) {
-	orders, err := a.Orders.Unannounced(ctx, a.Now(), limit, rest)
+// Sweep publishes the events that are due, at most limit, and returns their number.
+// It fails where the database or NATS does not answer.
+func (r *Republisher) Sweep(ctx context.Context, limit int) (int, error) {
+	orders, err := r.Orders.Unpublished(ctx, r.Now(), limit, rest)
 	if err != nil || len(orders) == 0 {
 		return 0, err
 	}
-	slog.Warn("orders wait for their stock, their events are published again", "orders", len(orders), "oldest", orders[0].ID, "waiting_since", orders[0].CreatedAt)
+	slog.Warn("orders wait for their stock, publishing their events again", "orders", len(orders), "oldest", orders[0].ID, "waiting_since", orders[0].CreatedAt)
 	outbox.Relayed.Add(ctx, int64(len(orders)), nil)
-	return len(orders), a.Announcer.Announce(ctx, orders...)
+	return len(orders), r.Publisher.PublishCreated(ctx, orders...)
 }
 
 // maxCount bounds what it costs to count.
 const maxCount = 100_000
 
 // Pending returns how many orders wait for their stock, up to 100,000.
-func (a *Announcing) Pending(ctx context.Context) (int, error) {
-	return a.Orders.Waiting(ctx, maxCount)
+func (r *Republisher) Pending(ctx context.Context) (int, error) {
+	return r.Orders.Waiting(ctx, maxCount)
 }
 
-// Backlog bounds the orders that wait for their stock: while there are more
-// than can be settled soon, the shop says so instead of accepting what it
-// settles late.
+// Backlog bounds the orders that wait for their stock: while there are too many,
+// the shop refuses new ones instead of settling them late.
 type Backlog struct {
 	Orders WaitingOrders
 	Limit  int // 10,000 by default
@@ -80,7 +79,7 @@ var errBacklog = errors.New("too many orders wait for their stock")
 // limit is exceeded by as many at most.
 const countEvery = time.Second
 
-// Check returns KindUnavailable while Limit orders wait.
+// Check fails with KindUnavailable while Limit orders wait.
 func (b *Backlog) Check(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -91,7 +90,7 @@ func (b *Backlog) Check(ctx context.Context) error {
 		}
 		b.counted, b.full = now, n >= b.Limit
 		if b.full {
-			slog.Warn("orders are refused: too many wait for their stock", "limit", b.Limit)
+			slog.Warn("orders refused: too many wait for their stock", "limit", b.Limit)
 		}
 	}
 	if b.full {

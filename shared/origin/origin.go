@@ -1,4 +1,4 @@
-// Package origin tells a function where a request really comes from. Anybody
+// Package origin proves to a function where a request comes from. Anybody
 // who reaches OpenFaaS's gateway can write X-Forwarded-For; so the edge adds a
 // proof that it wrote it, which the functions check with the secret they share.
 package origin
@@ -33,7 +33,7 @@ type Key struct {
 	now    func() time.Time
 }
 
-// NewKey makes a Key of EDGE_SECRET: nil where that is empty. It fails for a
+// NewKey returns a Key of EDGE_SECRET: nil where that is empty. It fails for a
 // secret that could be guessed.
 func NewKey(secret string, now func() time.Time) (*Key, error) {
 	if secret == "" {
@@ -55,7 +55,7 @@ func (k *Key) Sign(h http.Header) {
 	h[ProofHeader] = []string{minute + "." + hex.EncodeToString(k.mac(h.Get("X-Call-Id"), h.Get("X-Forwarded-For"), minute))}
 }
 
-// Address is the client's address, where the header proves it.
+// Address returns the client's address, where the header proves it.
 func (k *Key) Address(h http.Header) (client netip.Addr, proven bool) {
 	if k == nil || len(h.Values("X-Forwarded-For")) != 1 {
 		return netip.Addr{}, false
@@ -73,7 +73,7 @@ func (k *Key) Address(h http.Header) (client netip.Addr, proven bool) {
 	return client.Unmap(), err == nil
 }
 
-// Network is what belongs to one customer at the least: an IPv4 address, or a
+// Network returns what belongs to one customer at the least: an IPv4 address, or a
 // network of 64 bits of IPv6 (RFC 6177). It is the zero Prefix for what is no
 // address.
 func Network(address netip.Addr) netip.Prefix {

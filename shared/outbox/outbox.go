@@ -1,8 +1,8 @@
-// Package outbox delivers what a decision has to say. An entry (an event, a
-// letter, or both) is stored in the transaction of the decision that causes it,
-// and delivered once that has been committed: at once by the process that
-// stored it and, if that process dies or the other side does not answer, by a
-// relay that tries again until it is confirmed.
+// Package outbox is a transactional outbox for events and mails. An [Entry] is
+// stored in the transaction of the decision that causes it, and delivered after the
+// commit: at once by the process that stored it and, if that process dies or the
+// other side does not answer, by a relay ([Outbox.Sweep]) that tries again until
+// the delivery is confirmed.
 package outbox
 
 import (
@@ -22,13 +22,14 @@ import (
 // Relayed counts what a relay had to take over.
 var Relayed = telemetry.NewCounter("kiosk.outbox.relayed", "{entry}", "entries and events that a relay had to take over")
 
-// Entry is what one decision has to say. It may be delivered more than once:
-// its ID is how the receivers recognise a repetition.
+// Entry is what follows from one decision: an event to publish, a letter to mail,
+// or both. It may be delivered more than once; receivers recognise a repetition by
+// its ID.
 type Entry struct {
 	ID          kiosk.ID    // also the event's
-	Event       *Event      // nil: none, or published already
-	Letter      *Letter     // nil: none
-	Order       kiosk.ID    // whose event it is; not stored: see About
+	Event       *Event      // to publish; nil: none, or published already
+	Mail        *Letter     // to send by mail; nil: none
+	Order       kiosk.ID    // that the event is about; not stored: see [Entry.About]
 	Trace       kiosk.Trace // of the request that led to it
 	Attempts    int         // by relays
 	NextAttempt time.Time
@@ -37,8 +38,8 @@ type Entry struct {
 
 // About returns the order that the entry is about; empty for none.
 func (e Entry) About() kiosk.ID {
-	if e.Letter != nil {
-		return e.Letter.OrderID
+	if e.Mail != nil {
+		return e.Mail.OrderID
 	}
 	return e.Order
 }
@@ -49,15 +50,14 @@ type Event struct {
 	Payload []byte // JSON
 }
 
-// Letter is an e-mail to be written and sent by the function send-email. It
-// names what the letter is about and holds no text: the letter says what is so
-// when it is sent.
+// Letter is a mail that the function send-email writes and sends. It names what the
+// letter is about and holds no text: the letter shows the state when it is sent.
 type Letter struct {
 	Template string   // of package mail
-	UserID   kiosk.ID // its recipient; empty: whoever has the account of To
+	UserID   kiosk.ID // its recipient; empty: the account with the address To
 	OrderID  kiosk.ID // what it is about; empty: the account
 	To       string   // an address; empty: the account's when it is sent
-	Seed     []byte   // of its link's token, which nobody stores; nil: no link
+	Seed     []byte   // of its link's token, which is not stored; nil: no link
 	Issued   bool     // its link is stored, and perhaps sent
 }
 
@@ -65,8 +65,8 @@ type Letter struct {
 type Store interface {
 	// Add stores entries, in the caller's transaction.
 	Add(ctx context.Context, entries ...Entry) error
-	// Due returns at most limit entries whose NextAttempt has come, and puts
-	// that off by pause. Two callers at once may get the same entry.
+	// Due returns at most limit entries whose NextAttempt has come, and postpones
+	// that by pause. Two callers at once may get the same entry.
 	Due(ctx context.Context, now time.Time, limit int, pause func(attempts int) time.Duration) ([]Entry, error)
 	// Published removes the events of entries.
 	Published(ctx context.Context, ids ...kiosk.ID) error
@@ -83,13 +83,14 @@ type Publisher interface {
 	Publish(ctx context.Context, entries []Entry) []error
 }
 
-// Post has letters sent by the function send-email, which confirms each letter
-// to the Store itself.
-type Post interface {
-	// Queue has them sent soon, if nothing comes in between: OpenFaaS's queue
-	// neither retries nor reports what came of an invocation.
+// Mailer has letters sent by the function send-email, which removes each from the
+// [Store] when it is sent.
+type Mailer interface {
+	// Queue puts letters into OpenFaaS's queue, and returns when that has them. The
+	// queue neither retries nor reports whether they were sent.
 	Queue(ctx context.Context, letters []kiosk.ID) error
-	// Send has them sent now, and waits for it.
+	// Send returns when the letters were handled, and fails where the function does
+	// not answer or refuses them.
 	Send(ctx context.Context, letters []kiosk.ID) error
 }
 
@@ -114,12 +115,11 @@ const (
 	maxDeliveries = 16
 )
 
-// Pause is the time until the next attempt, half a minute at most but for the
-// jitter.
+// Pause returns the time until the next attempt, at most half a minute plus jitter.
 func Pause(attempts int) time.Duration { return Backoff(attempts, maxPause) }
 
-// Backoff doubles from Grace to most with the attempts. The jitter keeps what
-// failed together from coming back together.
+// Backoff returns a time that doubles from [Grace] to most with the attempts. The
+// jitter keeps what failed together from being retried together.
 func Backoff(attempts int, most time.Duration) time.Duration {
 	d := min(Grace<<min(attempts, 10), most)
 	return d/2 + rand.N(d)
@@ -130,31 +130,31 @@ type Outbox struct {
 	store    Store
 	transact kiosk.Transact
 	events   Publisher
-	post     Post
+	mailer   Mailer
 	now      func() time.Time
 
 	slots  chan struct{} // bounds the deliveries under way
 	active sync.WaitGroup
 
 	mu      sync.Mutex
-	letters []due         // to be queued together
+	letters []queued      // to be queued together
 	closing chan struct{} // ends the time for which they are gathered
 }
 
-// New makes an outbox over the database's own transactions.
-func New(store Store, transact kiosk.Transact, events Publisher, post Post, now func() time.Time) *Outbox {
-	return &Outbox{store: store, transact: transact, events: events, post: post, now: now, slots: make(chan struct{}, maxDeliveries), closing: make(chan struct{})}
+// New returns an outbox over the database's own transactions.
+func New(store Store, transact kiosk.Transact, events Publisher, mailer Mailer, now func() time.Time) *Outbox {
+	return &Outbox{store: store, transact: transact, events: events, mailer: mailer, now: now, slots: make(chan struct{}, maxDeliveries), closing: make(chan struct{})}
 }
 
-// due is a letter that is to be sent.
-type due struct {
+// queued is a letter that is to be sent.
+type queued struct {
 	id    kiosk.ID
 	trace kiosk.Trace
 }
 
-// together returns the letters of a batch, and a context for whoever has them
-// sent: it belongs to the first that is recorded, or else to the first.
-func together(ctx context.Context, batch []due) (context.Context, []kiosk.ID) {
+// joined returns the identifiers of a batch, and a context for sending it: it
+// belongs to the trace of the first letter that is recorded, or else of the first.
+func joined(ctx context.Context, batch []queued) (context.Context, []kiosk.ID) {
 	ids, trace := make([]kiosk.ID, len(batch)), batch[0].trace
 	for i, d := range batch {
 		if ids[i] = d.id; !trace.Sampled() && d.trace.Sampled() {
@@ -166,8 +166,9 @@ func together(ctx context.Context, batch []due) (context.Context, []kiosk.ID) {
 
 type batchKey struct{}
 
-// Transact is a database transaction after whose commit the entries that fn
-// added are delivered, in the background.
+// Transact runs fn in a database transaction and, after the commit, delivers the
+// entries that fn added ([Outbox.Add]) in the background. It fails as fn or the
+// commit fails; deliveries are retried by the relay.
 func (o *Outbox) Transact(ctx context.Context, fn func(context.Context) error) error {
 	var added *[]Entry
 	err := o.transact(ctx, func(ctx context.Context) error {
@@ -180,7 +181,7 @@ func (o *Outbox) Transact(ctx context.Context, fn func(context.Context) error) e
 	for batch := range slices.Chunk(*added, maxBatch) {
 		select {
 		case o.slots <- struct{}{}:
-		default: // busy: a relay finds it after its grace
+		default: // busy: a relay delivers it after its grace
 			continue
 		}
 		o.active.Go(func() {
@@ -191,7 +192,7 @@ func (o *Outbox) Transact(ctx context.Context, fn func(context.Context) error) e
 	return nil
 }
 
-// Close waits for the deliveries under way.
+// Close waits for the deliveries in progress.
 func (o *Outbox) Close() {
 	o.mu.Lock()
 	select {
@@ -203,8 +204,8 @@ func (o *Outbox) Close() {
 	o.active.Wait()
 }
 
-// Add stores entries, in the transaction of Transact that ctx belongs to. Those
-// without an ID are given one.
+// Add stores entries, in the transaction of [Outbox.Transact] that ctx belongs to,
+// and fails outside of one. Entries without an ID get one.
 func (o *Outbox) Add(ctx context.Context, entries ...Entry) error {
 	added, ok := ctx.Value(batchKey{}).(*[]Entry)
 	if !ok {
@@ -229,37 +230,38 @@ func (o *Outbox) Add(ctx context.Context, entries ...Entry) error {
 }
 
 // deliver tries once: the events, and then the letters of those whose event is
-// published, so that a letter that was sent stands for an entry that is done.
-// What fails comes back by its NextAttempt, even if this process dies now.
+// published, so that an entry is done when its letter is sent. What fails is due
+// again at its NextAttempt, even if this process dies now. again is true for a
+// relay.
 func (o *Outbox) deliver(ctx context.Context, batch []Entry, again bool) {
 	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
 	defer cancel()
 	var done, published []kiosk.ID
-	var letters []due
+	var letters []queued
 	failed := o.publish(ctx, batch)
 	for i, e := range batch {
 		switch {
 		case failed[i] != nil:
-			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "event not published, it is tried again", "entry", e.ID, "subject", e.Event.Subject, "attempts", e.Attempts, "error", failed[i])
-		case e.Letter == nil:
+			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "event not published, will retry", "entry", e.ID, "subject", e.Event.Subject, "attempts", e.Attempts, "error", failed[i])
+		case e.Mail == nil:
 			done = append(done, e.ID)
 		default:
-			letters = append(letters, due{e.ID, e.Trace})
+			letters = append(letters, queued{e.ID, e.Trace})
 			if e.Event != nil {
 				published = append(published, e.ID)
 			}
 		}
 	}
-	var err error
 	if len(done) > 0 {
-		err = o.store.Done(ctx, done...)
+		if err := o.store.Done(ctx, done...); err != nil {
+			slog.Warn("outbox not updated, will retry", "error", err)
+		}
 	}
 	if again && len(published) > 0 {
 		// The stream recognises a repetition for two minutes only.
-		err = errors.Join(err, o.store.Published(ctx, published...))
-	}
-	if err != nil {
-		slog.Warn("outbox not written, its entries are tried again", "error", err)
+		if err := o.store.Published(ctx, published...); err != nil {
+			slog.Warn("outbox not updated, will retry", "error", err)
+		}
 	}
 	if len(letters) == 0 {
 		return
@@ -268,24 +270,23 @@ func (o *Outbox) deliver(ctx context.Context, batch []Entry, again bool) {
 		o.queue(letters)
 		return
 	}
-	ctx, ids := together(ctx, letters)
-	if err := o.post.Send(ctx, ids); err != nil {
-		slog.WarnContext(ctx, "letters not sent, they are tried again", "letters", len(ids), "first", ids[0], "error", err)
+	ctx, ids := joined(ctx, letters)
+	if err := o.mailer.Send(ctx, ids); err != nil {
+		slog.WarnContext(ctx, "letters not sent, will retry", "letters", len(ids), "first", ids[0], "error", err)
 	}
 }
 
-// queue has letters sent together with those of the next moments: OpenFaaS's
-// queue executes one invocation at a time, and would fall behind if each letter
-// had its own.
-func (o *Outbox) queue(letters []due) {
+// queue queues letters together with those of the next 100 ms: OpenFaaS's queue
+// executes one invocation at a time, and would fall behind with one a letter.
+func (o *Outbox) queue(letters []queued) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.letters) > maxGathered {
-		return // the mail server is behind: a relay has them sent after their grace
+		return // the mail server is behind: a relay sends them after their grace
 	}
 	o.letters = append(o.letters, letters...)
 	if len(o.letters) > len(letters) {
-		return // somebody gathers already
+		return // a goroutine gathers already
 	}
 	o.active.Go(func() {
 		select {
@@ -299,15 +300,16 @@ func (o *Outbox) queue(letters []due) {
 		ctx, cancel := context.WithTimeout(context.Background(), deliverTimeout)
 		defer cancel()
 		for batch := range slices.Chunk(gathered, maxBatch) {
-			ctx, ids := together(ctx, batch)
-			if err := o.post.Queue(ctx, ids); err != nil {
-				slog.WarnContext(ctx, "letters not queued, they are tried again", "letters", len(ids), "first", ids[0], "error", err)
+			ctx, ids := joined(ctx, batch)
+			if err := o.mailer.Queue(ctx, ids); err != nil {
+				slog.WarnContext(ctx, "letters not queued, will retry", "letters", len(ids), "first", ids[0], "error", err)
 			}
 		}
 	})
 }
 
-// publish publishes the events of those that have one.
+// publish publishes the events of those entries that have one, and returns an
+// error for each entry, in their order.
 func (o *Outbox) publish(ctx context.Context, batch []Entry) []error {
 	failed := make([]error, len(batch))
 	var events []Entry

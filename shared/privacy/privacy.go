@@ -1,4 +1,4 @@
-// Package privacy gives people what the shop keeps about them, and removes it.
+// Package privacy exports and erases what the shop keeps about a person.
 package privacy
 
 import (
@@ -53,7 +53,7 @@ type Traces interface {
 	Forget(ctx context.Context, names ...string)
 }
 
-// Cache is told which copies are to be dropped.
+// Cache drops copies.
 type Cache interface {
 	Drop(ctx context.Context, ids ...kiosk.ID)
 }
@@ -156,7 +156,7 @@ func addresses(u user.User) []string {
 // Export returns what the shop keeps about the actor.
 func (p *Privacy) Export(ctx context.Context, actor kiosk.Actor) (Export, error) {
 	u, err := p.Users.ByID(ctx, actor.ID)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return Export{}, errAccount
 	}
 	if err != nil {
@@ -182,7 +182,7 @@ func (p *Privacy) Export(ctx context.Context, actor kiosk.Actor) (Export, error)
 		e.Links = append(e.Links, Link{l.Purpose, l.Address, l.ExpiresAt})
 	}
 	for _, l := range letters {
-		e.Letters = append(e.Letters, Letter{l.Letter.Template, l.Letter.OrderID, l.CreatedAt})
+		e.Letters = append(e.Letters, Letter{l.Mail.Template, l.Mail.OrderID, l.CreatedAt})
 	}
 	lines := 0
 	for _, o := range orders {
@@ -216,7 +216,7 @@ func (p *Privacy) Erase(ctx context.Context, actor kiosk.Actor, password, client
 		return kiosk.Invalid("current_password", "is required")
 	}
 	checked, err := p.Users.ByID(ctx, actor.ID)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return errAccount
 	}
 	if err != nil {
@@ -228,14 +228,14 @@ func (p *Privacy) Erase(ctx context.Context, actor kiosk.Actor, password, client
 	var u user.User
 	var orders []kiosk.ID
 	err = p.Transact(ctx, func(ctx context.Context) (err error) {
-		if u, err = p.Users.ByID(ctx, actor.ID); kiosk.KindNotFound.Is(err) {
+		if u, err = p.Users.ByID(ctx, actor.ID); kiosk.IsKind(err, kiosk.KindNotFound) {
 			return errAccount
 		}
 		if err != nil {
 			return err
 		}
 		if u.PasswordHash != checked.PasswordHash {
-			return kiosk.Conflict("the password was changed at the same time: try again")
+			return kiosk.Conflict("the password was changed by another request at the same time: try again")
 		}
 		if u.Role == kiosk.RoleAdmin {
 			if err := p.leaveAnother(ctx, u.ID); err != nil {
@@ -253,10 +253,10 @@ func (p *Privacy) Erase(ctx context.Context, actor kiosk.Actor, password, client
 		}
 		return p.Mails.Forget(ctx, u.ID)
 	})
-	if kiosk.KindConflict.Is(err) || kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindConflict) || kiosk.IsKind(err, kiosk.KindNotFound) {
 		return err
 	}
-	// Whatever came of it: an answer that was lost may stand for a commit.
+	// Whatever the outcome: the commit may have succeeded although its answer was lost.
 	after := context.WithoutCancel(ctx)
 	sessions := make([]kiosk.ID, len(u.Sessions))
 	for i, s := range u.Sessions {
@@ -279,7 +279,7 @@ func (p *Privacy) Erase(ctx context.Context, actor kiosk.Actor, password, client
 // other one, so that two who leave at once do not rely on each other.
 func (p *Privacy) leaveAnother(ctx context.Context, id kiosk.ID) error {
 	other, err := p.Users.AnotherAdministrator(ctx, id)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return kiosk.Conflict("this is the shop's only administrator: it would have none; make another account an administrator first")
 	}
 	if err != nil {

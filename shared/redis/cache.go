@@ -37,15 +37,15 @@ type Cache[T any] struct {
 	lifetime   time.Duration
 	unreadable seldom
 
-	hit, miss, away *telemetry.Attributes
+	hit, miss, unavailable *telemetry.Attributes
 }
 
-// NewCache makes a cache whose keys start with name. No copy gets older than
+// NewCache returns a cache whose keys start with name. No copy gets older than
 // lifetime, not even one whose invalidation was lost. A name belongs to one T.
 func NewCache[T any](client *Client, name string, lifetime time.Duration) *Cache[T] {
 	return &Cache[T]{
 		client: client, name: name, lifetime: lifetime,
-		hit: telemetry.Lookup(name, "hit"), miss: telemetry.Lookup(name, "miss"), away: telemetry.Lookup(name, "away"),
+		hit: telemetry.Lookup(name, "hit"), miss: telemetry.Lookup(name, "miss"), unavailable: telemetry.Lookup(name, "unavailable"),
 	}
 }
 
@@ -69,8 +69,8 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 	switch {
 	case errors.Is(err, redis.Nil):
 		telemetry.Lookups.Add(ctx, 1, c.miss)
-	case err != nil: // redis is away
-		telemetry.Lookups.Add(ctx, 1, c.away)
+	case err != nil: // redis is unavailable
+		telemetry.Lookups.Add(ctx, 1, c.unavailable)
 		return load(ctx)
 	case strings.HasPrefix(string(text), leasePrefix): // another is about to store it
 		telemetry.Lookups.Add(ctx, 1, c.miss)
@@ -84,7 +84,7 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 		}
 		telemetry.Lookups.Add(ctx, 1, c.miss)
 		if c.unreadable.due() {
-			slog.Error("a cached copy cannot be read", "cache", c.name, "error", err)
+			slog.Error("cannot decode a cached value", "cache", c.name, "error", err)
 		}
 		c.forget(ctx, key)
 	}
@@ -105,7 +105,7 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 	}
 	if text, err = json.Marshal(value); err != nil {
 		if c.unreadable.due() {
-			slog.Error("a copy cannot be cached", "cache", c.name, "error", err)
+			slog.Error("cannot encode a value for the cache", "cache", c.name, "error", err)
 		}
 		return value, nil
 	}

@@ -33,14 +33,14 @@ func ParseRate(text string) (Rate, error) {
 	return Rate{n, d}, nil
 }
 
-// Limiter counts requests. While Redis is away each process counts by itself.
+// Limiter counts requests. While Redis is unavailable each process counts by itself.
 type Limiter struct {
 	client *Client
 	gcra   *redis_rate.Limiter
 	local  localLimiter
 }
 
-// NewLimiter makes a limiter; one of a nil client limits nobody.
+// NewLimiter returns a limiter; one with a nil client limits nothing.
 func NewLimiter(client *Client) *Limiter {
 	if client == nil {
 		return &Limiter{}
@@ -79,7 +79,7 @@ func (l *Limiter) reset(ctx context.Context, key string) {
 }
 
 // localLimiter is the same limit (GCRA) within one process, for the time that
-// Redis is away. It remembers at least the maxLocal keys that were used last,
+// Redis is unavailable. It remembers at least the maxLocal keys that were used last,
 // and at most twice as many.
 type localLimiter struct {
 	mu       sync.Mutex
@@ -118,11 +118,11 @@ func (l *localLimiter) reset(key string) {
 	delete(l.previous, key)
 }
 
-// Logins limits how often passwords are guessed, without letting the guesser
-// lock out the account's owner: it counts tries by address, by account and
+// Logins limits how often passwords are tried, without letting an attacker lock out
+// the account's owner: it counts tries by address, by account and
 // address together, and by account alone only for addresses from which nobody
 // has logged in to it before. It is a user.Guard. The limit by account alone
-// needs Redis; the others go on within the process while it is away.
+// needs Redis; the others go on within the process while it is unavailable.
 type Logins struct {
 	Limiter *Limiter
 	ByPair  Rate // of tries for one account from one address, those that succeed aside
@@ -163,13 +163,13 @@ func (g Logins) Attempt(ctx context.Context, account, address string) error {
 		return g.Limiter.client.rdb.Get(ctx, knownKey(account, address)).Err()
 	})
 	if !errors.Is(err, redis.Nil) {
-		return nil // known, or Redis is away
+		return nil // known, or Redis is unavailable
 	}
 	_, err = g.Limiter.Allow(ctx, "login:account:"+account, loginsByAccount)
 	return err
 }
 
-// Succeeded forgives the pair its tries, and remembers the address.
+// Succeeded resets the count of the pair, and remembers the address.
 func (g Logins) Succeeded(ctx context.Context, account, address string) {
 	if g.Limiter.client == nil {
 		return

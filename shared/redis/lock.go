@@ -13,13 +13,13 @@ const (
 	lockLifetime = 15 * time.Second
 	// unlockMargin is how long before the end of its lifetime a lock is no
 	// longer deleted but left to expire: the deletion might come too late and
-	// take away another's lock.
+	// delete another's lock.
 	unlockMargin = 5 * time.Second
 )
 
-// Lock takes name for one holder, until unlock or for lockLifetime. It gives
+// Lock takes name for one holder, until unlock or for lockLifetime. It returns
 // KindConflict while another holds it, and lets everybody pass where Redis is
-// away.
+// unavailable.
 func (c *Client) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	key, began := "lock:"+name, time.Now()
 	var taken bool
@@ -31,7 +31,7 @@ func (c *Client) Lock(ctx context.Context, name string) (unlock func(), err erro
 		return func() {}, nil
 	}
 	if !taken {
-		return nil, kiosk.Conflict("a request with this Idempotency-Key is under way")
+		return nil, kiosk.Conflict("a request with this Idempotency-Key is in progress")
 	}
 	return func() {
 		if time.Since(began) > lockLifetime-unlockMargin {

@@ -24,14 +24,14 @@ type overdue struct {
 
 	mu      sync.Mutex
 	keys    map[string]struct{}
-	missed  int64 // keys that were given up
+	missed  int64 // keys that were dropped
 	full    seldom
 	stop    context.CancelFunc // of the goroutine; nil: there is none
 	done    chan struct{}      // closed when the goroutine has ended
 	stopped bool
 }
 
-// add has the keys deleted. What is too much is given up, logged and counted:
+// add has the keys deleted. What is too much is dropped, logged and counted:
 // those copies live until they expire.
 func (o *overdue) add(keys []string) {
 	o.mu.Lock()
@@ -51,7 +51,7 @@ func (o *overdue) add(keys []string) {
 		o.keys[key] = struct{}{}
 	}
 	if o.missed > before && o.full.due() {
-		slog.Error("copies of what has changed stay in redis until they expire", "copies", o.missed)
+		slog.Error("stale cache keys stay in redis until they expire", "copies", o.missed)
 	}
 	if o.stop == nil && len(o.keys) > 0 {
 		var ctx context.Context
@@ -79,7 +79,7 @@ func (o *overdue) run(ctx context.Context, done chan<- struct{}) {
 		}
 		o.putBack(batch)
 		if ctx.Err() != nil {
-			slog.Error("copies of what has changed stay in redis until they expire", "copies", o.waiting(), "error", err)
+			slog.Error("stale cache keys stay in redis until they expire", "copies", o.waiting(), "error", err)
 			return
 		}
 		select {

@@ -28,7 +28,7 @@ func TestOverdue(t *testing.T) {
 				o.add([]string{"b"}) // it changes while its deletion is under way
 			}
 			if len(tries) <= fails {
-				return errors.New("away")
+				return errors.New("unavailable")
 			}
 			for _, key := range keys {
 				deleted[key] = true
@@ -85,7 +85,7 @@ func TestOverdueIsBounded(t *testing.T) {
 		o := &overdue{}
 		o.unlink = func(_ context.Context, keys []string) error {
 			if away.Load() {
-				return errors.New("away")
+				return errors.New("unavailable")
 			}
 			deleted += len(keys)
 			return nil
@@ -98,7 +98,7 @@ func TestOverdueIsBounded(t *testing.T) {
 		synctest.Wait()
 		o.add(keys)
 		if o.waiting() != maxOverdue || o.missed != 10 {
-			t.Errorf("%d wait, %d were given up", o.waiting(), o.missed)
+			t.Errorf("%d wait, %d were dropped", o.waiting(), o.missed)
 		}
 		away.Store(false)
 		time.Sleep(time.Minute)
@@ -114,7 +114,7 @@ func TestOverdueIsBounded(t *testing.T) {
 func TestOverdueEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, tries := time.Now(), 0
-		o := &overdue{unlink: func(context.Context, []string) error { tries++; return errors.New("away") }}
+		o := &overdue{unlink: func(context.Context, []string) error { tries++; return errors.New("unavailable") }}
 		o.add([]string{"a"})
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
@@ -125,7 +125,7 @@ func TestOverdueEnds(t *testing.T) {
 		}
 		o.add([]string{"b"})
 		if o.missed != 1 {
-			t.Errorf("%d given up after the end, want 1", o.missed)
+			t.Errorf("%d dropped after the end, want 1", o.missed)
 		}
 	})
 }

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// operationTimeout bounds one command. It is short: what Redis gives is
+	// operationTimeout bounds one command. It is short: what Redis saves is
 	// worth less than the time of a caller.
 	operationTimeout = 300 * time.Millisecond
 	// pauseAfterFailure is how long Redis is left alone after it did not
@@ -30,7 +30,7 @@ const (
 // Client is a connection to Redis that fails fast.
 type Client struct {
 	rdb     redis.UniversalClient
-	retryAt atomic.Int64 // Unix nanoseconds; before it Redis counts as away
+	retryAt atomic.Int64 // Unix nanoseconds; before it Redis counts as unavailable
 	failed  seldom
 	overdue overdue
 }
@@ -43,8 +43,8 @@ type Options struct {
 	TLS      bool
 }
 
-// errAway is what commands end with while Redis is left alone.
-var errAway = errors.New("redis is away")
+// errUnavailable is what commands end with while Redis is left alone.
+var errUnavailable = errors.New("redis is unavailable")
 
 // Open prepares a connection; it does not wait for it.
 func Open(o Options) *Client {
@@ -65,7 +65,7 @@ func Open(o Options) *Client {
 }
 
 // Close ends the connections, after one more attempt to delete what has still
-// to be deleted. It takes two operationTimeouts at most where Redis is away.
+// to be deleted. It takes two operationTimeouts at most where Redis is unavailable.
 func (c *Client) Close() error {
 	c.overdue.close()
 	return c.rdb.Close()
@@ -76,7 +76,7 @@ func (c *Client) Close() error {
 func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 	now := time.Now()
 	if now.UnixNano() < c.retryAt.Load() {
-		return errAway
+		return errUnavailable
 	}
 	attempt, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
@@ -91,9 +91,9 @@ func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 // fail leaves Redis alone for a while.
 func (c *Client) fail(now time.Time, err error) {
 	c.retryAt.Store(now.Add(pauseAfterFailure).UnixNano())
-	away.Add(context.Background(), 1, nil)
+	failures.Add(context.Background(), 1, nil)
 	if c.failed.due() {
-		slog.Warn("redis does not answer: caches, sessions and limits go on without it", "error", err)
+		slog.Warn("redis is unavailable, continuing without it", "error", err)
 	}
 }
 
@@ -116,7 +116,7 @@ func split(addresses string) []string {
 // seldom bounds how often one thing is logged: every ten seconds.
 type seldom struct{ last atomic.Int64 }
 
-// due tells whether it is to be logged now.
+// due reports whether it is to be logged now.
 func (s *seldom) due() bool {
 	now, last := time.Now().UnixNano(), s.last.Load()
 	return now-last > int64(10*time.Second) && s.last.CompareAndSwap(last, now)

@@ -52,7 +52,7 @@ func TestCache(t *testing.T) {
 	expect(2, 2)
 	expect(2, 2)
 
-	if _, err := cache.Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{}, kiosk.NotFound("none") }); !kiosk.KindNotFound.Is(err) {
+	if _, err := cache.Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{}, kiosk.NotFound("none") }); !kiosk.IsKind(err, kiosk.KindNotFound) {
 		t.Errorf("an error of loading became %v", err)
 	}
 }
@@ -133,7 +133,7 @@ func TestUnreadableCopy(t *testing.T) {
 }
 
 // TestDropAfterAFailure: one command that failed must not let a change go
-// unheard while Redis counts as away.
+// unheard while Redis counts as unavailable.
 func TestDropAfterAFailure(t *testing.T) {
 	address := testservers.Redis(t)
 	client := open(t, address)
@@ -188,14 +188,14 @@ func TestCacheRefusesSlowReaders(t *testing.T) {
 	address := testservers.Redis(t)
 	cache := redis.NewCache[thing](open(t, address), "slow-"+string(kiosk.NewID()), lifetime)
 	ctx := t.Context()
-	gives := func(value int) func(context.Context) (thing, error) {
+	loads := func(value int) func(context.Context) (thing, error) {
 		return func(context.Context) (thing, error) { return thing{value}, nil }
 	}
 	for name, meanwhile := range map[string]func(kiosk.ID){
 		"a writer": func(id kiosk.ID) { cache.Drop(ctx, id) },
 		"a writer, and a reader who stores the new value": func(id kiosk.ID) {
 			cache.Drop(ctx, id)
-			cache.Get(ctx, id, gives(2))
+			cache.Get(ctx, id, loads(2))
 		},
 		"a writer, and a reader who is slow, too": func(id kiosk.ID) {
 			cache.Drop(ctx, id)
@@ -209,7 +209,7 @@ func TestCacheRefusesSlowReaders(t *testing.T) {
 			if err != nil || old.Value != -1 {
 				t.Fatal(old, err)
 			}
-			if got, err := cache.Get(ctx, id, gives(2)); err != nil || got.Value != 2 {
+			if got, err := cache.Get(ctx, id, loads(2)); err != nil || got.Value != 2 {
 				t.Fatalf("the old value came back: %+v, %v", got, err)
 			}
 		})
@@ -230,7 +230,7 @@ func TestLease(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	get(func() error { get(nil); return errors.New("the database is away") }) // the inner one may not store
+	get(func() error { get(nil); return errors.New("the database is unavailable") }) // the inner one may not store
 	if loads != 2 {
 		t.Fatalf("%d loads, want 2", loads)
 	}
@@ -248,7 +248,7 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Lock(t.Context(), name); !kiosk.KindConflict.Is(err) {
+	if _, err := client.Lock(t.Context(), name); !kiosk.IsKind(err, kiosk.KindConflict) {
 		t.Errorf("a lock that is held: %v", err)
 	}
 	unlock()
@@ -288,7 +288,7 @@ func TestLogins(t *testing.T) {
 	for range 1000 {
 		if err := guard.Attempt(ctx, account, "192.0.2.1"); err == nil {
 			passed++
-		} else if !kiosk.KindTooMany.Is(err) {
+		} else if !kiosk.IsKind(err, kiosk.KindTooMany) {
 			t.Fatal(err)
 		}
 	}

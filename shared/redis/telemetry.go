@@ -14,8 +14,8 @@ import (
 )
 
 var (
-	away = telemetry.NewCounter("kiosk.redis.away", "{failure}", "times that Redis did not answer and was left alone")
-	hits = telemetry.NewCounter("kiosk.limits.hit", "{refusal}", "requests that were too many")
+	failures = telemetry.NewCounter("kiosk.redis.away", "{failure}", "times that Redis did not answer and was left alone")
+	hits     = telemetry.NewCounter("kiosk.limits.hit", "{refusal}", "requests that were too many")
 
 	system = attribute.String("db.system.name", "redis")
 )
@@ -24,7 +24,7 @@ var limited = telemetry.Known[string]{Make: func(name string) []attribute.KeyVal
 	return []attribute.KeyValue{attribute.String("kiosk.limit.name", name)}
 }}
 
-// limitName is the part of a limit's key that says which limit it is.
+// limitName returns the part of a limit's key that says which limit it is.
 func limitName(key string) string {
 	name, rest, _ := strings.Cut(key, ":")
 	if name == "login" {
@@ -34,7 +34,7 @@ func limitName(key string) string {
 	return name
 }
 
-// command is what spans and durations are told apart by.
+// command is what spans and durations are distinguished by.
 type command struct {
 	name   string
 	failed bool
@@ -49,7 +49,7 @@ var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyVal
 }}
 
 // observer makes a span of each command whose caller is recorded, and measures
-// all. Of a command it tells the name: keys hold addresses and accounts.
+// all. Of a command it records the name: keys hold addresses and accounts.
 type observer struct{}
 
 func (observer) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -72,7 +72,7 @@ func (observer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	}
 }
 
-// greets tells whether a command is a connection's beginning, some of which not
+// greets reports whether a command is a connection's beginning, some of which not
 // every server knows.
 func greets(cmd redis.Cmder) bool {
 	switch cmd.Name() {

@@ -20,7 +20,7 @@ const (
 )
 
 // Addresses returns the network addresses that account has logged in from and
-// that are still remembered; none where Redis is away.
+// that are still remembered; none where Redis is unavailable.
 func (c *Client) Addresses(ctx context.Context, account kiosk.ID) []string {
 	addresses := []string{}
 	c.scan(ctx, func(_ context.Context, _ redis.Cmdable, keys []string) error {
@@ -80,6 +80,6 @@ func (c *Client) scan(ctx context.Context, visit func(context.Context, redis.Cmd
 		err = node(ctx, c.rdb)
 	}
 	if err != nil {
-		slog.Warn("not all keys of redis were looked at: what is left of an account there ends by itself", "error", err)
+		slog.Warn("redis scan incomplete, remaining keys of the account expire by themselves", "error", err)
 	}
 }

@@ -12,10 +12,10 @@ import (
 )
 
 // Limit counts a request of key, and refuses it with KindTooMany where there
-// were too many. It gives nil for no limit.
+// were too many. It returns nil for no limit.
 type Limit func(ctx context.Context, key string) (*kiosk.Limit, error)
 
-// Count counts a request of key; an empty key is nobody's and is not counted.
+// Count counts a request of key; an empty key is not counted.
 // The header fields tell the client where it stands, and go into the answer.
 func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	header := http.Header{}
@@ -29,19 +29,19 @@ func (l Limit) Count(ctx context.Context, key string) (http.Header, error) {
 	return header, err
 }
 
-// ActorHandler answers a request of somebody who was admitted.
+// ActorHandler answers a request whose caller is authenticated.
 type ActorHandler func(r *http.Request, actor kiosk.Actor) (Response, error)
 
-// Admission lets in who may use the shop: somebody with a token, and not too
-// often. The shop's own programs are not counted.
+// Admission is middleware that authenticates requests by their token and limits them
+// by user. Requests of the service account are not counted.
 type Admission struct {
 	Authenticator
 	Reads  Limit // of GET and HEAD
 	Writes Limit // of all other methods
 }
 
-// Admit has h answer those who are admitted. Its answers say how much of the
-// limit is left.
+// Admit returns a handler that calls h for requests that are admitted. Its answers
+// have the state of the limit in their header.
 func (a Admission) Admit(h ActorHandler) Handler {
 	return func(r *http.Request) (Response, error) {
 		actor, header, err := a.admit(r)
@@ -88,7 +88,7 @@ func AtMost(n int, h Handler) Handler {
 
 // Turns lets requests through whose answers are large, a few at once; the
 // others wait for their turn. How many of one user may be there is bounded, so
-// that nobody waits long behind one who asks for a hundred.
+// that one user's hundred requests do not delay the others.
 type Turns struct {
 	atOnce  chan struct{}
 	perUser int
@@ -103,7 +103,7 @@ func NewTurns(atOnce, perUser int) *Turns {
 	return &Turns{atOnce: make(chan struct{}, atOnce), perUser: perUser, byUser: map[kiosk.ID]int{}}
 }
 
-// Bound has h answer those whose turn it is.
+// Bound returns a handler that calls h when it is the request's turn.
 func (t *Turns) Bound(h ActorHandler) ActorHandler {
 	return func(r *http.Request, actor kiosk.Actor) (Response, error) {
 		done, err := t.Take(r.Context(), actor)
@@ -115,13 +115,13 @@ func (t *Turns) Bound(h ActorHandler) ActorHandler {
 	}
 }
 
-// Take waits for a turn in the name of an actor, who gives it back with done.
+// Take waits for a turn of an actor, and returns done, which ends it.
 // Its error is KindTooMany where too many of the user's requests are there
 // already, of which the shop's own programs may have any number, and
 // KindUnavailable where ctx ends first.
 func (t *Turns) Take(ctx context.Context, actor kiosk.Actor) (done func(), err error) {
 	if actor.Role != kiosk.RoleService && !t.enter(actor.ID) {
-		// The limit tells the edge that this is the client's affair: it takes
+		// The limit makes the edge pass this on to the client: it takes
 		// a 429 without one for a replica that is busy.
 		limit := &kiosk.Limit{Requests: t.perUser, Window: time.Second, Reset: time.Second}
 		return nil, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests of this kind at once: wait for their answers", RetryAfter: time.Second, Limit: limit}
@@ -153,17 +153,17 @@ func (t *Turns) leave(user kiosk.ID) {
 	}
 }
 
-// Clients tells clients apart by their network addresses.
+// Clients distinguishes clients by their network addresses.
 type Clients struct {
 	Authenticator
 	Origin *origin.Key
 }
 
-// Direct stands for the address of whoever calls the gateway directly, without
+// Direct replaces the address of clients that call the gateway directly, without
 // the edge: all of them count as one.
 const Direct = "direct"
 
-// Address is what a request is counted under: the client's address as the edge
+// Address returns what a request is counted under: the client's address as the edge
 // proves it, of IPv6 its network (origin.Network), and Direct without a
 // proof.
 func (c Clients) Address(r *http.Request) string {
@@ -177,7 +177,7 @@ func (c Clients) Address(r *http.Request) string {
 	return origin.Network(client).String()
 }
 
-// Limited is the Address whose requests are counted together: empty for
+// Limited returns the Address whose requests are counted together: empty for
 // another program of the shop, which speaks for many clients.
 func (c Clients) Limited(r *http.Request) string {
 	if r.Header.Get("Authorization") != "" {

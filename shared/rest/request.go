@@ -23,11 +23,11 @@ import (
 func Decode(r *http.Request, v any) error {
 	text, err := io.ReadAll(r.Body)
 	if err != nil {
-		return kiosk.Malformed("the body did not arrive whole")
+		return kiosk.Malformed("the request body is incomplete")
 	}
 	// null, too, would be taken for a body that says nothing.
 	if !bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("{")) {
-		return kiosk.Malformed("the body must be a JSON object")
+		return kiosk.Malformed("the request body must be a JSON object")
 	}
 	err = jsonv2.Unmarshal(text, v, jsonv2.RejectUnknownMembers(true))
 	if err == nil {
@@ -40,13 +40,13 @@ func Decode(r *http.Request, v any) error {
 		if errors.Is(err, jsonv2.ErrUnknownName) {
 			message = "is not a known field"
 		}
-		return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "the body is not what this request takes", Fields: []kiosk.FieldError{{Field: field, Message: message}}}
+		return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "the request body has an unknown field or a wrong type", Fields: []kiosk.FieldError{{Field: field, Message: message}}}
 	}
 	var syntactic *jsontext.SyntacticError
 	if errors.As(err, &syntactic) {
-		return kiosk.Malformed(fmt.Sprintf("the body is not valid JSON, at byte %d", syntactic.ByteOffset))
+		return kiosk.Malformed(fmt.Sprintf("the request body is not valid JSON at byte %d", syntactic.ByteOffset))
 	}
-	return kiosk.Malformed("the body is not one valid JSON value")
+	return kiosk.Malformed("the request body must be one JSON value")
 }
 
 // fieldName turns a JSON pointer into the form of the shop's field errors:
@@ -66,24 +66,24 @@ func fieldName(p jsontext.Pointer) string {
 	return b.String()
 }
 
-// Authenticator tells who holds a token.
+// Authenticator finds out who holds a token.
 type Authenticator interface {
 	Actor(ctx context.Context, token string) (kiosk.Actor, error)
 }
 
-// Actor tells who asks, by the request's bearer token.
+// Actor returns who asks, by the request's bearer token; KindUnauthenticated where it has none.
 func Actor(r *http.Request, a Authenticator) (kiosk.Actor, error) {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return kiosk.Actor{}, kiosk.Unauthenticated("this needs a token: Authorization: Bearer TOKEN")
+		return kiosk.Actor{}, kiosk.Unauthenticated("a token is required: send Authorization: Bearer TOKEN")
 	}
 	return a.Actor(r.Context(), strings.TrimSpace(token))
 }
 
-// ID is the identifier in the request's path; what is none names nothing.
+// ID returns the identifier in the request's path; KindNotFound for anything else.
 func ID(r *http.Request) (kiosk.ID, error) { return kiosk.ParseID(r.PathValue("id")) }
 
-// IdempotencyKey is the request's key, or empty: 1 to 255 printable ASCII
+// IdempotencyKey returns the request's key, or empty: 1 to 255 printable ASCII
 // characters.
 func IdempotencyKey(r *http.Request) (string, error) {
 	values := r.Header.Values("Idempotency-Key")
@@ -106,11 +106,11 @@ const ReplayedHeader = "Idempotent-Replayed"
 func Query(r *http.Request) (url.Values, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, kiosk.Malformed("the query is not well-formed")
+		return nil, kiosk.Malformed("the query string is malformed")
 	}
 	for name, all := range values {
 		if len(all) > 1 {
-			return nil, malformedQuery(name, "is given more than once")
+			return nil, malformedQuery(name, "must not be given more than once")
 		}
 		if all[0] == "" {
 			delete(values, name)
@@ -120,7 +120,7 @@ func Query(r *http.Request) (url.Values, error) {
 }
 
 func malformedQuery(name, message string) error {
-	return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "the query is not what this request takes", Fields: []kiosk.FieldError{{Field: name, Message: message}}}
+	return &kiosk.Error{Kind: kiosk.KindMalformed, Message: "a query parameter is not valid", Fields: []kiosk.FieldError{{Field: name, Message: message}}}
 }
 
 // Page reads page, limit and after from a query.
@@ -181,8 +181,8 @@ func List[T any](r *http.Request, path string, page kiosk.Page, listing kiosk.Li
 	return Response{Status: http.StatusOK, Body: items, Header: header}, nil
 }
 
-// Matches tells whether an If-Match or If-None-Match header names the entity
-// tag; weak tells that W/ counts for nothing (RFC 9110, section 8.8.3.2).
+// Matches reports whether an If-Match or If-None-Match header names the entity
+// tag; weak ignores the prefix W/ (RFC 9110, section 8.8.3.2).
 func Matches(header, etag string, weak bool) bool {
 	for candidate := range strings.SplitSeq(header, ",") {
 		candidate = strings.TrimSpace(candidate)

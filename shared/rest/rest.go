@@ -1,6 +1,6 @@
-// Package rest is how the shop speaks HTTP behind OpenFaaS's gateway: routes
-// within a function, strict JSON in, JSON or an RFC 9457 problem out. The
-// kinds of the domain's errors are mapped to status codes here and nowhere else.
+// Package rest serves HTTP behind OpenFaaS's gateway: routes within a function
+// ([Function]), strict JSON in ([Decode]), JSON or a problem (RFC 9457) out. It maps
+// the kinds of the shop's errors to status codes.
 package rest
 
 import (
@@ -20,6 +20,7 @@ import (
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
@@ -38,7 +39,7 @@ type Response struct {
 	Body   any
 }
 
-// OK answers 200 with body.
+// OK returns the answer 200 with body.
 func OK(body any) (Response, error) { return Response{Status: http.StatusOK, Body: body}, nil }
 
 // Function serves the routes of one OpenFaaS function. It is a
@@ -49,26 +50,26 @@ type Function struct {
 	close func() error
 }
 
-// NewFunction makes a function without routes. ready tells whether what it
-// depends on answers; close ends what it holds open.
+// NewFunction returns a function without routes. ready reports whether what it
+// depends on answers; close closes its connections.
 func NewFunction(ready func(context.Context) error, close func() error) *Function {
 	return &Function{mux: http.NewServeMux(), ready: ready, close: close}
 }
 
-// Ready tells whether what the function depends on answers.
+// Ready fails where something that the function depends on does not answer.
 func (f *Function) Ready(ctx context.Context) error { return f.ready(ctx) }
 
-// Close ends what the function holds open.
+// Close closes the function's connections.
 func (f *Function) Close() error { return f.close() }
 
-// Route answers what the pattern of http.ServeMux matches, such as
-// "GET /{id}"; the paths are those below /function/NAME.
+// Route has h answer the requests that a pattern of [http.ServeMux] matches, such as
+// "GET /{id}"; paths are those below /function/NAME.
 func (f *Function) Route(pattern string, h Handler) {
 	f.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		rec := w.(*recorder)
 		response, err := h(r)
 		if err != nil {
-			rec.problem(r, err)
+			rec.fail(r, err)
 			return
 		}
 		rec.json(r, response)
@@ -102,17 +103,17 @@ func (f *Function) Handle(req handler.Request) (handler.Response, error) {
 		*rec = recorder{}
 		if allow != "" {
 			rec.Header().Set("Allow", allow)
-			rec.write(http.StatusMethodNotAllowed, Problem{Detail: "allowed here: " + allow})
+			rec.problem(http.StatusMethodNotAllowed, "allowed methods: "+allow)
 		} else {
-			rec.write(http.StatusNotFound, Problem{Detail: "there is nothing at this path"})
+			rec.problem(http.StatusNotFound, problem.NoEndpoint)
 		}
 	}
 	return handler.Response{StatusCode: rec.status, Header: rec.header, Body: rec.body.Bytes()}, nil
 }
 
-// withReserve keeps a fifth of the time that is left for the answer: where the
-// rest goes by in waiting for something that hangs, the client hears 503 and
-// when to come back, instead of nothing until its own time is over.
+// withReserve returns a context that ends a fifth of the remaining time earlier: where
+// a dependency hangs, the client still gets 503 with Retry-After before its own
+// deadline.
 func withReserve(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -121,7 +122,7 @@ func withReserve(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, time.Until(deadline)*4/5)
 }
 
-// route is a pattern without its method.
+// route returns a pattern without its method.
 func route(pattern string) string {
 	_, path, _ := strings.Cut(pattern, " ")
 	return strings.TrimSuffix(path, "{$}")
@@ -131,15 +132,6 @@ func route(pattern string) string {
 type body struct{ *bytes.Reader }
 
 func (body) Close() error { return nil }
-
-// Problem is an error's answer (RFC 9457).
-type Problem struct {
-	Type   string             `json:"type"`
-	Title  string             `json:"title"`
-	Status int                `json:"status"`
-	Detail string             `json:"detail,omitempty"`
-	Errors []kiosk.FieldError `json:"errors,omitempty"`
-}
 
 // statuses maps the kinds of errors to HTTP.
 var statuses = map[kiosk.Kind]int{
@@ -193,7 +185,7 @@ func (rec *recorder) json(r *http.Request, response Response) {
 		var err error
 		if text, err = json.Marshal(response.Body); err != nil {
 			*rec = recorder{}
-			rec.problem(r, fmt.Errorf("encoding the answer: %w", err))
+			rec.fail(r, fmt.Errorf("encoding the answer: %w", err))
 			return
 		}
 	}
@@ -201,17 +193,19 @@ func (rec *recorder) json(r *http.Request, response Response) {
 	rec.body.Write(text)
 }
 
-func (rec *recorder) problem(r *http.Request, err error) {
+// fail answers with the problem of an error, and logs what is not the client's
+// fault.
+func (rec *recorder) fail(r *http.Request, err error) {
 	e := &kiosk.Error{Kind: kiosk.KindInternal}
 	if !errors.As(err, &e) {
 		e = &kiosk.Error{Kind: kiosk.KindInternal}
 		// A caller that hangs up, or the function's time being over.
 		if r.Context().Err() != nil {
-			e = &kiosk.Error{Kind: kiosk.KindUnavailable, Message: "the request took too long", RetryAfter: 1e9}
+			e = &kiosk.Error{Kind: kiosk.KindUnavailable, Message: "the request took too long", RetryAfter: time.Second}
 		}
 	}
 	if e.Kind == kiosk.KindInternal || e.Kind == kiosk.KindUnavailable {
-		slog.ErrorContext(r.Context(), "not answered", "kind", string(e.Kind), "error", err, "method", r.Method, "path", r.URL.Path, "call_id", r.Header.Get("X-Call-Id"))
+		slog.ErrorContext(r.Context(), "request failed", "kind", string(e.Kind), "error", err, "method", r.Method, "path", r.URL.Path, "call_id", r.Header.Get("X-Call-Id"))
 	}
 	if e.Kind == kiosk.KindUnauthenticated {
 		rec.Header().Set("WWW-Authenticate", `Bearer realm="kiosk"`) // RFC 6750, section 3
@@ -222,21 +216,17 @@ func (rec *recorder) problem(r *http.Request, err error) {
 	if e.Limit != nil {
 		setLimit(rec.Header(), *e.Limit)
 	}
-	rec.write(statuses[e.Kind], Problem{Detail: e.Message, Errors: e.Fields})
+	rec.problem(statuses[e.Kind], e.Message, e.Fields...)
 }
 
-func (rec *recorder) write(status int, p Problem) {
-	p.Type, p.Title, p.Status = "about:blank", http.StatusText(status), status
-	text, err := json.Marshal(p)
-	if err != nil {
-		panic(err) // strings and numbers always marshal
-	}
-	rec.Header().Set("Content-Type", "application/problem+json")
+// problem answers with a problem.
+func (rec *recorder) problem(status int, detail string, errors ...kiosk.FieldError) {
+	rec.Header().Set("Content-Type", problem.ContentType)
 	rec.WriteHeader(status)
-	rec.body.Write(text)
+	rec.body.Write(problem.JSON(status, detail, errors...))
 }
 
-// setLimit tells a client where it stands, in the header fields of
+// setLimit sends a client the state of its limit, in the header fields of
 // draft-ietf-httpapi-ratelimit-headers' widely used form.
 func setLimit(h http.Header, l kiosk.Limit) {
 	h.Set("RateLimit-Limit", strconv.Itoa(l.Requests))

@@ -18,6 +18,7 @@ import (
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/origin"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 )
 
@@ -79,11 +80,11 @@ func call(t *testing.T, method, path, body string, header http.Header) handler.R
 	return resp
 }
 
-func problem(t *testing.T, resp handler.Response) rest.Problem {
+func problemOf(t *testing.T, resp handler.Response) problem.Problem {
 	t.Helper()
-	var p rest.Problem
+	var p problem.Problem
 	if err := json.Unmarshal(resp.Body, &p); err != nil || p.Status != resp.StatusCode || p.Type == "" || p.Title != http.StatusText(p.Status) || resp.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("%d is not told as a problem: %s %v", resp.StatusCode, resp.Body, err)
+		t.Errorf("%d: got no problem: %s %v", resp.StatusCode, resp.Body, err)
 	}
 	return p
 }
@@ -111,13 +112,13 @@ func TestRouting(t *testing.T) {
 		if resp.StatusCode != want {
 			t.Errorf("GET %q: %d, want %d", path, resp.StatusCode, want)
 		}
-		problem(t, resp)
+		problemOf(t, resp)
 	}
 	resp = call(t, "DELETE", "/"+id, "", nil)
 	if resp.StatusCode != 405 || resp.Header.Get("Allow") != "GET, HEAD, PUT" {
 		t.Errorf("%d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
 	}
-	problem(t, resp)
+	problemOf(t, resp)
 }
 
 func TestDecode(t *testing.T) {
@@ -153,7 +154,7 @@ func TestDecode(t *testing.T) {
 		strings.Repeat(`{"lines":[`, 20_000):           "",
 	} {
 		resp := call(t, "POST", "/", body, nil)
-		p := problem(t, resp)
+		p := problemOf(t, resp)
 		if resp.StatusCode != 400 || field != "" && (len(p.Errors) != 1 || p.Errors[0].Field != field) {
 			t.Errorf("%.60s: %d %s, want 400 for %q", body, resp.StatusCode, resp.Body, field)
 		}
@@ -166,7 +167,7 @@ func TestErrors(t *testing.T) {
 		"precondition failed": 412, "too many requests": 429, "unavailable": 503, "internal": 500, "plain": 500,
 	} {
 		resp := call(t, "GET", "/errors/"+url.PathEscape(kind), "", nil)
-		p := problem(t, resp)
+		p := problemOf(t, resp)
 		if resp.StatusCode != status || strings.Contains(string(resp.Body), "secret") || kind != "plain" && p.Detail != "for the client" {
 			t.Errorf("%s: %d %s, want %d", kind, resp.StatusCode, resp.Body, status)
 		}
@@ -192,14 +193,14 @@ func request(t *testing.T, target string, header http.Header) *http.Request {
 func TestIdempotencyKey(t *testing.T) {
 	for key, want := range map[string]bool{"a": true, "a b~!": true, strings.Repeat("x", 255): true, "": false, strings.Repeat("x", 256): false, "ä": false, "a\x7f": false, "a\tb": false} {
 		got, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {key}}))
-		if want && (err != nil || got != key) || !want && !kiosk.KindMalformed.Is(err) {
+		if want && (err != nil || got != key) || !want && !kiosk.IsKind(err, kiosk.KindMalformed) {
 			t.Errorf("%q: %q, %v", key, got, err)
 		}
 	}
 	if key, err := rest.IdempotencyKey(request(t, "/", http.Header{})); key != "" || err != nil {
 		t.Errorf("none: %q, %v", key, err)
 	}
-	if _, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {"a", "b"}})); !kiosk.KindMalformed.Is(err) {
+	if _, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {"a", "b"}})); !kiosk.IsKind(err, kiosk.KindMalformed) {
 		t.Errorf("two: %v", err)
 	}
 }
@@ -221,12 +222,12 @@ func TestPageAndLinks(t *testing.T) {
 		t.Errorf("after a place: %+v, %v", got, err)
 	}
 	for _, target := range []string{"/?page=99999999999999999999", "/?page=1&after=abc"} {
-		if got, err := page(target); err != nil || !kiosk.KindInvalid.Is(got.Check()) {
+		if got, err := page(target); err != nil || !kiosk.IsKind(got.Check(), kiosk.KindInvalid) {
 			t.Errorf("%s: %+v, %v", target, got, err)
 		}
 	}
 	for _, target := range []string{"/?page=x", "/?limit=1.5", "/?page=1&page=2", "/?after=a&after=b", "/?%zz=1"} {
-		if _, err := page(target); !kiosk.KindMalformed.Is(err) {
+		if _, err := page(target); !kiosk.IsKind(err, kiosk.KindMalformed) {
 			t.Errorf("%s: %v", target, err)
 		}
 	}
@@ -265,7 +266,7 @@ func (g gate) Actor(_ context.Context, token string) (kiosk.Actor, error) {
 func TestActorAndAddress(t *testing.T) {
 	for value, want := range map[string]bool{"Bearer good": true, "bearer  good": true, "": false, "good": false, "Basic good": false, "Bearer ": false, "Bearer bad": false} {
 		_, err := rest.Actor(request(t, "/", http.Header{"Authorization": {value}}), gate{})
-		if want != (err == nil) || !want && !kiosk.KindUnauthenticated.Is(err) {
+		if want != (err == nil) || !want && !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
 			t.Errorf("%q: %v", value, err)
 		}
 	}
@@ -333,7 +334,7 @@ func TestHangingDependency(t *testing.T) {
 	if err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || ctx.Err() != nil {
 		t.Errorf("%d %v, %v; the caller's time is over: %v", resp.StatusCode, resp.Header, err, ctx.Err())
 	}
-	problem(t, resp)
+	problemOf(t, resp)
 }
 
 // TestAtMost: those that are too many wait for their turn, and give up with
@@ -364,7 +365,7 @@ func TestAtMost(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := handler(httptest.NewRequestWithContext(ctx, "GET", "/", nil)); !kiosk.KindUnavailable.Is(err) {
+	if _, err := handler(httptest.NewRequestWithContext(ctx, "GET", "/", nil)); !kiosk.IsKind(err, kiosk.KindUnavailable) {
 		t.Errorf("a request whose time is over: %v, want it refused for now", err)
 	}
 	close(leave)
@@ -385,9 +386,9 @@ func TestTurns(t *testing.T) {
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 3 { // whoever gives up leaves nothing behind
+	for range 3 { // a caller that leaves takes no turn
 		for _, actor := range []kiosk.Actor{greedy, other, service} {
-			if _, err := turns.Take(over, actor); !kiosk.KindUnavailable.Is(err) {
+			if _, err := turns.Take(over, actor); !kiosk.IsKind(err, kiosk.KindUnavailable) {
 				t.Errorf("%s, whose time is over: %v", actor.ID, err)
 			}
 		}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// BenchmarkForgot tells whether the time of a request for a new password tells
+// BenchmarkForgot shows whether the time of a request for a new password depends on
 // if there is such an account: known and unknown ones in turn, as in
 // BenchmarkRefusedLogin.
 func BenchmarkForgot(b *testing.B) {

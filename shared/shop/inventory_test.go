@@ -213,7 +213,7 @@ func TestShopkeeperAndCustomersAtOnce(t *testing.T) {
 			switch {
 			case err == nil:
 				added++
-			case !kiosk.KindStale.Is(err):
+			case !kiosk.IsKind(err, kiosk.KindStale):
 				t.Error(err)
 				return
 			}

@@ -66,7 +66,7 @@ func TestSendFailures(t *testing.T) {
 	s.gateway.fail = errors.New("connection refused")
 	for range 2 {
 		_, err := sender.Send(t.Context(), admin, m, "key")
-		expectKind(t, err, kiosk.KindUnavailable, "the mail server is away")
+		expectKind(t, err, kiosk.KindUnavailable, "the mail server is unavailable")
 	}
 	s.gateway.fail = nil
 	if result, err := sender.Send(t.Context(), admin, m, "key"); err != nil || result.Replayed {
@@ -94,7 +94,7 @@ func TestSendFailures(t *testing.T) {
 }
 
 // TestOutbox loses what can be lost: calls that OpenFaaS's queue accepted and
-// nobody executed, a mail server that is away. Each letter arrives once.
+// nobody executed, a mail server that is unavailable. Each letter arrives once.
 func TestOutbox(t *testing.T) {
 	s := open(t)
 	s.gateway.lose = 3
@@ -122,7 +122,7 @@ func TestOutbox(t *testing.T) {
 	s.register(t, "eve@example.com")
 	s.expectMails(t, "eve@example.com")
 	waiting, err := s.db.Outbox().Waiting(t.Context(), 10)
-	if err != nil || len(waiting) != 1 || !waiting[0].GivenUp || !strings.Contains(waiting[0].LastError, "550") {
+	if err != nil || len(waiting) != 1 || !waiting[0].Failed || !strings.Contains(waiting[0].LastError, "550") {
 		t.Errorf("%+v, %v, want the one letter that was refused", waiting, err)
 	}
 }
@@ -270,7 +270,7 @@ func TestEventsAreContract(t *testing.T) {
 			continue
 		}
 		if !strings.Contains(m.HTML, "broken &lt;b&gt;pen&lt;/b&gt;") || !strings.Contains(m.Text, "broken <b>pen</b>") {
-			t.Errorf("the reason is not told, or told as HTML:\n%s\n%s", m.HTML, m.Text)
+			t.Errorf("the reason is missing, or sent as HTML:\n%s\n%s", m.HTML, m.Text)
 		}
 		if !strings.Contains(m.Text, "2 x Pen: 3.00 USD") || !strings.Contains(m.Text, "Hello Ada,") || !strings.Contains(m.HTML, string(o.ID)) {
 			t.Errorf("the letter does not tell the order:\n%s", m.Text)
@@ -309,7 +309,7 @@ func TestRelays(t *testing.T) {
 	s := open(t)
 	store := s.db.Outbox()
 	const entries = 20
-	dead := outbox.New(store, s.db.Transact, s.NATS(), nowhere{}, now)
+	dead := outbox.New(store, s.db.Transact, s.events(), nowhere{}, now)
 	var want []string
 	s.gateway.mu.Lock()
 	s.gateway.lose = 1 << 30
@@ -318,7 +318,7 @@ func TestRelays(t *testing.T) {
 		u, _ := s.register(t, fmt.Sprintf("c%d@example.com", i))
 		want = append(want, u.Email)
 		err := dead.Transact(t.Context(), func(ctx context.Context) error {
-			return dead.Add(ctx, outbox.Entry{Letter: &outbox.Letter{Template: user.Welcome, UserID: u.ID}})
+			return dead.Add(ctx, outbox.Entry{Mail: &outbox.Letter{Template: user.Welcome, UserID: u.ID}})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -338,7 +338,7 @@ func TestRelays(t *testing.T) {
 	var clock atomic.Int64 // minutes ahead
 	ahead := func() time.Time { return now().Add(time.Duration(clock.Add(1)) * time.Minute) }
 	for range 2 {
-		relay := outbox.New(store, s.db.Transact, s.NATS(), s.post(), ahead)
+		relay := outbox.New(store, s.db.Transact, s.events(), s.mailer(), ahead)
 		relays.Go(func() {
 			for ctx.Err() == nil {
 				_, _ = relay.Sweep(ctx, 100) // it is tried until the outbox is empty
@@ -365,30 +365,30 @@ type nowhere struct{}
 func (nowhere) Queue(context.Context, []kiosk.ID) error { return nil }
 func (nowhere) Send(context.Context, []kiosk.ID) error  { return nil }
 
-// TestAnnouncing: an order whose event is lost is announced again, in time, and
+// TestRepublisher: an order whose event is lost is published again, in time, and
 // then no more.
-func TestAnnouncing(t *testing.T) {
+func TestRepublisher(t *testing.T) {
 	s := open(t)
 	_, ada := s.register(t, "ada@example.com")
 	pen := s.product(t, 5)
 	placing := s.Placing()
-	placing.Announcer = silent{}
+	placing.Publisher = silent{}
 	o, _, err := placing.Place(t.Context(), ada, order.Draft{Lines: []order.DraftLine{{ProductID: pen.ID, Quantity: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	clock, published := now(), 0
-	announcing := s.Announcing()
-	announcing.Now = func() time.Time { return clock }
-	announcing.Announcer = counting{announcing.Announcer, &published}
-	if n, err := announcing.Sweep(t.Context(), 10); err != nil || n != 0 {
-		t.Errorf("%d orders are announced at once, %v, want none", n, err)
+	republisher := s.Republisher()
+	republisher.Now = func() time.Time { return clock }
+	republisher.Publisher = counting{republisher.Publisher, &published}
+	if n, err := republisher.Sweep(t.Context(), 10); err != nil || n != 0 {
+		t.Errorf("%d orders are published at once, %v, want none", n, err)
 	}
 	var pauses []time.Duration
 	last := clock
 	for range 3600 { // an hour
 		clock = clock.Add(time.Second)
-		if n, err := announcing.Sweep(t.Context(), 10); err != nil {
+		if n, err := republisher.Sweep(t.Context(), 10); err != nil {
 			t.Fatal(err)
 		} else if n > 0 {
 			pauses = append(pauses, clock.Sub(last))
@@ -396,29 +396,29 @@ func TestAnnouncing(t *testing.T) {
 		}
 	}
 	if len(pauses) < 8 || len(pauses) > 25 || pauses[0] > order.Grace+time.Second {
-		t.Errorf("within an hour an order that waits is announced after %v", pauses)
+		t.Errorf("within an hour an order that waits is published after %v", pauses)
 	}
 	if published != len(pauses) {
 		t.Errorf("%d events were published, want %d", published, len(pauses))
 	}
 	s.fulfil(t, o)
 	clock = clock.Add(time.Hour)
-	if n, err := announcing.Sweep(t.Context(), 10); err != nil || n != 0 {
-		t.Errorf("%d orders are announced after their stock was taken, %v", n, err)
+	if n, err := republisher.Sweep(t.Context(), 10); err != nil || n != 0 {
+		t.Errorf("%d orders are published after their stock was taken, %v", n, err)
 	}
 }
 
-// silent announces nothing, as a process that dies after its commit.
+// silent publishes nothing, as a process that dies after its commit.
 type silent struct{}
 
-func (silent) Announce(context.Context, ...order.Order) error { return nil }
+func (silent) PublishCreated(context.Context, ...order.Order) error { return nil }
 
 type counting struct {
-	order.Announcer
+	order.Publisher
 	published *int
 }
 
-func (c counting) Announce(ctx context.Context, orders ...order.Order) error {
+func (c counting) PublishCreated(ctx context.Context, orders ...order.Order) error {
 	*c.published += len(orders)
-	return c.Announcer.Announce(ctx, orders...)
+	return c.Publisher.PublishCreated(ctx, orders...)
 }

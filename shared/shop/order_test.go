@@ -110,7 +110,7 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
-// TestIdempotencyKeyAtOnce races without the lock, as if Redis were away: the
+// TestIdempotencyKeyAtOnce races without the lock, as if Redis were unavailable: the
 // unique key in the transaction decides.
 func TestIdempotencyKeyAtOnce(t *testing.T) {
 	s := open(t)
@@ -340,7 +340,7 @@ func TestAKeyThatExpiredIsFree(t *testing.T) {
 }
 
 // TestLastPiece is the classic race: many buyers, one piece, several workers,
-// and every event told twice.
+// and every event delivered twice.
 func TestLastPiece(t *testing.T) {
 	s := open(t)
 	_, actor := s.register(t, "ada@example.com")
@@ -355,7 +355,7 @@ func TestLastPiece(t *testing.T) {
 	for i := range 2 * buyers {
 		wg.Go(func() {
 			o := orders[i%buyers]
-			for kiosk.KindUnavailable.Is(fulfilment.Fulfil(t.Context(), []order.Event{{OrderID: o.ID}})[0]) {
+			for kiosk.IsKind(fulfilment.Fulfil(t.Context(), []order.Event{{OrderID: o.ID}})[0], kiosk.KindUnavailable) {
 			}
 		})
 	}

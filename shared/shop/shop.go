@@ -1,6 +1,7 @@
-// Package shop puts the shop together: it is the one place where the use cases
-// meet their adapters. A function opens the shop, takes the use cases it
-// serves, and only what those stand on is connected.
+// Package shop wires the use cases to their adapters, and is the one place that
+// does. A function calls [Open], takes the use cases and consumers that it needs,
+// and ends with [Shop.Function]; only what those need is connected. Of the adapters
+// it shows a function package rest alone.
 package shop
 
 import (
@@ -66,16 +67,16 @@ type Shop struct {
 	close []func() error
 }
 
-// Open reads the settings that every function has and prepares the database
-// and Redis; nothing is waited for. Settings that are wrong come to light in
-// Function.
+// Open reads the settings that every function has and prepares the database and
+// Redis, without waiting for them. Settings that are wrong make [Shop.Function]
+// fail.
 func Open(function string) *Shop {
 	s := &Shop{function: function, hasher: user.NewHasher(0)}
 	var err error
 	s.db, err = mongodb.Open(s.config.String("MONGO_URI", defaultMongo), s.config.String("MONGO_DB_NAME", "kiosk"))
 	if !s.opened(err) {
-		// The use cases are wired before Function tells of the error, and they
-		// stand on a database. Nobody asks this one: Function and Run refuse.
+		// The use cases are wired before Function returns the error, and they
+		// need a database. This one is never used: Function and Run refuse.
 		s.db, err = mongodb.Open(defaultMongo, "kiosk")
 		s.opened(err)
 	}
@@ -107,7 +108,7 @@ func Open(function string) *Shop {
 	return s
 }
 
-// now is the shop's clock: MongoDB keeps milliseconds, so nothing is finer.
+// now returns the shop's clock: MongoDB keeps milliseconds, so nothing is finer.
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 func (s *Shop) opened(err error) bool {
@@ -117,7 +118,7 @@ func (s *Shop) opened(err error) bool {
 	return err == nil
 }
 
-// Err tells every setting that is wrong.
+// Err returns an error that names every setting that is wrong.
 func (s *Shop) Err() error {
 	if err := s.config.Err(); err != nil {
 		return err // what else failed, failed because of it
@@ -125,7 +126,7 @@ func (s *Shop) Err() error {
 	return errors.Join(s.errs...)
 }
 
-// Ready tells whether everything that the function cannot do without answers.
+// Ready fails where something that the function cannot do without does not answer.
 func (s *Shop) Ready(ctx context.Context) error {
 	for _, ready := range s.ready {
 		if err := ready(ctx); err != nil {
@@ -135,7 +136,8 @@ func (s *Shop) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Close ends every connection, the one that was opened last first.
+// Close ends the background work and closes every connection, the last opened first.
+// It returns the errors of all of them.
 func (s *Shop) Close() error {
 	var errs []error
 	for i := len(s.close) - 1; i >= 0; i-- {
@@ -144,8 +146,8 @@ func (s *Shop) Close() error {
 	return errors.Join(errs...)
 }
 
-// Run works beside the function's requests until ctx ends; Close waits for it.
-// It does not start where the settings are wrong.
+// Run runs work in the background until ctx ends or the shop is closed; [Shop.Close]
+// waits for it. It does not start where a setting is wrong.
 func (s *Shop) Run(ctx context.Context, work func(context.Context)) {
 	if s.Err() != nil {
 		return
@@ -156,8 +158,8 @@ func (s *Shop) Run(ctx context.Context, work func(context.Context)) {
 	s.close = append(s.close, func() error { stop(); <-done; return nil })
 }
 
-// Function makes the function whose routes serve is to set, if all settings
-// are right.
+// Function returns the function whose routes serve adds. It fails where a setting
+// is wrong.
 func (s *Shop) Function(serve func(*rest.Function)) (*rest.Function, error) {
 	if err := s.Err(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -167,12 +169,12 @@ func (s *Shop) Function(serve func(*rest.Function)) (*rest.Function, error) {
 	return f, nil
 }
 
-// Authenticator tells who holds a token.
+// Authenticator returns what finds out who holds a token.
 func (s *Shop) Authenticator() user.Authenticator {
 	return user.Authenticator{Tokens: s.tokens, Users: s.db.Users(), Copies: s.sessionCopies(), Now: now}
 }
 
-// Registration opens accounts.
+// Registration returns the use case that creates accounts.
 func (s *Shop) Registration() *user.Registration {
 	return &user.Registration{Users: s.db.Users(), Outbox: s.Outbox(), Hasher: s.hasher, Transact: s.Outbox().Transact, Now: now}
 }
@@ -185,12 +187,12 @@ func (s *Shop) Administrator() {
 		return
 	}
 	registration := s.Registration()
-	turn, exists := make(chan struct{}, 1), false // whose turn it is may look at exists
+	turn, exists := make(chan struct{}, 1), false // holding turn, a call may use exists
 	s.ready = append(s.ready, func(ctx context.Context) error {
 		select {
 		case turn <- struct{}{}:
 			defer func() { <-turn }()
-		case <-ctx.Done(): // another is at it, and is not done: nobody may count on the account yet
+		case <-ctx.Done(): // another call is creating it: it may not exist yet
 			return kiosk.Unavailable(ctx.Err())
 		}
 		if exists {
@@ -200,12 +202,12 @@ func (s *Shop) Administrator() {
 			return fmt.Errorf("the administrator's account: %w", err)
 		}
 		exists = true
-		debug.FreeOSMemory() // the 19 MiB of a hash, which nobody else needs for now
+		debug.FreeOSMemory() // the 19 MiB of a hash, which are not needed again for a while
 		return nil
 	})
 }
 
-// Recovery gets people back into their accounts.
+// Recovery returns the use cases of forgotten passwords and verified addresses.
 func (s *Shop) Recovery() *user.Recovery {
 	return &user.Recovery{
 		Users: s.db.Users(), Outbox: s.Outbox(), Copies: s.sessionCopies(), Cache: s.profileCache(), Hasher: s.hasher, Guard: s.logins(),
@@ -213,7 +215,7 @@ func (s *Shop) Recovery() *user.Recovery {
 	}
 }
 
-// linkLetters is the rate of letters with a link to one account.
+// linkLetters returns the rate of letters with a link to one account.
 func (s *Shop) linkLetters() user.Limit { return s.count("RATE_LIMIT_LINK_LETTERS", "10/1h") }
 
 func (s *Shop) count(name, def string) func(context.Context, string) error {
@@ -224,12 +226,12 @@ func (s *Shop) count(name, def string) func(context.Context, string) error {
 	}
 }
 
-// Authentication opens, renews and ends sessions.
+// Authentication returns the use cases that start, renew and end sessions.
 func (s *Shop) Authentication() *user.Authentication {
 	return &user.Authentication{Users: s.db.Users(), Copies: s.sessionCopies(), Tokens: s.tokens, Hasher: s.hasher, Guard: s.logins(), Transact: s.db.Transact, Now: now}
 }
 
-// Profiles shows and changes accounts.
+// Profiles returns the use cases that show and change accounts.
 func (s *Shop) Profiles() *user.Profiles {
 	return &user.Profiles{
 		Users: s.db.Users(), Copies: s.sessionCopies(), Hasher: s.hasher, Guard: s.logins(),
@@ -237,13 +239,13 @@ func (s *Shop) Profiles() *user.Profiles {
 	}
 }
 
-// WatchProducts tells w which products change, for as long as the process runs.
-func (s *Shop) WatchProducts(ctx context.Context, w nats.Watcher) {
-	conn := s.NATS()
+// WatchProducts reports to w which products change, until ctx ends.
+func (s *Shop) WatchProducts(ctx context.Context, w inventory.Watcher) {
+	conn := s.events()
 	s.Run(ctx, func(ctx context.Context) { conn.WatchProducts(ctx, w) })
 }
 
-// Privacy exports and erases accounts.
+// Privacy returns the use cases that export and erase accounts.
 func (s *Shop) Privacy() *privacy.Privacy {
 	return &privacy.Privacy{
 		Users: s.db.Users(), Orders: s.db.Orders(), Letters: s.db.Outbox(), Mails: s.db.Mails(), Traces: s.redis,
@@ -252,19 +254,19 @@ func (s *Shop) Privacy() *privacy.Privacy {
 	}
 }
 
-// Catalogue is the products.
+// Catalogue returns the use cases of products.
 func (s *Shop) Catalogue() *inventory.Catalogue {
 	return &inventory.Catalogue{Products: s.db.Products(), Cache: s.productCache(), Transact: s.db.Transact, Now: now}
 }
 
-// KeepSearchable gives products that lack them the words that a search finds
-// them by, beside the function's requests, until ctx ends.
+// KeepSearchable adds to products that lack them the words that a search finds
+// them by, in the background until ctx ends.
 func (s *Shop) KeepSearchable(ctx context.Context) {
-	conn := s.NATS()
+	conn := s.events()
 	s.Run(ctx, func(ctx context.Context) { s.db.KeepWords(ctx, conn.ProductsChanged) })
 }
 
-// Placing takes orders.
+// Placing returns the use case that places orders.
 func (s *Shop) Placing() *order.Placing {
 	orders, daily := s.db.Orders(), s.limit("RATE_LIMIT_ORDERS", "200/24h")
 	return &order.Placing{
@@ -273,21 +275,22 @@ func (s *Shop) Placing() *order.Placing {
 			return err
 		},
 		Orders: orders, Backlog: &order.Backlog{Orders: orders, Limit: s.config.Int("MAX_WAITING_ORDERS", 10_000), Now: now},
-		Locks: s.redis, Products: s.db.Products(), Customers: s.db.Users(),
-		Announcer: nats.Announcer{Conn: s.NATS()}, Currency: s.Currency(),
+		Locks: s.redis, Products: s.db.Products(), Users: s.db.Users(),
+		Publisher: nats.OrderPublisher{Conn: s.events()}, Currency: s.Currency(),
 		Verified: s.config.Bool("REQUIRE_VERIFIED_EMAIL", false), Now: now,
 	}
 }
 
-// Announcing publishes again what a process that died has not, or the stream
-// has refused.
-func (s *Shop) Announcing() *order.Announcing {
-	return &order.Announcing{Orders: s.db.Orders(), Announcer: nats.Announcer{Conn: s.NATS(), Confirmed: true}, Now: now}
+// Republisher returns what publishes order.created again for orders that wait for
+// their stock.
+func (s *Shop) Republisher() *order.Republisher {
+	return &order.Republisher{Orders: s.db.Orders(), Publisher: nats.OrderPublisher{Conn: s.events(), Confirmed: true}, Now: now}
 }
 
-// WatchBacklog measures what waits, for as long as the process runs.
+// WatchBacklog measures the backlogs of the outbox, the orders and the stream of
+// events, for as long as the process runs.
 func (s *Shop) WatchBacklog(consumer string) {
-	conn := s.NATS()
+	conn := s.events()
 	s.opened(telemetry.Watch([]telemetry.Gauge{
 		{Name: "kiosk.outbox.entries", Unit: "{entry}", Description: "entries of the outbox that are not delivered"},
 		{Name: "kiosk.outbox.age", Unit: "s", Description: "age of the oldest of them"},
@@ -319,7 +322,7 @@ func (s *Shop) WatchBacklog(consumer string) {
 	}))
 }
 
-// age is the time since a moment, in seconds; 0 for none.
+// age returns the time since a moment, in seconds; 0 for none.
 func age(since time.Time) float64 {
 	if since.IsZero() {
 		return 0
@@ -327,12 +330,12 @@ func age(since time.Time) float64 {
 	return max(time.Since(since).Seconds(), 0)
 }
 
-// OrderLookup finds orders.
+// OrderLookup returns the use cases that find orders.
 func (s *Shop) OrderLookup() *order.Lookup {
 	return &order.Lookup{Orders: s.db.Orders(), Cache: s.orderCache()}
 }
 
-// OrderLifecycle completes and cancels orders.
+// OrderLifecycle returns the use cases that complete and cancel orders.
 func (s *Shop) OrderLifecycle() *order.Lifecycle {
 	return &order.Lifecycle{
 		Orders: s.db.Orders(), Inventory: s.stock(), Outbox: s.Outbox(),
@@ -340,7 +343,7 @@ func (s *Shop) OrderLifecycle() *order.Lifecycle {
 	}
 }
 
-// Fulfilment takes the stock of orders.
+// Fulfilment returns the use case that takes the stock of orders.
 func (s *Shop) Fulfilment() *order.Fulfilment {
 	return &order.Fulfilment{
 		Orders: s.db.Orders(), Inventory: s.stock(), Outbox: s.Outbox(),
@@ -348,32 +351,32 @@ func (s *Shop) Fulfilment() *order.Fulfilment {
 	}
 }
 
-// FulfilOrders takes the stock of orders beside the function's requests, until
-// ctx ends: at most batch of them in one transaction.
+// FulfilOrders consumes order.created in the background until ctx ends, and takes the
+// stock of the orders, at most batch of them in one transaction.
 func (s *Shop) FulfilOrders(ctx context.Context, batch int) {
-	consumer := s.NATS().NewOrderConsumer(s.function, s.Fulfilment().Fulfil)
+	consumer := s.events().NewOrderConsumer(s.function, s.Fulfilment().Fulfil)
 	s.Run(ctx, func(ctx context.Context) { consumer.Run(ctx, batch) })
 }
 
-// Sender hands mails to the mail server.
+// Sender returns the use case that sends mails for callers of the API.
 func (s *Shop) Sender() *mail.Sender {
 	return &mail.Sender{Transport: s.mailServer(), Records: s.db.Mails(), Now: now}
 }
 
-// Letters writes and sends the shop's own letters.
-func (s *Shop) Letters() *mail.Letters {
+// LetterSender returns the use case that sends the letters of the outbox.
+func (s *Shop) LetterSender() *mail.LetterSender {
 	templates, err := mail.LoadTemplates(s.config.String("MAIL_TEMPLATES", ""))
 	s.opened(err)
-	return &mail.Letters{
+	return &mail.LetterSender{
 		Shop: s.config.String("SHOP_NAME", "Kiosk"), PublicURL: strings.TrimRight(s.config.String("PUBLIC_URL", defaultPublic), "/"),
 		Links:     &user.Issuing{Users: s.db.Users(), Letters: s.db.Outbox(), Tokens: s.tokens, Transact: s.db.Transact, Now: now},
 		Templates: templates,
-		Store:     s.db.Outbox(), Customers: s.db.Users(), Orders: s.db.Orders(), Transport: s.mailServer(),
+		Store:     s.db.Outbox(), Users: s.db.Users(), Orders: s.db.Orders(), Transport: s.mailServer(),
 		Verified: s.count("RATE_LIMIT_LETTERS", "120/1h"), Strangers: s.count("RATE_LIMIT_LETTERS_UNVERIFIED", "60/1h"), Now: now,
 	}
 }
 
-// mailServer keeps its connections for all that one process sends.
+// mailServer returns the one client of the mail server, which keeps its connections.
 func (s *Shop) mailServer() *smtp.Server {
 	if s.smtp != nil {
 		return s.smtp
@@ -386,31 +389,41 @@ func (s *Shop) mailServer() *smtp.Server {
 		From:     s.config.String("MAIL_FROM", "Kiosk <shop@kiosk.local>"),
 	})
 	if !s.opened(err) {
-		server = new(smtp.Server) // nobody asks it: Function refuses
+		server = new(smtp.Server) // never used: Function refuses
 	}
 	s.smtp = server
 	s.close = append(s.close, server.Close)
 	return server
 }
 
-// Outbox delivers what was decided.
+// Outbox returns the outbox of this process.
 func (s *Shop) Outbox() *outbox.Outbox {
 	if s.outbox == nil {
-		s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, s.NATS(), s.post(), now)
+		s.outbox = outbox.New(s.db.Outbox(), s.db.Transact, s.events(), s.mailer(), now)
 		s.close = append(s.close, func() error { s.outbox.Close(); return nil })
 	}
 	return s.outbox
 }
 
-// post has letters sent, in the name of the shop's own service account.
-func (s *Shop) post() *openfaas.Post {
+// mailer returns what has letters sent, with a token of the service account.
+func (s *Shop) mailer() *openfaas.Mailer {
 	token := func() (string, error) { return s.tokens.Access(kiosk.Service(), user.ServiceLifetime) }
-	return openfaas.NewPost(s.config.String("GATEWAY_URL", defaultGateway), token, user.ServiceLifetime)
+	return openfaas.NewMailer(s.config.String("GATEWAY_URL", defaultGateway), token, user.ServiceLifetime)
 }
 
-// NATS is the connection for events. A function does not need it to be ready:
-// what it cannot publish now, the outbox keeps.
-func (s *Shop) NATS() *nats.Conn {
+// EventStream bounds the stream of events.
+type EventStream interface {
+	// MakeRoom removes old events that no consumer needs where the stream is nearly
+	// full. It fails where NATS does not answer.
+	MakeRoom(ctx context.Context) error
+}
+
+// EventStream returns the stream of events, for the relay.
+func (s *Shop) EventStream() EventStream { return s.events() }
+
+// events returns the connection for events. A function does not need it to be
+// ready: what it cannot publish now, the outbox keeps.
+func (s *Shop) events() *nats.Conn {
 	if s.natsOpened {
 		return s.nats
 	}
@@ -425,12 +438,12 @@ func (s *Shop) NATS() *nats.Conn {
 	return conn
 }
 
-// Admission lets in who may use the shop.
+// Admission returns the middleware that authenticates a request and counts it.
 func (s *Shop) Admission() rest.Admission {
 	return rest.Admission{Authenticator: s.Authenticator(), Reads: s.limit("RATE_LIMIT_READS", "1200/1m"), Writes: s.limit("RATE_LIMIT_WRITES", "300/1m")}
 }
 
-// Clients tells clients apart by the addresses that the edge proves.
+// Clients returns what distinguishes clients by the address that the edge proves.
 func (s *Shop) Clients() rest.Clients {
 	key, err := origin.NewKey(s.config.String("EDGE_SECRET", ""), time.Now)
 	if s.opened(err) && key == nil {
@@ -439,7 +452,7 @@ func (s *Shop) Clients() rest.Clients {
 	return rest.Clients{Authenticator: s.Authenticator(), Origin: key}
 }
 
-// RegisterLimit is the rate of registrations from one address.
+// RegisterLimit returns the limit of registrations from one address.
 func (s *Shop) RegisterLimit() rest.Limit { return s.limit("RATE_LIMIT_REGISTER", "100/1m") }
 
 func (s *Shop) limit(name, def string) rest.Limit {
@@ -453,7 +466,7 @@ func (s *Shop) logins() redis.Logins {
 	return redis.Logins{Limiter: s.limits, ByPair: config.Parsed(&s.config, "RATE_LIMIT_LOGIN", "10/10m", redis.ParseRate)}
 }
 
-// Currency is the shop's one currency, an ISO 4217 code.
+// Currency returns the shop's one currency, an ISO 4217 code.
 func (s *Shop) Currency() string { return s.config.String("CURRENCY", "USD") }
 
 func (s *Shop) stock() *inventory.Stock {
@@ -469,10 +482,10 @@ func (s *Shop) sessionCopies() *redis.Cache[user.Session] {
 }
 
 func (s *Shop) productCache() productCache {
-	return productCache{redis.NewCache[inventory.Product](s.redis, "product", copyLifetime), s.NATS()}
+	return productCache{redis.NewCache[inventory.Product](s.redis, "product", copyLifetime), s.events()}
 }
 
-// productCache is the copies of products in Redis. Of a change it also tells the
+// productCache is the copies of products in Redis. Of a change it also notifies the
 // processes that keep copies of their own, once Redis has dropped its copy: that
 // is where they look next.
 type productCache struct {

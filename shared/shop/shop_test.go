@@ -59,14 +59,14 @@ func open(t testing.TB) *testShop {
 	}
 	s := &testShop{Open("test"), g}
 	g.sender = &mail.Sender{Transport: g, Records: s.db.Mails(), Now: now}
-	g.letters = s.Letters()
+	g.letters = s.LetterSender()
 	g.letters.Transport = g
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	s.NATS()
+	s.events()
 	if err := s.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -77,11 +77,11 @@ func open(t testing.TB) *testShop {
 }
 
 // gateway is OpenFaaS's and send-email's part: an accepted call is executed at
-// once, unless it is told to lose calls.
+// once, unless it loses calls.
 type gateway struct {
 	mu      sync.Mutex
 	sender  *mail.Sender
-	letters *mail.Letters
+	letters *mail.LetterSender
 	lose    int // calls to accept and forget
 	calls   int
 	fail    error
@@ -208,7 +208,7 @@ func (s *testShop) settle(t testing.TB) {
 	t.Helper()
 	s.Outbox().Close() // what this process tries by itself, it has tried
 	clock := now()
-	relay := outbox.New(s.db.Outbox(), s.db.Transact, s.NATS(), s.post(), func() time.Time { return clock })
+	relay := outbox.New(s.db.Outbox(), s.db.Transact, s.events(), s.mailer(), func() time.Time { return clock })
 	testservers.Eventually(t, "an empty outbox", func() error {
 		clock = clock.Add(5 * time.Minute)
 		_, err := relay.Sweep(t.Context(), 1000)
@@ -243,7 +243,7 @@ func (s *testShop) expectMails(t testing.TB, to string, subjects ...string) {
 
 func expectKind(t testing.TB, err error, kind kiosk.Kind, what string) {
 	t.Helper()
-	if !kind.Is(err) {
+	if !kiosk.IsKind(err, kind) {
 		t.Errorf("%s: %v, want it to be: %s", what, err, kind)
 	}
 }

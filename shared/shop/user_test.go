@@ -170,7 +170,7 @@ func TestNoLoginOutlivesItsPassword(t *testing.T) {
 				grant, err := authentication.Login(t.Context(), "ada@example.com", current, "192.0.2.1")
 				if err == nil {
 					grants[i] = grant
-				} else if !kiosk.KindUnauthenticated.Is(err) {
+				} else if !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
 					t.Error(err)
 				}
 			})
@@ -306,7 +306,7 @@ func TestGuessesCountByAccount(t *testing.T) {
 	reached := 0
 	for i := range 30 {
 		login := []string{"ada@example.com", "ada", " ADA "}[i%3]
-		if _, err := s.Authentication().Login(t.Context(), login, "wrong", "192.0.2.1"); kiosk.KindUnauthenticated.Is(err) {
+		if _, err := s.Authentication().Login(t.Context(), login, "wrong", "192.0.2.1"); kiosk.IsKind(err, kiosk.KindUnauthenticated) {
 			reached++
 		}
 	}
@@ -352,7 +352,7 @@ func TestGuessingIsSlowedDown(t *testing.T) {
 	var reached int
 	for range 30 {
 		_, err := authentication.Login(t.Context(), "ada@example.com", "wrong", "192.0.2.1")
-		if kiosk.KindUnauthenticated.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindUnauthenticated) {
 			reached++
 		} else {
 			expectKind(t, err, kiosk.KindTooMany, "a guess too many")
@@ -403,7 +403,7 @@ func TestSessions(t *testing.T) {
 	alive := func(grant user.Grant, want bool, what string) {
 		t.Helper()
 		_, err := gate.Actor(t.Context(), grant.AccessToken)
-		if want && err != nil || !want && !kiosk.KindUnauthenticated.Is(err) {
+		if want && err != nil || !want && !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

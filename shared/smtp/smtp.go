@@ -83,7 +83,7 @@ func (s *Server) Close() error {
 	for {
 		select {
 		case conn := <-s.idle:
-			_ = s.client.CloseWithSMTPClient(conn) // it says goodbye to a server that may be gone
+			_ = s.client.CloseWithSMTPClient(conn) // QUIT fails where the server has closed the connection
 		default:
 			return nil
 		}
@@ -138,7 +138,7 @@ func (s *Server) Send(ctx context.Context, messages ...mail.Message) []error {
 		err = s.deliver(ctx, conn, msg)
 		telemetry.End(span, err)
 		if err != nil {
-			// What the server makes of the next message on this connection, nobody knows.
+			// The state of the conversation is unknown: the next message needs a new connection.
 			_ = conn.Close()
 			conn, errs[i] = nil, err
 		}
@@ -151,7 +151,10 @@ func (s *Server) Send(ctx context.Context, messages ...mail.Message) []error {
 
 func (s *Server) compose(m mail.Message) (*gomail.Msg, error) {
 	msg := gomail.NewMsg()
-	if err := errors.Join(msg.From(s.options.From), msg.To(m.To)); err != nil {
+	if err := msg.From(s.options.From); err != nil {
+		return nil, err
+	}
+	if err := msg.To(m.To); err != nil {
 		return nil, err
 	}
 	msg.Subject(m.Subject)
@@ -236,7 +239,7 @@ func converse(conn *smtp.Client, msg *gomail.Msg) error {
 	return err
 }
 
-// plain is the text of an HTML body, for readers that show no HTML.
+// plain returns the text of an HTML body, for readers that show no HTML.
 func plain(body string) string {
 	root, err := html.Parse(strings.NewReader(body))
 	if err != nil {

@@ -171,7 +171,7 @@ func TestOneConnection(t *testing.T) {
 	cancel()
 	for _, err := range s.Send(ctx, m, m) {
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("after its caller has given up: %v", err)
+			t.Errorf("after its caller's deadline: %v", err)
 		}
 	}
 	if err := s.Close(); err != nil {

@@ -119,7 +119,7 @@ func (h *Histogram) Record(ctx context.Context, d time.Duration, attributes *Att
 // Lookups are looks for copies, in Redis or in memory.
 var Lookups = NewCounter("kiosk.cache.lookups", "{lookup}", "looks for a copy, and what came of them")
 
-// Lookup is the attributes of a look in a cache: hit, miss, or away.
+// Lookup is the attributes of a look in a cache: hit, miss, or unavailable.
 func Lookup(cache, result string) *Attributes {
 	return Set(attribute.String("kiosk.cache.name", cache), attribute.String("kiosk.cache.result", result))
 }

@@ -120,7 +120,7 @@ func (c counting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan
 // seldom bounds how often one thing is logged: once a minute.
 type seldom struct{ last atomic.Int64 }
 
-// due tells whether it is to be logged now.
+// due reports whether it is to be logged now.
 func (s *seldom) due() bool {
 	now, last := time.Now().UnixNano(), s.last.Load()
 	return now-last > int64(time.Minute) && s.last.CompareAndSwap(last, now)

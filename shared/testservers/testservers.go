@@ -1,4 +1,4 @@
-// Package testservers gives tests a MongoDB, a Redis and a NATS on real ports:
+// Package testservers starts a MongoDB, a Redis and a NATS for tests, on real ports:
 // the ones that MONGO_URI, REDIS_ADDR and NATS_URL name, else the same embedded
 // ones that the local box runs.
 package testservers
@@ -45,7 +45,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Mongo gives a database that is empty.
+// Mongo returns a database that is empty.
 func Mongo(t testing.TB) Database {
 	t.Helper()
 	name := "test_" + string(kiosk.NewID())
@@ -132,7 +132,7 @@ func (t *tail) String() string {
 	return t.text.String()
 }
 
-// Redis gives the address of a Redis, which is empty unless REDIS_ADDR names it.
+// Redis returns the address of a Redis, which is empty unless REDIS_ADDR names it.
 func Redis(t testing.TB) string {
 	t.Helper()
 	if address := os.Getenv("REDIS_ADDR"); address != "" {
@@ -148,7 +148,7 @@ func Redis(t testing.TB) string {
 	return address
 }
 
-// NATS gives the URL of a NATS with JetStream, whose streams are its own.
+// NATS returns the URL of a NATS with JetStream, whose streams are its own.
 func NATS(t testing.TB) string {
 	t.Helper()
 	if url := os.Getenv("NATS_URL"); url != "" {
@@ -185,7 +185,7 @@ func StartNATS(t testing.TB, address, dir string) *server.Server {
 	return s
 }
 
-// Eventually polls until what has come, which check tells by nil, or fails the
+// Eventually polls until check returns nil, or fails the
 // test with the last error.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()

@@ -51,15 +51,15 @@ var (
 // refused counts a refusal, if err is one.
 func refused(ctx context.Context, why *telemetry.Attributes, err error) {
 	switch {
-	case kiosk.KindUnauthenticated.Is(err):
+	case kiosk.IsKind(err, kiosk.KindUnauthenticated):
 		refusals.Add(ctx, 1, why)
-	case kiosk.KindTooMany.Is(err):
+	case kiosk.IsKind(err, kiosk.KindTooMany):
 		refusals.Add(ctx, 1, byLimit)
 	}
 }
 
 // Login opens a session for who knows the password of the account that login
-// (a user name or an e-mail address) names. It takes the same time and gives
+// (a user name or an e-mail address) names. It takes the same time and returns
 // the same answer whether the account exists or not.
 func (a *Authentication) Login(ctx context.Context, login, password, address string) (grant Grant, err error) {
 	defer func() { refused(ctx, byPassword, err) }()
@@ -74,7 +74,7 @@ func (a *Authentication) Login(ctx context.Context, login, password, address str
 		return Grant{}, err
 	}
 	u, err := a.Users.ByLogin(ctx, Key(login))
-	if err != nil && !kiosk.KindNotFound.Is(err) {
+	if err != nil && !kiosk.IsKind(err, kiosk.KindNotFound) {
 		return Grant{}, err
 	}
 	account := bucket(u, login)
@@ -119,7 +119,7 @@ func (a *Authentication) start(ctx context.Context, checked User, hash string) (
 	var ended []kiosk.ID
 	err := a.Transact(ctx, func(ctx context.Context) error {
 		u, err := a.Users.ByID(ctx, checked.ID)
-		if kiosk.KindNotFound.Is(err) || err == nil && u.PasswordHash != checked.PasswordHash {
+		if kiosk.IsKind(err, kiosk.KindNotFound) || err == nil && u.PasswordHash != checked.PasswordHash {
 			return errCredentials
 		}
 		if err != nil {
@@ -137,7 +137,7 @@ func (a *Authentication) start(ctx context.Context, checked User, hash string) (
 }
 
 // Refresh spends a refresh token and returns the next. One that is spent
-// already was used by two, one of whom has stolen it: the whole session ends.
+// already may have been stolen: the whole session ends.
 func (a *Authentication) Refresh(ctx context.Context, token string) (grant Grant, err error) {
 	defer func() { refused(ctx, byToken, err) }()
 	userID, id, generation, err := a.Tokens.ParseRefresh(token)
@@ -148,7 +148,7 @@ func (a *Authentication) Refresh(ctx context.Context, token string) (grant Grant
 	spent := false
 	err = a.Transact(ctx, func(ctx context.Context) error {
 		u, err := a.Users.ByID(ctx, userID)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return errToken
 		}
 		if err != nil {
@@ -183,7 +183,7 @@ func (a *Authentication) Logout(ctx context.Context, actor kiosk.Actor) error {
 	}
 	err := a.Transact(ctx, func(ctx context.Context) error {
 		u, err := a.Users.ByID(ctx, actor.ID)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return nil
 		}
 		if err != nil {
@@ -201,7 +201,7 @@ func (a *Authentication) Logout(ctx context.Context, actor kiosk.Actor) error {
 // Sessions returns the actor's sessions that have not ended, the newest first.
 func (a *Authentication) Sessions(ctx context.Context, actor kiosk.Actor) ([]Session, error) {
 	u, err := a.Users.ByID(ctx, actor.ID)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return nil, errAccount
 	}
 	if err != nil {
@@ -218,7 +218,7 @@ func (a *Authentication) Sessions(ctx context.Context, actor kiosk.Actor) ([]Ses
 func (a *Authentication) EndSession(ctx context.Context, actor kiosk.Actor, id kiosk.ID) error {
 	err := a.Transact(ctx, func(ctx context.Context) error {
 		u, err := a.Users.ByID(ctx, actor.ID)
-		if err != nil && !kiosk.KindNotFound.Is(err) {
+		if err != nil && !kiosk.IsKind(err, kiosk.KindNotFound) {
 			return err
 		}
 		if len(u.endSessions(func(s Session) bool { return s.ID == id && a.Now().Before(s.ExpiresAt) })) == 0 {
@@ -226,7 +226,7 @@ func (a *Authentication) EndSession(ctx context.Context, actor kiosk.Actor, id k
 		}
 		return a.Users.Update(ctx, u)
 	})
-	if !kiosk.KindNotFound.Is(err) {
+	if !kiosk.IsKind(err, kiosk.KindNotFound) {
 		a.Copies.Drop(context.WithoutCancel(ctx), id)
 	}
 	return err

@@ -43,8 +43,8 @@ type Link struct {
 	ExpiresAt time.Time
 }
 
-// The letters that carry a link, and those that tell of a change. They are
-// templates of package mail.
+// Templates of the letters about an account, in package mail. The first three carry
+// a link; the others report a change.
 const (
 	Welcome         = "welcome"
 	VerifyEmail     = "verify-email"
@@ -57,24 +57,25 @@ const (
 // linkSeed is how many random bytes a link's token is made from.
 const linkSeed = 32
 
-// linkLetter is a letter to the address to that carries a link. An empty id
-// stands for whoever has the account of that address.
+// linkLetter returns the outbox entry of a letter to the address to that carries a
+// link. An empty id stands for the account with that address.
 //
 // The letter holds a random seed and not the token: that is made from the seed
-// and JWT_SECRET, when the letter is written, and nobody stores it. Whoever
+// and JWT_SECRET, when the letter is written, and not stored. Who
 // reads the database, the letters that wait included, cannot use a link.
 func linkLetter(template string, id kiosk.ID, to string) outbox.Entry {
 	seed := make([]byte, linkSeed)
 	rand.Read(seed) // never fails: crypto/rand ends the process instead
-	return outbox.Entry{Letter: &outbox.Letter{Template: template, UserID: id, To: to, Seed: seed}}
+	return outbox.Entry{Mail: &outbox.Letter{Template: template, UserID: id, To: to, Seed: seed}}
 }
 
-// notice is a letter to the address to that tells of a change.
-func notice(template string, id kiosk.ID, to string) outbox.Entry {
-	return outbox.Entry{Letter: &outbox.Letter{Template: template, UserID: id, To: to}}
+// letter returns the outbox entry of a letter to the address to that carries no
+// link.
+func letter(template string, id kiosk.ID, to string) outbox.Entry {
+	return outbox.Entry{Mail: &outbox.Letter{Template: template, UserID: id, To: to}}
 }
 
-// linkToken makes the token of a link: the account, a dot, and 256 bits. The
+// linkToken returns the token of a link: the account, a dot, and 256 bits. The
 // same letter has the same token, however often it is sent.
 func (t *Tokens) linkToken(id kiosk.ID, purpose Purpose, address string, seed []byte) string {
 	mac := hmac.New(sha256.New, t.links)
@@ -129,9 +130,9 @@ func (u *User) endLinks(which func(Link) bool) {
 	u.Links = slices.DeleteFunc(slices.Clone(u.Links), which)
 }
 
-// setPassword notes a new password's hash. No link and no change of address
-// outlives the password that it was asked for with: who has lost control of
-// an account gets all of it back with a new password.
+// setPassword sets a new password's hash. It ends every link and change of address
+// that was requested with the old password, so that a new password returns full
+// control of an account to its owner.
 func (u *User) setPassword(hash string) {
 	u.PasswordHash = hash
 	u.PendingEmail = ""
@@ -147,9 +148,9 @@ type Issuing struct {
 	Now      func() time.Time
 }
 
-// IssuedLetters notes of which letters the link is stored.
+// IssuedLetters stores of which letters the link is stored.
 type IssuedLetters interface {
-	// Issued notes it of a letter, in the caller's transaction; KindNotFound
+	// Issued stores it of a letter, in the caller's transaction; KindNotFound
 	// where the letter is gone.
 	Issued(ctx context.Context, letter kiosk.ID) error
 }
@@ -173,12 +174,12 @@ func (s *Issuing) Issue(ctx context.Context, letter kiosk.ID, l outbox.Letter, i
 		}
 		pending := purpose == PurposeVerify && address == Key(u.PendingEmail)
 		if address != Key(u.Email) && !pending {
-			return kiosk.NotFound("the account has another address by now")
+			return kiosk.NotFound("the account has another address now")
 		}
 		token = s.Tokens.linkToken(id, purpose, address, l.Seed)
 		hash := linkHash(token)
 		if l.Issued && !slices.ContainsFunc(u.Links, func(old Link) bool { return slices.Equal(old.Hash, hash) }) {
-			return kiosk.NotFound("the link was used or has given way to others")
+			return kiosk.NotFound("the link was used or replaced")
 		}
 		u.addLink(Link{Purpose: purpose, Hash: hash, Address: address, ExpiresAt: s.Now().Add(lifetime)})
 		if err := s.Users.Update(ctx, u); err != nil {

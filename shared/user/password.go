@@ -68,7 +68,7 @@ type Hasher struct {
 }
 
 // maxQueue is how many callers may wait for one of the slots before the next
-// is told to come back: at some 20 ms a hash this is about a second of work.
+// is asked to come back: at some 20 ms a hash this is about a second of work.
 const maxQueue = 64
 
 // NewHasher allows concurrent hashes at once; 0 means 2, some 40 MiB.
@@ -100,7 +100,7 @@ func (h *Hasher) acquire(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// Hash makes the argon2id hash of a password in PHC's string form.
+// Hash returns the argon2id hash of a password in PHC's string form.
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	release, err := h.acquire(ctx)
 	if err != nil {
@@ -114,8 +114,8 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 // account is checked against it so that it takes as long as a known one.
 const decoy = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
-// Verify tells whether password belongs to hash, and whether hash is of an
-// older kind (bcrypt, or weaker parameters) and wants to be made anew. An
+// Verify reports whether password belongs to hash, and whether hash is of an
+// older kind (bcrypt, or weaker parameters) and should be replaced. An
 // empty hash costs the same time and never matches; a bcrypt hash costs its
 // own, so that until its owner's next login somebody who measures can tell the
 // account from others.

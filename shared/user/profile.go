@@ -8,7 +8,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/outbox"
 )
 
-// Cache holds copies of profiles for readers. It must be told of each change
+// Cache holds copies of profiles for readers. It must be called on each change
 // after that has been committed; nothing is ever written back from it.
 type Cache interface {
 	Get(ctx context.Context, id kiosk.ID, load func(context.Context) (Profile, error)) (Profile, error)
@@ -31,7 +31,7 @@ type Profiles struct {
 // errAccount hides whether somebody else's account exists.
 var errAccount = kiosk.NotFound("there is no such user")
 
-// Get gives the actor's own profile; an administrator sees everybody's.
+// Get returns the actor's own profile; to an administrator everybody's.
 func (p *Profiles) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Profile, error) {
 	if !actor.Owns(id) {
 		return Profile{}, errAccount
@@ -40,7 +40,7 @@ func (p *Profiles) Get(ctx context.Context, actor kiosk.Actor, id kiosk.ID) (Pro
 		u, err := p.Users.ByID(ctx, id)
 		return u.Profile(), err
 	})
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return Profile{}, errAccount
 	}
 	return profile, err
@@ -54,7 +54,7 @@ type Change struct {
 	CurrentPassword string // must be right where the actor changes their own Email or Password
 }
 
-// check says what is wrong with a change; own tells that the actor changes
+// check returns what is wrong with a change; own says that the actor changes
 // their own account.
 func (c Change) check(own bool) error {
 	var v kiosk.Violations
@@ -71,7 +71,7 @@ func (c Change) check(own bool) error {
 	return v.Err()
 }
 
-// sensitive tells whether the change could take the account from its owner.
+// sensitive reports whether the change could take the account from its owner.
 func (c Change) sensitive() bool { return c.Email != nil || c.Password != nil }
 
 // errEmailTaken refuses an address with which somebody else logs in.
@@ -79,7 +79,7 @@ var errEmailTaken = &kiosk.Error{Kind: kiosk.KindConflict, Message: "this e-mail
 
 // Update changes the account, whole or not at all. A new password ends every
 // session but the one in which it was set. A new address is pending until the
-// link sent to it is followed: see Recovery.Verify. Either is told to the
+// link sent to it is followed: see Recovery.Verify. Either is reported to the
 // account's address by letter. An address that is taken, or a change by
 // somebody else at the same moment: KindConflict.
 func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, address string, c Change) (Profile, error) {
@@ -93,7 +93,7 @@ func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, a
 	var checked, hash string // the password hash that was proven, and the one to come
 	if c.sensitive() {
 		u, err := p.Users.ByID(ctx, id)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return Profile{}, errAccount
 		}
 		if err != nil {
@@ -120,7 +120,7 @@ func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, a
 	var ended []kiosk.ID
 	err := p.Transact(ctx, func(ctx context.Context) error {
 		u, err := p.Users.ByID(ctx, id)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return errAccount
 		}
 		if err != nil {
@@ -129,12 +129,12 @@ func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, a
 		var letters []outbox.Entry
 		ended = nil
 		if c.sensitive() && u.PasswordHash != checked {
-			return kiosk.Conflict("the password was changed at the same time: try again")
+			return kiosk.Conflict("the password was changed by another request at the same time: try again")
 		}
 		if c.Password != nil {
 			u.setPassword(hash)
 			ended = u.endSessions(func(s Session) bool { return s.ID != actor.Session })
-			letters = append(letters, notice(PasswordChanged, u.ID, u.Email))
+			letters = append(letters, letter(PasswordChanged, u.ID, u.Email))
 		}
 		if c.Name != nil {
 			u.Name = *c.Name
@@ -153,7 +153,7 @@ func (p *Profiles) Update(ctx context.Context, actor kiosk.Actor, id kiosk.ID, a
 		}
 		return p.Outbox.Add(ctx, letters...)
 	})
-	// Whatever came of it: an answer that was lost may stand for a commit.
+	// Whatever the outcome: the commit may have succeeded although its answer was lost.
 	p.Cache.Drop(context.WithoutCancel(ctx), id)
 	p.Copies.Drop(context.WithoutCancel(ctx), ended...)
 	if err != nil {
@@ -178,7 +178,7 @@ func (p *Profiles) changeEmail(ctx context.Context, u *User, email string) ([]ou
 		return nil, errEmailTaken
 	}
 	u.PendingEmail = email
-	return []outbox.Entry{linkLetter(VerifyEmail, u.ID, email), notice(EmailChanging, u.ID, u.Email)}, nil
+	return []outbox.Entry{linkLetter(VerifyEmail, u.ID, email), letter(EmailChanging, u.ID, u.Email)}, nil
 }
 
 // prove makes sure that the actor knows the account's password. It is proven,
@@ -186,7 +186,7 @@ func (p *Profiles) changeEmail(ctx context.Context, u *User, email string) ([]ou
 // lost is asked for again.
 func (p *Profiles) prove(ctx context.Context, u User, address string, c Change) error {
 	err := Prover{p.Guard, p.Hasher}.Prove(ctx, u, c.CurrentPassword, address)
-	if kiosk.KindInvalid.Is(err) && c.Password != nil {
+	if kiosk.IsKind(err, kiosk.KindInvalid) && c.Password != nil {
 		again, _, verifyErr := p.Hasher.Verify(ctx, *c.Password, u.PasswordHash)
 		if verifyErr != nil {
 			return verifyErr

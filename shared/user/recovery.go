@@ -49,7 +49,7 @@ func (t Turns) take(ctx context.Context) (end func(), err error) {
 
 // errLink is the one answer to a link's token that is not good, for whatever
 // reason.
-var errLink = kiosk.Invalid("token", "is not valid, or not any more: ask for a new letter")
+var errLink = kiosk.Invalid("token", "is not valid or has expired: request a new link")
 
 // admit counts one try from a client address; an empty one is a program's of
 // the shop, which speaks for many clients, and is not counted.
@@ -62,7 +62,7 @@ func (r *Recovery) admit(ctx context.Context, client string) error {
 
 // Forgot has a letter sent whose link sets a new password, if email is the
 // address of an account. It does not look whether it is: that happens when the
-// letter is written, so neither the answer nor its time tells.
+// letter is written, so neither the answer nor its time shows it.
 func (r *Recovery) Forgot(ctx context.Context, email, client string) error {
 	if err := CheckEmail("email", email); err != nil {
 		return err
@@ -85,7 +85,7 @@ func AddressDigest(email string) string {
 }
 
 // Reset sets a new password for who has the token of a link, once, and ends
-// every session of the account. The address is told. A token that is not good:
+// every session of the account. The address gets a letter. A token that is not good:
 // KindInvalid, with the field token.
 func (r *Recovery) Reset(ctx context.Context, token, password, client string) error {
 	var v kiosk.Violations
@@ -106,7 +106,7 @@ func (r *Recovery) Reset(ctx context.Context, token, password, client string) er
 	var ended []kiosk.ID
 	err = r.Transact(ctx, func(ctx context.Context) error {
 		u, err := r.Users.ByID(ctx, u.ID)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return errLink
 		}
 		if err != nil {
@@ -121,9 +121,9 @@ func (r *Recovery) Reset(ctx context.Context, token, password, client string) er
 		if err := r.Users.Update(ctx, u); err != nil {
 			return err
 		}
-		return r.Outbox.Add(ctx, notice(PasswordChanged, u.ID, u.Email))
+		return r.Outbox.Add(ctx, letter(PasswordChanged, u.ID, u.Email))
 	})
-	// Whatever came of it: an answer that was lost may stand for a commit.
+	// Whatever the outcome: the commit may have succeeded although its answer was lost.
 	r.drop(ctx, u.ID, ended...)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (r *Recovery) Reset(ctx context.Context, token, password, client string) er
 }
 
 // Verify notes that the account's owner reads the address that the link with
-// the token was sent to: a pending one becomes the account's, and both are told.
+// the token was sent to: a pending one becomes the account's, and both get a letter.
 // A token that is not good: KindInvalid, with the field token.
 func (r *Recovery) Verify(ctx context.Context, token, client string) error {
 	if token == "" {
@@ -148,7 +148,7 @@ func (r *Recovery) Verify(ctx context.Context, token, client string) error {
 	taken := false
 	err = r.Transact(ctx, func(ctx context.Context) error {
 		u, err := r.Users.ByID(ctx, u.ID)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return errLink
 		}
 		if err != nil {
@@ -185,10 +185,10 @@ func (r *Recovery) Verify(ctx context.Context, token, client string) error {
 		if old == u.Email {
 			return nil
 		}
-		return r.Outbox.Add(ctx, notice(EmailChanged, u.ID, old), notice(EmailChanged, u.ID, u.Email))
+		return r.Outbox.Add(ctx, letter(EmailChanged, u.ID, old), letter(EmailChanged, u.ID, u.Email))
 	})
 	r.drop(ctx, u.ID)
-	if taken && err == nil || kiosk.KindConflict.Is(err) {
+	if taken && err == nil || kiosk.IsKind(err, kiosk.KindConflict) {
 		return errLink
 	}
 	return err
@@ -196,17 +196,17 @@ func (r *Recovery) Verify(ctx context.Context, token, client string) error {
 
 // setEmail makes an address, which is verified, the account's.
 func (u *User) setEmail(email string) {
-	// A user name that was the address goes on being it: see checkUsername.
+	// A user name that was the address follows it: see checkUsername.
 	if Key(u.Username) == Key(u.Email) {
 		u.Username = email
 	}
 	u.Email, u.EmailVerified = email, true
 }
 
-// takenByAnother tells whether somebody but id logs in with key.
+// takenByAnother reports whether somebody but id logs in with key.
 func takenByAnother(ctx context.Context, users Repository, id kiosk.ID, key string) (bool, error) {
 	other, err := users.ByLogin(ctx, key)
-	if kiosk.KindNotFound.Is(err) {
+	if kiosk.IsKind(err, kiosk.KindNotFound) {
 		return false, nil
 	}
 	return err == nil && other.ID != id, err
@@ -223,7 +223,7 @@ func (r *Recovery) RequestVerification(ctx context.Context, actor kiosk.Actor, c
 	}
 	return r.Transact(ctx, func(ctx context.Context) error {
 		u, err := r.Users.ByID(ctx, actor.ID)
-		if kiosk.KindNotFound.Is(err) {
+		if kiosk.IsKind(err, kiosk.KindNotFound) {
 			return errAccount
 		}
 		if err != nil {
@@ -254,7 +254,7 @@ func (r *Recovery) owner(ctx context.Context, purpose Purpose, token, client str
 		return User{}, nil, err
 	}
 	u, err = r.Users.ByID(ctx, id)
-	if _, ok := u.link(purpose, token, r.Now()); kiosk.KindNotFound.Is(err) || err == nil && !ok {
+	if _, ok := u.link(purpose, token, r.Now()); kiosk.IsKind(err, kiosk.KindNotFound) || err == nil && !ok {
 		err = errLink
 	}
 	if err != nil {

@@ -27,7 +27,7 @@ type Repository interface {
 	HasAdministrator(ctx context.Context) (bool, error)
 }
 
-// Outbox stores what has to be said, in the caller's transaction.
+// Outbox stores letters, in the caller's transaction.
 type Outbox interface {
 	Add(ctx context.Context, entries ...outbox.Entry) error
 }
@@ -107,11 +107,11 @@ func (r *Registration) EnsureAdministrator(ctx context.Context, email, password 
 		return err
 	}
 	owner, err := r.Users.ByLogin(ctx, Key(email))
-	if err != nil && !kiosk.KindNotFound.Is(err) {
+	if err != nil && !kiosk.IsKind(err, kiosk.KindNotFound) {
 		return err
 	}
 	if err == nil && owner.Role != kiosk.RoleAdmin {
-		slog.Warn("ADMIN_EMAIL belongs to an account that is no administrator's: no administrator is made of it, set another address", "user_id", owner.ID)
+		slog.Warn("ADMIN_EMAIL belongs to an account that is not an administrator: set another address", "user_id", owner.ID)
 		return nil
 	}
 	exists, err := r.Users.HasAdministrator(ctx)
@@ -122,7 +122,7 @@ func (r *Registration) EnsureAdministrator(ctx context.Context, email, password 
 		slog.Warn("ADMIN_PASSWORD is weak: change it after the first login", "error", err)
 	}
 	a := NewAccount{Username: email, Email: email, Password: password, Name: "Administrator"}
-	if _, err = r.open(ctx, a, kiosk.RoleAdmin); kiosk.KindConflict.Is(err) {
+	if _, err = r.open(ctx, a, kiosk.RoleAdmin); kiosk.IsKind(err, kiosk.KindConflict) {
 		return nil // another replica was faster
 	}
 	return err

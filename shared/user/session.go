@@ -9,7 +9,7 @@ import (
 )
 
 // Session is one login and the family of refresh tokens that came from it. It
-// is a part of its User's document: whoever starts, renews or ends one writes
+// is a part of its User's document: starting, renewing or ending one writes
 // that document, so no login can slip past a change of the password.
 type Session struct {
 	ID         kiosk.ID
@@ -76,7 +76,7 @@ func (u *User) endSessions(which func(Session) bool) (ended []kiosk.ID) {
 }
 
 // SessionCopies holds copies of sessions for those who check tokens: every
-// request of a customer does. It must be told of each session that ended,
+// request of a customer does. It must drop each session that ended,
 // after that has been committed.
 type SessionCopies interface {
 	Get(ctx context.Context, id kiosk.ID, load func(context.Context) (Session, error)) (Session, error)
@@ -125,7 +125,7 @@ func (g Authenticator) Actor(ctx context.Context, token string) (kiosk.Actor, er
 		return s, nil
 	})
 	switch {
-	case kiosk.KindNotFound.Is(err):
+	case kiosk.IsKind(err, kiosk.KindNotFound):
 		return kiosk.Actor{}, errSession
 	case err != nil:
 		return kiosk.Actor{}, err

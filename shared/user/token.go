@@ -61,7 +61,7 @@ type claims struct {
 	Session kiosk.ID   `json:"sid,omitempty"`
 }
 
-// Access makes the token of an actor.
+// Access returns the token of an actor.
 func (t *Tokens) Access(actor kiosk.Actor, lifetime time.Duration) (string, error) {
 	now := t.now()
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
@@ -81,7 +81,7 @@ func (t *Tokens) Access(actor kiosk.Actor, lifetime time.Duration) (string, erro
 	return token.SignedString(t.secret)
 }
 
-// ServiceToken is a token of 15 minutes for the shop's own programs.
+// ServiceToken returns a token of 15 minutes for the shop's own programs.
 func ServiceToken(secret []byte, now time.Time) (string, error) {
 	t, err := NewTokens(string(secret), func() time.Time { return now })
 	if err != nil {
@@ -116,7 +116,7 @@ func (t *Tokens) ParseAccess(text string) (kiosk.Actor, error) {
 	return actor, nil
 }
 
-// Refresh makes the refresh token of a session's generation.
+// Refresh returns the refresh token of a session's generation.
 func (t *Tokens) Refresh(userID, session kiosk.ID, generation int64) string {
 	text := string(session) + "." + strconv.FormatInt(generation, 10) + "." + string(userID)
 	return text + "." + base64.RawURLEncoding.EncodeToString(t.sign(text))

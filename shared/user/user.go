@@ -40,7 +40,7 @@ type Profile struct {
 	CreatedAt     time.Time  `json:"created_at"`
 }
 
-// Profile leaves out what nobody needs to see.
+// Profile returns what the account's owner may see.
 func (u User) Profile() Profile {
 	return Profile{
 		ID: u.ID, Username: u.Username, Email: u.Email, EmailVerified: u.EmailVerified, PendingEmail: u.PendingEmail,
@@ -48,7 +48,7 @@ func (u User) Profile() Profile {
 	}
 }
 
-// Key is the form in which a user name or an e-mail address is unique, and in
+// Key returns the form in which a user name or an e-mail address is unique, and in
 // which an account is looked up: letters' case does not tell people apart.
 func Key(login string) string { return strings.ToLower(strings.TrimSpace(login)) }
 
@@ -59,7 +59,7 @@ var (
 	namePattern   = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$`)
 )
 
-// CheckEmail says what is wrong with a bare e-mail address (no display name,
+// CheckEmail returns what is wrong with a bare e-mail address (no display name,
 // no comment, no quoted local part). Whether it exists, only a mail can tell.
 func CheckEmail(field, address string) error {
 	if err := kiosk.CheckText(field, address, 1, maxEmail); err != nil {

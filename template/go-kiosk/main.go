@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/shared/logs"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 	"github.com/kiosk-shop/kiosk/shared/version"
 	"handler/function"
@@ -26,7 +27,7 @@ import (
 func main() {
 	version.Flag()
 	flag.Parse()
-	prompt, access, flush := newLog(os.Stderr)
+	prompt, access, flush := logs.New(os.Stderr)
 	slog.SetDefault(prompt)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -126,7 +127,8 @@ func run(ctx context.Context, access *slog.Logger) error {
 	}
 	h, err := function.New(ctx)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		_ = listener.Close() // nothing was accepted on it
+		return err
 	}
 	server := newServer(h, s, access)
 	httpServer := &http.Server{
@@ -151,7 +153,9 @@ func run(ctx context.Context, access *slog.Logger) error {
 	}
 	<-warm
 	if closer, ok := h.(io.Closer); ok {
-		err = errors.Join(err, closer.Close())
+		if closeErr := closer.Close(); err == nil {
+			err = closeErr
+		}
 	}
 	return err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,13 +11,13 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
@@ -49,7 +48,7 @@ func newServer(h handler.FunctionHandler, s settings, access *slog.Logger) *serv
 	return srv
 }
 
-// warmUp asks the handler's Ready until it agrees or ctx ends, so that
+// warmUp calls the handler's Ready until it succeeds or ctx ends, so that
 // connections are open and indexes exist before the first request, and a
 // dependency that starts later than the function is waited for.
 func (s *server) warmUp(ctx context.Context) {
@@ -128,17 +127,17 @@ func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 	request.End(response.StatusCode)
 	maps.Copy(h, response.Header)
 	if len(response.Body) > 0 {
-		h["Content-Length"] = []string{strconv.Itoa(len(response.Body))} // whoever reads it needs no larger buffer
+		h["Content-Length"] = []string{strconv.Itoa(len(response.Body))} // a reader then needs no larger buffer
 	}
 	w.WriteHeader(response.StatusCode)
 	if _, err := w.Write(response.Body); err != nil {
-		c.log(slog.Default(), slog.LevelWarn, "the answer was not delivered", slog.Any("error", err))
+		c.log(slog.Default(), slog.LevelWarn, "response not delivered", slog.Any("error", err))
 	}
 	c.log(s.access, slog.LevelInfo, "answered",
 		slog.Int("status", response.StatusCode), slog.Int("bytes", len(response.Body)), slog.Int64("duration_ms", time.Since(start).Milliseconds()))
 }
 
-// logged is the context of a request's lines in the log: they have its trace.
+// logged returns the context of a request's lines in the log: they have its trace.
 func logged(ctx context.Context, header http.Header) context.Context {
 	if telemetry.On() {
 		return ctx
@@ -170,10 +169,10 @@ const (
 
 var (
 	errTooLarge = errors.New("larger than max_body_bytes")
-	errFull     = errors.New("the bytes for bodies are used up")
+	errFull     = errors.New("too many body bytes in memory")
 )
 
-// readBody gives the request's body. What it holds in memory is counted, as it
+// readBody returns the request's body. What it holds in memory is counted, as it
 // arrives, until release.
 func (s *server) readBody(r *http.Request) (body []byte, release func(), err error) {
 	var held int64
@@ -216,35 +215,35 @@ func (s *server) readBody(r *http.Request) (body []byte, release func(), err err
 	}
 }
 
-// answer is the handler's response, or the problem that stood in its way.
+// answer returns the handler's response, or a problem where there is none.
 func (s *server) answer(r *http.Request, c invocation) handler.Response {
-	// The body first: a request that only trickles in takes nobody's place.
+	// The body first: a slow request does not count as in flight.
 	body, forget, err := s.readBody(r)
 	switch {
 	case errors.Is(err, errTooLarge):
 		forget()
-		return problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes.", s.settings.maxBody))
+		return failure(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request body is larger than %d bytes", s.settings.maxBody))
 	case errors.Is(err, errFull):
 		forget()
-		response := problem(http.StatusServiceUnavailable, "Too many large requests are arriving. Please try again.")
+		response := failure(http.StatusServiceUnavailable, "too many large requests are in progress: try again")
 		response.Header.Set("Retry-After", "1")
 		return response
 	case err != nil:
 		forget()
-		return problem(http.StatusBadRequest, "The request did not arrive whole.")
+		return failure(http.StatusBadRequest, "the request body is incomplete")
 	}
 	inflight := s.inflight.Add(1)
 	release := func() { s.inflight.Add(-1); forget() }
 	if limit := int64(s.settings.maxInflight); limit > 0 && inflight > limit {
 		release()
-		response := problem(http.StatusTooManyRequests, "This replica already handles max_inflight requests.")
+		response := failure(http.StatusTooManyRequests, "max_inflight requests are in progress: try again")
 		response.Header.Set("Retry-After", "1")
 		return response
 	}
 	timeout, err := s.timeout(r)
 	if err != nil {
 		release()
-		return problem(http.StatusBadRequest, "X-Timeout is neither a duration such as 10s nor whole seconds.")
+		return failure(http.StatusBadRequest, "X-Timeout must be a duration such as 10s, or whole seconds")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 
@@ -273,32 +272,32 @@ func (s *server) answer(r *http.Request, c invocation) handler.Response {
 	case response := <-done:
 		return response
 	default:
-		return problem(http.StatusGatewayTimeout, fmt.Sprintf("The function did not answer within %s.", timeout))
+		return failure(http.StatusGatewayTimeout, fmt.Sprintf("the function did not answer within %s", timeout))
 	}
 }
 
-// timeout is exec_timeout, which a caller may shorten with X-Timeout.
+// timeout returns exec_timeout, which a caller may shorten with X-Timeout.
 func (s *server) timeout(r *http.Request) (time.Duration, error) {
 	asked, err := parseDuration(r.Header.Get("X-Timeout"), s.settings.execTimeout)
 	if err == nil && asked == 0 {
-		err = errors.New("no time at all")
+		err = errors.New("timeout is zero")
 	}
 	return min(asked, s.settings.execTimeout), err
 }
 
-// call turns a handler's error or panic into a 500 that tells the client
-// nothing and the log everything.
+// call turns a handler's error or panic into a 500. It logs what happened, and shows the
+// client nothing of it.
 func (s *server) call(req handler.Request, c invocation) (response handler.Response) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.log(slog.Default(), slog.LevelError, "the handler panicked", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
-			response = problem(http.StatusInternalServerError, "")
+			response = failure(http.StatusInternalServerError, "")
 		}
 	}()
 	response, err := s.handler.Handle(req)
 	if err != nil {
 		c.log(slog.Default(), slog.LevelError, "the handler failed", slog.Any("error", err))
-		return problem(http.StatusInternalServerError, "")
+		return failure(http.StatusInternalServerError, "")
 	}
 	if response.StatusCode == 0 {
 		response.StatusCode = http.StatusOK
@@ -306,16 +305,7 @@ func (s *server) call(req handler.Request, c invocation) (response handler.Respo
 	return response
 }
 
-// problem is an RFC 9457 answer.
-func problem(status int, detail string) handler.Response {
-	body, err := json.Marshal(struct {
-		Type   string `json:"type"`
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail,omitempty"`
-	}{"about:blank", http.StatusText(status), status, strings.TrimSpace(detail)})
-	if err != nil {
-		panic(err) // strings and a number always marshal
-	}
-	return handler.Response{StatusCode: status, Body: body, Header: http.Header{"Content-Type": {"application/problem+json"}}}
+// failure returns a problem as an answer.
+func failure(status int, detail string) handler.Response {
+	return handler.Response{StatusCode: status, Body: problem.JSON(status, detail), Header: http.Header{"Content-Type": {problem.ContentType}}}
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
+
+	"github.com/kiosk-shop/kiosk/shared/logs"
 )
 
 // fake is a handler that does what a test says.
@@ -133,7 +135,7 @@ func TestProblems(t *testing.T) {
 				t.Errorf("not a problem: %s", body)
 			}
 			if strings.Contains(body, "secret") {
-				t.Errorf("the answer tells too much: %s", body)
+				t.Errorf("the answer shows too much: %s", body)
 			}
 		})
 	}
@@ -333,7 +335,7 @@ func (s silent) WriteHeader(int)             {}
 // BenchmarkInvoke is what the template adds to a handler, with its line in the
 // log.
 func BenchmarkInvoke(b *testing.B) {
-	_, access, _ := newLog(io.Discard)
+	_, access, _ := logs.New(io.Discard)
 	s, err := load()
 	if err != nil {
 		b.Fatal(err)

@@ -269,7 +269,7 @@ func account(t *testing.T, s shop, program string) {
 	q.click("#forgotten")
 	q.fill("#forgot [name=email]", email)
 	q.click("#forgot [type=submit]")
-	q.sees("#message", "letter")
+	q.sees("#message", "e-mail")
 	q.do("follow the letter", chromedp.Navigate(s.link(t, email, client.ResetPassword)))
 	q.fill("#reset [name=password]", fresh)
 	q.click("#reset [type=submit]")

@@ -25,9 +25,9 @@ const (
 
 var (
 	// ErrTooLarge means that more came than the limit allows.
-	ErrTooLarge = errors.New("more bytes than the limit allows")
+	ErrTooLarge = errors.New("larger than the limit")
 	// ErrFull means that the budget, or the client's share of it, is used up.
-	ErrFull = errors.New("the budget of bytes is used up")
+	ErrFull = errors.New("too many bytes in memory")
 )
 
 // Budget is a number of bytes that may be in memory at once.
@@ -44,7 +44,7 @@ func New(total, share int64) *Budget {
 	return &Budget{total: total, share: share, byClient: make(map[netip.Prefix]int64)}
 }
 
-// Used is how many bytes are taken now.
+// Used returns how many bytes are taken now.
 func (b *Budget) Used() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -88,7 +88,7 @@ func (b *Bytes) Release() {
 	}
 }
 
-// Read reads r to its end in the name of the client with that address. size is
+// Read reads r to its end and counts its bytes for the client with that address. size is
 // how much is announced, -1 where nothing is. On an error nothing is held:
 // ErrTooLarge above limit, ErrFull, or r's own.
 func (b *Budget) Read(r io.Reader, size, limit int64, client string) (*Bytes, error) {

@@ -30,7 +30,7 @@ type Functions interface {
 	Ready(context.Context) error
 }
 
-// Copies are the answers in memory. They count only while somebody tells them
+// Copies are the answers in memory. They are valid only while somebody reports
 // which products change (nearcache).
 type Copies = nearcache.Cache[*gateway.Answer]
 
@@ -45,10 +45,10 @@ func New(functions Functions) *Catalogue {
 	return &Catalogue{functions, nearcache.New(maxBytes, size, time.Now)}
 }
 
-// Copies are what the changes of products are to be told.
+// Copies returns the answers in memory, for whoever reports which products change.
 func (c *Catalogue) Copies() *Copies { return c.copies }
 
-// size is about what an answer takes, in bytes.
+// size returns about what an answer takes, in bytes.
 func size(a *gateway.Answer) int {
 	n := len(a.Body)
 	for name, values := range a.Header {
@@ -60,8 +60,8 @@ func size(a *gateway.Answer) int {
 	return n
 }
 
-// key is what the answer to a GET is kept under. Only what nobody need be known
-// for is kept at all: see Call.
+// key returns what the answer to a GET is kept under. Only what needs no
+// account is kept at all: see Call.
 func key(called, query string) (nearcache.Key, bool) {
 	if called == function && len(query) <= maxQuery {
 		return nearcache.List(query), true
@@ -72,7 +72,7 @@ func key(called, query string) (nearcache.Key, bool) {
 	return nearcache.Key{}, false
 }
 
-// Kept is the answer to an anonymous GET, if it is in memory: not to be changed.
+// Kept returns the answer to an anonymous GET, if it is in memory: not to be changed.
 func (c *Catalogue) Kept(called, query string) (*gateway.Answer, bool) {
 	k, ok := key(called, query)
 	if !ok {
@@ -103,7 +103,7 @@ func (c *Catalogue) Call(ctx context.Context, r gateway.Request) *gateway.Answer
 		whole := r
 		whole.Header = maps.Clone(r.Header)
 		delete(whole.Header, "If-None-Match")
-		// A change may have been heard here before the function hears of it.
+		// The edge may learn of a change before the function does.
 		whole.Header["Cache-Control"] = []string{"no-cache"}
 		answer := c.Functions.Call(ctx, whole)
 		answer.Keep()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 )
 
 const (
@@ -182,8 +183,8 @@ func TestOneCall(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got := c.Call(gone, gateway.Request{Method: http.MethodGet, Function: "products", Header: http.Header{}}); got.Status != gateway.StatusClientClosedRequest {
-		t.Errorf("who went away got %d", got.Status)
+	if got := c.Call(gone, gateway.Request{Method: http.MethodGet, Function: "products", Header: http.Header{}}); got.Status != problem.StatusClientClosedRequest {
+		t.Errorf("after the caller left: status %d, want it cancelled", got.Status)
 	}
 	close(goOn)
 	all.Wait()

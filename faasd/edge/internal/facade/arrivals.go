@@ -27,7 +27,7 @@ const (
 )
 
 // arrivals counts the calls whose message is arriving, in all and by client. A
-// proxy speaks for many clients and has no bound of its own.
+// proxy sends the calls of many clients and is bounded by the total only.
 type arrivals struct {
 	proxies listener.Proxies
 	time    time.Duration // for a message to arrive
@@ -60,7 +60,8 @@ func (a *arrivals) expect(ctx context.Context, _ *tap.Info) (context.Context, er
 	return context.WithValue(ctx, arrivedKey{}, arrived), nil
 }
 
-// client is who is counted together; the zero Prefix for nobody.
+// client returns the network whose calls are counted together; the zero Prefix for a
+// call that is not counted.
 func (a *arrivals) client(ctx context.Context) netip.Prefix {
 	peer, err := netip.ParseAddrPort(peerAddress(ctx))
 	if err != nil || a.proxies.Contains(peer.Addr().Unmap().WithZone("")) {
@@ -89,7 +90,7 @@ func (a *arrivals) leave(client netip.Prefix) {
 	}
 }
 
-// arrived says that the call's message is there.
+// arrived ends the counting of a call, whose message has arrived.
 func arrived(ctx context.Context) {
 	if done, ok := ctx.Value(arrivedKey{}).(func()); ok {
 		done()

@@ -18,9 +18,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 )
 
-// caller calls functions in the name of whoever made the RPC.
+// caller calls functions with the header of the RPC's caller.
 type caller struct{ functions Functions }
 
 // call is one call of a function.
@@ -60,13 +61,13 @@ func (c caller) do(ctx context.Context, call call, result any) (http.Header, err
 		return answer.Header, nil
 	}
 	if err := json.Unmarshal(answer.Body, result); err != nil {
-		slog.Error("an answer that nobody understands", "function", call.function, "call_id", header.Get("X-Call-Id"), "error", err)
+		slog.Error("cannot decode the function's answer", "function", call.function, "call_id", header.Get("X-Call-Id"), "error", err)
 		return nil, status.Error(codes.Internal, "internal error")
 	}
 	return answer.Header, nil
 }
 
-// refusal is the contract's table from HTTP to gRPC.
+// refusal returns the status error of a problem.
 func refusal(answer *gateway.Answer, creates bool) error {
 	code := codes.Unknown
 	switch answer.Status {
@@ -87,7 +88,7 @@ func refusal(answer *gateway.Answer, creates bool) error {
 		code = codes.FailedPrecondition
 	case http.StatusRequestEntityTooLarge, http.StatusTooManyRequests:
 		code = codes.ResourceExhausted
-	case gateway.StatusClientClosedRequest:
+	case problem.StatusClientClosedRequest:
 		code = codes.Canceled
 	case http.StatusInternalServerError:
 		code = codes.Internal
@@ -96,15 +97,15 @@ func refusal(answer *gateway.Answer, creates bool) error {
 	case http.StatusGatewayTimeout:
 		code = codes.DeadlineExceeded
 	}
-	problem := answer.Problem()
-	message := problem.Detail
+	p := answer.Problem()
+	message := p.Detail
 	if message == "" {
-		message = problem.Title
+		message = p.Title
 	}
 	var details []protoadapt.MessageV1
-	if len(problem.Errors) > 0 {
+	if len(p.Errors) > 0 {
 		bad := &errdetails.BadRequest{}
-		for _, e := range problem.Errors {
+		for _, e := range p.Errors {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: e.Field, Description: e.Message})
 		}
 		details = append(details, bad)
@@ -122,10 +123,10 @@ func withDetails(s *status.Status, details ...protoadapt.MessageV1) error {
 	return s.Err()
 }
 
-// checkID refuses what is no identifier, as the front door does.
+// checkID fails with NOT_FOUND for what is not an identifier, as the front door does.
 func checkID(id string) error {
 	if !gateway.IsID(id) {
-		return status.Error(codes.NotFound, "this is not an identifier of anything")
+		return status.Error(codes.NotFound, "no such resource")
 	}
 	return nil
 }
@@ -145,12 +146,12 @@ func decimal(field string, amount float64) (json.Number, error) {
 	return json.Number(strconv.FormatFloat(amount, 'f', -1, 64)), nil
 }
 
-// totalHeaders tell how many items a list has.
+// totalHeaders say how many items a list has.
 var totalHeaders = []string{"X-Total-Count", "X-Total-Count-Exact"}
 
 var nextLink = regexp.MustCompile(`<([^>]*)>; rel="next"`)
 
-// next is where the page after an answer's begins, as the answer's Link has it;
+// next returns where the page after an answer's begins, as the answer's Link has it;
 // empty where there is none.
 func next(header http.Header) string {
 	match := nextLink.FindStringSubmatch(header.Get("Link"))

@@ -35,7 +35,7 @@ type Functions interface {
 	Ready(context.Context) error
 }
 
-// Config says how callers reach the facade and whom it trusts.
+// Config has the transport security of the facade and the callers that it trusts.
 type Config struct {
 	// TLS is nil for plain text. With ClientCAs, a caller's verified certificate
 	// makes it the service account.
@@ -69,7 +69,7 @@ func New(functions Functions, config Config) *Server {
 	if config.TLS != nil {
 		transport = credentials.NewTLS(config.TLS)
 	}
-	door := doorkeeper{config, new(atomic.Int64)}
+	intercept := interceptor{config, new(atomic.Int64)}
 	var observed grpc.ServerOption = grpc.EmptyServerOption{}
 	methods := map[string]bool{} // of the shop: anybody may call any other name
 	if telemetry.On() {
@@ -81,8 +81,8 @@ func New(functions Functions, config Config) *Server {
 		grpc: grpc.NewServer(
 			observed,
 			grpc.Creds(transport),
-			grpc.ChainUnaryInterceptor(door.unary),
-			grpc.ChainStreamInterceptor(door.stream),
+			grpc.ChainUnaryInterceptor(intercept.unary),
+			grpc.ChainStreamInterceptor(intercept.stream),
 			// Bounds of memory: a connection's buffers, its calls, and in all the
 			// messages that are arriving (arrivals).
 			grpc.MaxRecvMsgSize(maxMessage),

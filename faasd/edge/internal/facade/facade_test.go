@@ -320,7 +320,7 @@ func TestUpdateProduct(t *testing.T) {
 		t.Errorf("a product that never rests: %v", err)
 	}
 	if calls := len(s.requests()); calls != 6+10 {
-		t.Errorf("gave up after %d calls", calls-6)
+		t.Errorf("stopped after %d calls, want 6 more", calls-6)
 	}
 }
 
@@ -577,7 +577,7 @@ func TestDeadline(t *testing.T) {
 	within := func(low, high time.Duration) {
 		t.Helper()
 		if d, err := time.ParseDuration(<-told); err != nil || d <= low || d > high {
-			t.Errorf("the function was told %v, %v", d, err)
+			t.Errorf("X-Timeout is %v, %v", d, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

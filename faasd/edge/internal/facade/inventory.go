@@ -132,7 +132,7 @@ func (s inventory) ListProducts(ctx context.Context, r *pb.ListProductsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	tell(ctx, header, totalHeaders...)
+	setHeader(ctx, header, totalHeaders...)
 	list := &pb.ListProductsResponse{}
 	for _, p := range page {
 		list.Products = append(list.Products, p.message())

@@ -21,6 +21,6 @@ func (s mail) SendEmail(ctx context.Context, r *mailer.SendEmailRequest) (*maile
 	if err != nil {
 		return nil, err
 	}
-	tell(ctx, header, "Idempotent-Replayed")
+	setHeader(ctx, header, "Idempotent-Replayed")
 	return &mailer.SendEmailResponse{Status: sent.Status, Message: sent.Message}, nil
 }

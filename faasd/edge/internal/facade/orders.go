@@ -16,7 +16,7 @@ type orders struct {
 
 // ListUserOrders has no pages, so it collects some: maxPages of pageSize.
 const (
-	pageSize = 100 // the largest that the function gives
+	pageSize = 100 // the largest that the function returns
 	maxPages = 10
 )
 
@@ -51,7 +51,7 @@ func (s orders) CreateOrder(ctx context.Context, r *pb.CreateOrderRequest) (*pb.
 	for _, i := range r.Items {
 		body.Items = append(body.Items, item{i.GetProductId(), i.GetQuantity()})
 	}
-	if r.Total != 0 { // proto3 cannot tell 0 from nothing
+	if r.Total != 0 { // proto3 does not distinguish 0 from nothing
 		var err error
 		if body.Total, err = decimal("total", r.Total); err != nil {
 			return nil, err
@@ -62,7 +62,7 @@ func (s orders) CreateOrder(ctx context.Context, r *pb.CreateOrderRequest) (*pb.
 	if err != nil {
 		return nil, err
 	}
-	tell(ctx, header, "Idempotent-Replayed")
+	setHeader(ctx, header, "Idempotent-Replayed")
 	return &pb.CreateOrderResponse{Id: created.ID, Message: created.Message}, nil
 }
 
@@ -104,7 +104,7 @@ func (s orders) ListUserOrders(ctx context.Context, r *pb.ListUserOrdersRequest)
 			return nil, err
 		}
 		if number == 1 {
-			tell(ctx, header, totalHeaders...)
+			setHeader(ctx, header, totalHeaders...)
 		}
 		for _, o := range page {
 			list.Orders = append(list.Orders, o.message())

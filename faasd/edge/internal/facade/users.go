@@ -106,7 +106,7 @@ func (s users) ResetPassword(ctx context.Context, r *pb.ResetPasswordRequest) (*
 		Token    string `json:"token"`
 		Password string `json:"password"`
 	}{r.Token, r.Password}}, nil)
-	return &pb.AccountMessage{Message: "the account has the new password"}, err
+	return &pb.AccountMessage{Message: "the password is changed"}, err
 }
 
 func (s users) VerifyEmail(ctx context.Context, r *pb.VerifyEmailRequest) (*pb.AccountMessage, error) {
@@ -157,5 +157,5 @@ func (s users) EraseAccount(ctx context.Context, r *pb.EraseAccountRequest) (*pb
 	_, err := s.do(ctx, call{method: "POST", function: "users/me/erase", body: struct {
 		CurrentPassword string `json:"current_password"`
 	}{r.CurrentPassword}}, nil)
-	return &pb.AccountMessage{Message: "the account is gone"}, err
+	return &pb.AccountMessage{Message: "the account is erased"}, err
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/kiosk-shop/kiosk/proto/pb"
 )
 
-// scripted is a function that gives one answer, and notes what it was asked.
+// scripted is a function with one answer, which records what it was asked.
 type scripted struct {
 	Functions
 
@@ -54,7 +54,7 @@ func TestAccounts(t *testing.T) {
 		}, 202, `{"message":"perhaps"}`, "POST authenticate/forgot", `{"email":"ann@x.example"}`, `{"message":"perhaps"}`},
 		{"reset", func(ctx context.Context, s users) (proto.Message, error) {
 			return s.ResetPassword(ctx, &pb.ResetPasswordRequest{Token: "t", Password: "pw"})
-		}, 204, "", "POST authenticate/reset", `{"token":"t","password":"pw"}`, `{"message":"the account has the new password"}`},
+		}, 204, "", "POST authenticate/reset", `{"token":"t","password":"pw"}`, `{"message":"the password is changed"}`},
 		{"verify", func(ctx context.Context, s users) (proto.Message, error) {
 			return s.VerifyEmail(ctx, &pb.VerifyEmailRequest{Token: "t"})
 		}, 204, "", "POST authenticate/verify", `{"token":"t"}`, `{"message":"the address is verified"}`},
@@ -75,7 +75,7 @@ func TestAccounts(t *testing.T) {
 			200, `{"format":"f"}`, "GET users/me/export", "", `{"json":"{\"format\":\"f\"}"}`},
 		{"erase", func(ctx context.Context, s users) (proto.Message, error) {
 			return s.EraseAccount(ctx, &pb.EraseAccountRequest{CurrentPassword: "pw"})
-		}, 204, "", "POST users/me/erase", `{"current_password":"pw"}`, `{"message":"the account is gone"}`},
+		}, 204, "", "POST users/me/erase", `{"current_password":"pw"}`, `{"message":"the account is erased"}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := &scripted{status: test.status, body: test.answer}

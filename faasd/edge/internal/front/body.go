@@ -17,7 +17,7 @@ const (
 	// maxBodies bounds the bytes of bodies in memory, in all, from their arrival
 	// until the function has answered. What is small is not counted.
 	maxBodies = 8 << 20
-	// maxExcess is how much of a body that nobody wants is read and thrown away: a
+	// maxExcess is how much of a refused body is read and discarded: a
 	// client that is cut off while it still sends may never see why, least of all
 	// one behind a proxy.
 	maxExcess = 8 << 20
@@ -30,7 +30,7 @@ const (
 	longest = 40 * time.Second
 )
 
-// readBody gives the request's body, whole, or the answer to one that is too
+// readBody returns the request's body, whole, or the answer to one that is too
 // large, too slow, or too much on top of all the others.
 func (d *Door) readBody(w http.ResponseWriter, r *http.Request, limit int64, client string) (*budget.Bytes, *gateway.Answer) {
 	if r.ContentLength == 0 {
@@ -48,13 +48,13 @@ func (d *Door) readBody(w http.ResponseWriter, r *http.Request, limit int64, cli
 	case errors.Is(err, budget.ErrTooLarge):
 		return nil, d.discard(w, r, paced, tooLarge(limit))
 	case errors.Is(err, budget.ErrFull):
-		slog.Warn("too many bytes of requests are arriving", "limit", maxBodies, "client", client)
-		return nil, d.discard(w, r, paced, gateway.Unavailable("Too many large requests are arriving. Please try again.", time.Second))
+		slog.Warn("too many request bytes in progress", "limit", maxBodies, "client", client)
+		return nil, d.discard(w, r, paced, gateway.Unavailable("too many large requests are in progress: try again", time.Second))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.Header().Set("Connection", "close")
-		return nil, gateway.NewProblem(http.StatusRequestTimeout, fmt.Sprintf("The request did not arrive in time. Send it without pauses of more than %s, and at %d bytes a second or faster.", patience, minRate))
+		return nil, gateway.NewProblem(http.StatusRequestTimeout, fmt.Sprintf("the request body arrived too slowly: send it without pauses of more than %s, and at %d bytes a second or faster", patience, minRate))
 	default:
-		return nil, gateway.NewProblem(http.StatusBadRequest, "The request did not arrive whole.")
+		return nil, gateway.NewProblem(http.StatusBadRequest, "the request body is incomplete")
 	}
 }
 
@@ -70,7 +70,7 @@ func (d *Door) discard(w http.ResponseWriter, r *http.Request, body *pacedReader
 }
 
 func tooLarge(limit int64) *gateway.Answer {
-	return gateway.NewProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("A request holds at most %d bytes here.", limit))
+	return gateway.NewProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request body is larger than %d bytes", limit))
 }
 
 // pacedReader fails when a body pauses, or trickles.

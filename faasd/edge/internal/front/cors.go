@@ -44,7 +44,7 @@ func (d *Door) allowOrigin(w http.ResponseWriter, r *http.Request) {
 }
 
 // preflight answers a browser's question before a cross-origin request.
-func (d *Door) preflight(w http.ResponseWriter, r *http.Request, found *place) bool {
+func (d *Door) preflight(w http.ResponseWriter, r *http.Request, found *endpoint) bool {
 	h := w.Header()
 	if r.Method != http.MethodOptions || h.Get("Access-Control-Allow-Origin") == "" || r.Header.Get("Access-Control-Request-Method") == "" {
 		return false

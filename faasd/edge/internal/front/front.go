@@ -21,6 +21,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
@@ -63,12 +64,12 @@ func New(functions Functions, config Config) (*Door, error) {
 	return &Door{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies, maxBodies/4)}, nil
 }
 
-// Stop makes /healthz and /readyz say so, for a load balancer to look elsewhere.
+// Stop makes /healthz and /readyz fail, so that a load balancer sends no more requests.
 func (d *Door) Stop() { d.stopping.Store(true) }
 
 // What passes the border, by name: a header that is not here is neither a
 // function's business nor a client's. X-Call-Id, traceparent and
-// X-Forwarded-For are written anew (gateway.Origin).
+// X-Forwarded-For are replaced (gateway.Origin).
 var (
 	requestHeaders = []string{
 		"Accept", "Accept-Language", "Authorization", "Content-Type", "Idempotency-Key",
@@ -92,7 +93,7 @@ var (
 	noStore    = []string{"no-store"}
 )
 
-// ServeHTTP answers, logs, and survives a panic.
+// ServeHTTP answers a request and logs it. A panic becomes a 500.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := &exchange{
 		ResponseWriter: w, request: r, start: time.Now(), path: r.URL.EscapedPath(),
@@ -140,7 +141,7 @@ func (d *Door) serve(e *exchange, r *http.Request) {
 		serve = d.serveReady
 	default:
 		if _, ok := d.pages[path]; !ok {
-			d.send(w, r, gateway.NewProblem(http.StatusNotFound, "Nothing is here."))
+			d.send(w, r, gateway.NewProblem(http.StatusNotFound, problem.NoEndpoint))
 			return
 		}
 		e.span.Route(path)
@@ -157,11 +158,11 @@ func (d *Door) serve(e *exchange, r *http.Request) {
 
 func (d *Door) refuseMethod(w http.ResponseWriter, r *http.Request, allow string) {
 	w.Header().Set("Allow", allow)
-	d.send(w, r, gateway.NewProblem(http.StatusMethodNotAllowed, "This address answers to "+allow+"."))
+	d.send(w, r, gateway.NewProblem(http.StatusMethodNotAllowed, "allowed methods: "+allow))
 }
 
 // serveAPI hands a request to its function, and the answer back.
-func (d *Door) serveAPI(e *exchange, r *http.Request, found *place, id string) {
+func (d *Door) serveAPI(e *exchange, r *http.Request, found *endpoint, id string) {
 	d.allowOrigin(e, r)
 	if d.preflight(e, r, found) {
 		return
@@ -216,7 +217,7 @@ func (d *Door) sendOutside(w http.ResponseWriter, r *http.Request, a *gateway.An
 		status = http.StatusNotModified
 	}
 	if status == http.StatusNoContent || status == http.StatusNotModified {
-		delete(h, "Content-Type") // OpenFaaS's gateway gives even nothing a type
+		delete(h, "Content-Type") // OpenFaaS's gateway sets one even without a body
 	}
 	if len(a.Header["Cache-Control"]) == 0 {
 		// What anyone may read may be kept, but asked about again; the rest is
@@ -250,13 +251,13 @@ func write(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead && len(body) > 0 {
-		_, _ = w.Write(body) // a client that went away is the only reason to fail
+		_, _ = w.Write(body) // it fails only where the client has closed the connection
 	}
 }
 
 func (d *Door) serveHealth(w http.ResponseWriter, r *http.Request) {
 	if d.stopping.Load() {
-		d.send(w, r, gateway.Unavailable("The shop is closing.", time.Second))
+		d.send(w, r, gateway.Unavailable("the edge is shutting down", time.Second))
 		return
 	}
 	d.sendOK(w, r)
@@ -269,7 +270,7 @@ func (d *Door) serveReady(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := d.functions.Ready(r.Context()); err != nil {
 		slog.Warn("not ready", "error", err)
-		d.send(w, r, gateway.Unavailable("The gateway does not answer.", time.Second))
+		d.send(w, r, gateway.Unavailable("the gateway does not answer", time.Second))
 		return
 	}
 	d.sendOK(w, r)
@@ -297,7 +298,7 @@ type exchange struct {
 	status, bytes int
 }
 
-// inside is the header that a function sees.
+// inside returns the header of the request to the function.
 func (e *exchange) inside(ctx context.Context) http.Header {
 	h := gateway.Origin(func(name string) string {
 		if name == "X-Call-Id" {
@@ -342,7 +343,7 @@ func (e *exchange) WriteHeader(status int) {
 	e.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the connection's writer, for [http.ResponseController].
 func (e *exchange) Unwrap() http.ResponseWriter { return e.ResponseWriter }
 
 func (e *exchange) Write(b []byte) (int, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/catalogue"
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/gateway"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 )
 
 const id = "0123456789abcdef01234567"
@@ -75,7 +76,7 @@ func ask(door http.Handler, method, target, body string, header ...string) *http
 // wantProblem checks that an answer is an RFC 9457 problem of its own status.
 func wantProblem(t *testing.T, response *http.Response, status int) {
 	t.Helper()
-	var problem gateway.Problem
+	var p problem.Problem
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func wantProblem(t *testing.T, response *http.Response, status int) {
 	if response.StatusCode != status || response.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("got %s, %s; want %d", response.Status, response.Header.Get("Content-Type"), status)
 	}
-	if err := json.Unmarshal(body, &problem); err != nil || problem.Status != status || problem.Title == "" || problem.Type == "" {
+	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || p.Title == "" || p.Type == "" {
 		t.Errorf("got %s (%v)", body, err)
 	}
 	if (response.Header.Get("Retry-After") != "") != (status == 503) {
@@ -426,7 +427,7 @@ func TestBodyLimit(t *testing.T) {
 	}
 }
 
-// TestBodiesFillTheBudget leaves a shopkeeper no room, and every customer
+// TestBodiesFillTheBudget leaves an administrator no room, and every customer
 // theirs.
 func TestBodiesFillTheBudget(t *testing.T) {
 	door, functions := open(t, Config{})
@@ -462,14 +463,14 @@ func TestSlowBodies(t *testing.T) {
 		t.Errorf("got %.200q, %v", answer, err)
 	}
 	if took := time.Since(start); took < patience-time.Second {
-		t.Errorf("it was given up after %s", took)
+		t.Errorf("the read ended after %s", took)
 	}
 	if len(functions.asked) > 0 {
 		t.Error("half a request reached a function")
 	}
 }
 
-// deadlines records what a connection is told.
+// deadlines records the deadlines of a connection.
 type deadlines struct {
 	http.ResponseWriter
 	set []time.Time
@@ -659,7 +660,7 @@ func TestFromMemory(t *testing.T) {
 }
 
 // TestBodyLimitsOfFunctions holds the routes' limits against those that
-// stack.yml gives the functions.
+// stack.yml sets for the functions.
 func TestBodyLimitsOfFunctions(t *testing.T) {
 	text, err := os.ReadFile("../../../../stack.yml")
 	if err != nil {

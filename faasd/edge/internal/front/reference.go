@@ -162,7 +162,7 @@ func (d *document) operation(route route, spec specOperation, shared []parameter
 	for _, p := range append(shared, spec.Parameters...) {
 		p = d.parameter(p)
 		if p.Name == "X-Call-Id" || p.Name == "traceparent" {
-			continue // the introduction tells of them, once
+			continue // the introduction names them, once
 		}
 		op.Parameters = append(op.Parameters, field{p.Name, d.describe(p.Schema), p.Description, p.Required})
 	}

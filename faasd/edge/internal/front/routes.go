@@ -54,36 +54,35 @@ var routes = []route{
 	{"POST", "/api/email", "send-email", orderBody},
 }
 
-// place is a path, or all those that differ by an identifier, and what it
-// answers to.
-type place struct {
+// endpoint is a path, or all those that differ by an identifier, with its methods.
+type endpoint struct {
 	methods map[string]route
 	allow   string // the methods, for Allow
 }
 
-// places are found by their path, or by what is around the identifier in it.
-type places struct {
-	fixed    map[string]*place
-	variable []variable
+// router finds endpoints by their path, or by what surrounds the identifier in it.
+type router struct {
+	fixed    map[string]*endpoint
+	patterns []pattern
 }
 
-type variable struct {
+type pattern struct {
 	before, after string
-	place         *place
+	endpoint      *endpoint
 }
 
-var known = newPlaces(routes)
+var known = newRouter(routes)
 
-func newPlaces(routes []route) places {
-	all := places{fixed: make(map[string]*place)}
-	byPath := make(map[string]*place)
+func newRouter(routes []route) router {
+	all := router{fixed: make(map[string]*endpoint)}
+	byPath := make(map[string]*endpoint)
 	for _, r := range routes {
 		p := byPath[r.path]
 		if p == nil {
-			p = &place{methods: make(map[string]route)}
+			p = &endpoint{methods: make(map[string]route)}
 			byPath[r.path] = p
 			if before, after, ok := strings.Cut(r.path, "{id}"); ok {
-				all.variable = append(all.variable, variable{before, after, p})
+				all.patterns = append(all.patterns, pattern{before, after, p})
 			} else {
 				all.fixed[r.path] = p
 			}
@@ -97,25 +96,25 @@ func newPlaces(routes []route) places {
 	return all
 }
 
-// find returns what is at an escaped path, and the identifier in it; nil if the
-// path is nobody's.
-func (p places) find(path string) (found *place, id string) {
-	if found, ok := p.fixed[path]; ok {
+// find returns the endpoint of an escaped path, and the identifier in it; nil if
+// there is none.
+func (r router) find(path string) (found *endpoint, id string) {
+	if found, ok := r.fixed[path]; ok {
 		return found, ""
 	}
-	for _, v := range p.variable {
+	for _, v := range r.patterns {
 		id, ok := strings.CutPrefix(path, v.before)
 		if ok {
 			id, ok = strings.CutSuffix(id, v.after)
 		}
 		if ok && gateway.IsID(id) {
-			return v.place, id
+			return v.endpoint, id
 		}
 	}
 	return nil, ""
 }
 
-// called is the route's function, with the identifier in its place.
+// called returns the route's function, with the identifier filled in.
 func (r route) called(id string) string {
 	if id == "" {
 		return r.function

@@ -1,15 +1,13 @@
 // Package gateway calls Kiosk's functions through the OpenFaaS gateway.
 //
-// A call never fails in a way of its own: whatever goes wrong between here and
-// the function (no gateway, no such function, a crash, a timeout, an answer
-// without end) becomes the problem that the contract has for it, so that a
-// caller has one kind of answer to deal with.
+// A call returns no error: whatever goes wrong between here and the function (no
+// gateway, no such function, a crash, a timeout, an endless answer) becomes an
+// [Answer] with the status and the problem that the API has for it.
 package gateway
 
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +22,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/budget"
 	"github.com/kiosk-shop/kiosk/shared/origin"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 )
 
 const (
@@ -41,10 +40,6 @@ const (
 	// readyTimeout bounds one look at the gateway.
 	readyTimeout = 2 * time.Second
 )
-
-// StatusClientClosedRequest marks a call whose caller went away. Nobody reads
-// that answer; it keeps such calls apart in the log, as nginx does.
-const StatusClientClosedRequest = 499
 
 // Client calls functions. It is safe for concurrent use.
 type Client struct {
@@ -83,7 +78,7 @@ func New(base string, key *origin.Key) (*Client, error) {
 // Close drops idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
-// Ready says whether the gateway answers.
+// Ready fails where the gateway does not answer.
 func (c *Client) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -97,7 +92,7 @@ func (c *Client) Ready(ctx context.Context) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the gateway says %s", response.Status)
+		return fmt.Errorf("the gateway answered %s", response.Status)
 	}
 	return nil
 }
@@ -111,8 +106,8 @@ type Request struct {
 	Body     []byte
 }
 
-// Answer is what a function said, or the problem that stood in its way. A body
-// of a Status from 400 is always a Problem.
+// Answer is a function's answer, or a problem of the edge's own. The body of a
+// Status from 400 is always a [problem.Problem].
 type Answer struct {
 	Status int
 	Header http.Header
@@ -121,28 +116,22 @@ type Answer struct {
 	held *budget.Bytes
 }
 
-// Release ends the use of the answer's body, whose bytes are counted so long.
+// Release ends the use of the answer's body, whose bytes are counted until then.
 func (a *Answer) Release() {
 	if a.held != nil {
 		a.held.Release()
 	}
 }
 
-// Keep ends the counting of the answer's bytes for good: whoever keeps the answer
+// Keep ends the counting of the answer's bytes for good: the new owner of the answer
 // counts them from now on.
 func (a *Answer) Keep() {
 	a.Release()
 	a.held = nil
 }
 
-// Problem decodes the body of an Answer whose Status is 400 or higher.
-func (a *Answer) Problem() Problem {
-	var p Problem
-	if err := json.Unmarshal(a.Body, &p); err != nil || p.Title == "" {
-		p = Problem{Title: http.StatusText(a.Status), Status: a.Status}
-	}
-	return p
-}
+// Problem returns the problem of an Answer whose Status is 400 or higher.
+func (a *Answer) Problem() problem.Problem { return problem.Parse(a.Status, a.Body) }
 
 // Call calls a function and waits for its answer until ctx ends, Timeout at
 // most. The function learns that deadline from X-Timeout.
@@ -153,7 +142,7 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	case c.calls <- struct{}{}:
 		defer func() { <-c.calls }()
 	default:
-		r.log().Warn("too many calls under way", "limit", maxCalls)
+		r.log().Warn("too many calls in progress", "limit", maxCalls)
 		return unavailable(time.Second)
 	}
 
@@ -169,14 +158,14 @@ func (c *Client) Call(ctx context.Context, r Request) *Answer {
 	case err == nil:
 	case ctx.Err() != nil:
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			r.log().Warn("no answer in time")
+			r.log().Warn("call timed out")
 		}
 		return Ended(ctx)
 	case errors.Is(err, budget.ErrFull):
-		r.log().Warn("too many bytes of answers are under way", "limit", maxAnswers)
+		r.log().Warn("too many answer bytes in progress", "limit", maxAnswers)
 		return unavailable(time.Second)
 	default:
-		r.log().Error("the gateway cannot be reached", "error", err)
+		r.log().Error("gateway unreachable", "error", err)
 		return unavailable(2 * time.Second)
 	}
 	judged := judge(answer, r)
@@ -209,15 +198,15 @@ func busy(a *Answer) bool {
 	return a.Status == http.StatusTooManyRequests && !rateLimited(a.Header)
 }
 
-// Ended is the answer to a call whose ctx has ended before it.
+// Ended returns the answer to a call whose ctx has ended before it.
 func Ended(ctx context.Context) *Answer {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return timeout()
 	}
-	return NewProblem(StatusClientClosedRequest, "")
+	return NewProblem(problem.StatusClientClosedRequest, "")
 }
 
-// log returns the log for what becomes of the call.
+// log returns the log of the call.
 func (r Request) log() *slog.Logger {
 	return slog.With("function", r.Function, "call_id", r.Header.Get("X-Call-Id"))
 }
@@ -248,12 +237,12 @@ func (c *Client) roundTrip(ctx context.Context, r Request) (*Answer, error) {
 	defer response.Body.Close()
 	body, err := c.answers.Read(response.Body, response.ContentLength, maxAnswer, r.Header.Get("X-Forwarded-For"))
 	if err != nil {
-		return nil, err // also an answer that broke off: half an answer is none
+		return nil, err // also for an answer that ended too early
 	}
 	return &Answer{Status: response.StatusCode, Header: response.Header, Body: body.Content, held: body}, nil
 }
 
-// judge tells a function's answer from the gateway's own. Functions refuse
+// judge separates a function's answer from the gateway's own. Functions refuse
 // with problems only; anything else comes from something between here and
 // them, and is not for a client's eyes.
 func judge(a *Answer, r Request) *Answer {
@@ -264,23 +253,23 @@ func judge(a *Answer, r Request) *Answer {
 	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	switch {
 	case busy(a):
-		r.log().Warn("every replica is busy")
+		r.log().Warn("all replicas are busy")
 		return unavailable(time.Second)
-	case kind == problemType && a.Status >= 400:
+	case kind == problem.ContentType && a.Status >= 400:
 		if a.Status == http.StatusServiceUnavailable && a.Header.Get("Retry-After") == "" {
 			a.Header.Set("Retry-After", "2")
 		}
 		return a
 	case a.Status == http.StatusGatewayTimeout, a.Status == http.StatusRequestTimeout:
-		r.log().Warn("the gateway had no answer in time", "status", a.Status)
+		r.log().Warn("gateway timeout", "status", a.Status)
 		return timeout()
 	default:
-		r.log().Error("the gateway could not call the function", "status", a.Status, "says", firstLine(a.Body))
+		r.log().Error("gateway cannot call the function", "status", a.Status, "says", firstLine(a.Body))
 		return unavailable(2 * time.Second)
 	}
 }
 
-// rateLimited tells a shop's rate limit, which is the client's affair, from
+// rateLimited reports whether an answer is a rate limit of the shop's rather than
 // max_inflight, which is ours.
 func rateLimited(h http.Header) bool {
 	for name := range h {
@@ -292,11 +281,11 @@ func rateLimited(h http.Header) bool {
 }
 
 func unavailable(retryAfter time.Duration) *Answer {
-	return Unavailable("This part of the shop is not available right now. Please try again.", retryAfter)
+	return Unavailable("the service is temporarily unavailable: try again", retryAfter)
 }
 
 func timeout() *Answer {
-	return NewProblem(http.StatusGatewayTimeout, "The shop did not answer in time. What you asked for may have happened all the same.")
+	return NewProblem(http.StatusGatewayTimeout, "the service did not answer in time: the request may still have taken effect")
 }
 
 func firstLine(body []byte) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/edge/internal/listener"
 	"github.com/kiosk-shop/kiosk/shared/origin"
+	"github.com/kiosk-shop/kiosk/shared/problem"
 )
 
 func open(t *testing.T, handler http.HandlerFunc) *Client {
@@ -185,13 +186,13 @@ func TestDeadline(t *testing.T) {
 		t.Fatal("the function was not called")
 	}
 	if told, err := time.ParseDuration(text); err != nil || told <= 0 || told > time.Second {
-		t.Errorf("the function was told %v, %v", told, err)
+		t.Errorf("X-Timeout is %v, %v", told, err)
 	}
 
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() { <-seen; cancel() }()
-	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != StatusClientClosedRequest {
-		t.Errorf("a caller that went away: got %d", answer.Status)
+	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != problem.StatusClientClosedRequest {
+		t.Errorf("after the caller left: got %d", answer.Status)
 	}
 }
 
@@ -305,7 +306,7 @@ func TestClientAddress(t *testing.T) {
 		{"no proxies: nobody is believed", "10.1.1.1:5", []string{"203.0.113.9"}, nil, "10.1.1.1"},
 		{"a stranger is not believed", "198.51.100.1:5", []string{"203.0.113.9"}, proxies, "198.51.100.1"},
 		{"a proxy is", "10.1.1.1:5", []string{"203.0.113.9"}, proxies, "203.0.113.9"},
-		{"but not what it was told", "10.1.1.1:5", []string{"8.8.8.8, 203.0.113.9"}, proxies, "203.0.113.9"},
+		{"but not what it received", "10.1.1.1:5", []string{"8.8.8.8, 203.0.113.9"}, proxies, "203.0.113.9"},
 		{"two proxies", "10.1.1.1:5", []string{"8.8.8.8", "203.0.113.9, 192.0.2.7"}, proxies, "203.0.113.9"},
 		{"only proxies", "10.1.1.1:5", []string{"10.2.2.2"}, proxies, "10.2.2.2"},
 		{"a proxy that says nothing", "10.1.1.1:5", nil, proxies, "10.1.1.1"},

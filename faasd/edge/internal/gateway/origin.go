@@ -13,7 +13,7 @@ var (
 	traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
 )
 
-// IsID says whether text has the form of an identifier, a MongoDB ObjectID.
+// IsID reports whether text has the form of an identifier, a MongoDB ObjectID.
 // Whatever else stands in its place names nothing, and no function need be
 // asked.
 func IsID(text string) bool {
@@ -29,7 +29,7 @@ func IsID(text string) bool {
 	return true
 }
 
-// CallID is the id under which a call is known: what the client offers, where
+// CallID returns the id under which a call is known: what the client offers, where
 // that is well-formed, or a new one.
 func CallID(offered string) string {
 	if offered != "" && callID.MatchString(offered) {
@@ -38,11 +38,11 @@ func CallID(offered string) string {
 	return rand.Text()
 }
 
-// Origin is the header that tells a function whose call this is: X-Call-Id,
+// Origin returns the header fields that identify a call to a function: X-Call-Id,
 // traceparent, tracestate (both W3C Trace Context) and, in X-Forwarded-For,
 // the client's address alone. offered is what the client sent: its call id and
 // trace are kept where they are well-formed. A call without a trace gets none
-// here: one that nobody records would keep everybody else from recording it.
+// here: an unsampled trace would keep the functions from starting a sampled one.
 func Origin(offered func(name string) string, client string) http.Header {
 	h := make(http.Header)
 	h.Set("X-Call-Id", CallID(offered("X-Call-Id")))
@@ -57,7 +57,7 @@ func Origin(offered func(name string) string, client string) http.Header {
 	return h
 }
 
-// ClientAddress is the address that a request really comes from: its peer's, unless
+// ClientAddress returns the address that a request really comes from: its peer's, unless
 // the peer is a proxy. What X-Forwarded-For claims counts only as far back as
 // proxies wrote it.
 func ClientAddress(peer string, forwarded []string, proxy func(netip.Addr) bool) string {

@@ -1,6 +1,6 @@
 // Package listener accepts the edge's connections: no more than it can afford,
 // not all of them from one address, and with the client's own address where a
-// proxy in front tells it by the PROXY protocol.
+// proxy in front sends it by the PROXY protocol.
 package listener
 
 import (
@@ -50,7 +50,7 @@ func ParseProxies(list string) (Proxies, error) {
 	return proxies, nil
 }
 
-// Contains says whether an address is one of the proxies'.
+// Contains reports whether an address is one of the proxies'.
 func (p Proxies) Contains(address netip.Addr) bool {
 	for _, prefix := range p {
 		if prefix.Contains(address) {
@@ -125,7 +125,7 @@ func (l *Listener) run() {
 			}
 			// Out of file descriptors, or a client that was gone at once.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			slog.Warn("a connection was not accepted", "error", err, "next_try_in", pause.String())
+			slog.Warn("connection not accepted", "error", err, "next_try_in", pause.String())
 			select {
 			case <-time.After(pause):
 				continue
@@ -208,7 +208,7 @@ func (l *Listener) refuse(conn net.Conn, reason string) {
 	refused, now, last := l.refused.Add(1), time.Now().UnixNano(), l.reportedAt.Load()
 	if now-last >= int64(reportInterval) && l.reportedAt.CompareAndSwap(last, now) {
 		l.refused.Add(-refused)
-		slog.Warn("connections were refused", "reason", reason, "connections", refused, "peer", conn.RemoteAddr().String())
+		slog.Warn("connections refused", "reason", reason, "connections", refused, "peer", conn.RemoteAddr().String())
 	}
 }
 

@@ -1,4 +1,4 @@
-// The account of whoever is signed in, and the ways back into it. It builds on
+// The account of the user who is signed in, and the recovery of accounts. It builds on
 // shop.js, which is loaded before it.
 "use strict";
 
@@ -21,7 +21,7 @@ function submits(form, action) {
   });
 }
 
-// --- the ways back -----------------------------------------------------------
+// --- recovery ----------------------------------------------------------------
 
 // A letter's link has its token in the fragment, which no server sees. It is
 // taken out of the address at once, so that it does not stay in the history.
@@ -61,7 +61,7 @@ async function showPerson() {
   $("#person-verified").textContent = profile.email_verified ? "verified" : "not verified";
   $("#person-verified").classList.toggle("good", profile.email_verified);
   $("#person-pending").hidden = !profile.pending_email;
-  $("#person-pending").textContent = profile.pending_email ? `${profile.pending_email} takes its place once you have followed the link in our letter.` : "";
+  $("#person-pending").textContent = profile.pending_email ? `${profile.pending_email} replaces it when you follow the link in our e-mail.` : "";
   $("#person-letter").hidden = profile.email_verified && !profile.pending_email;
   await showSessions();
   if (!$("#person").open) $("#person").showModal();

@@ -100,7 +100,7 @@ const money = (amount, currency) => new Intl.NumberFormat(undefined, { style: "c
 let more = ""; // where the page after the last one shown is
 let asked = 0; // the latest search wins, whatever order answers come in
 
-// linked gives the path that an answer's Link header (RFC 8288) has for a
+// linked returns the path that an answer's Link header (RFC 8288) has for a
 // relation, or nothing.
 function linked(response, relation) {
   const links = (response.headers.get("Link") || "").matchAll(/<([^>]*)>; rel="([^"]*)"/g);
@@ -215,7 +215,7 @@ function orderLine(order) {
     element("span", { className: "what" }, what, element("small", {}, `${new Date(order.created_at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })} · ${money(order.total, order.currency)}`)),
     element("span", { className: `state ${kind}` }, label));
   const traces = document.body.dataset.traces;
-  if (traces) $(".what small", line).append(" · ", element("a", { href: `${traces}/orders/${order.id}`, target: "_blank", rel: "noopener" }, "its way"));
+  if (traces) $(".what small", line).append(" · ", element("a", { href: `${traces}/orders/${order.id}`, target: "_blank", rel: "noopener" }, "trace"));
   if (order.status === "PENDING") {
     const cancel = element("button", { type: "button", className: "quiet", ariaLabel: "Cancel this order", title: "Cancel" }, "×");
     cancel.addEventListener("click", () => attempt(cancel, async () => {

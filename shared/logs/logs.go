@@ -1,4 +1,5 @@
-// Package logs keeps the log of a busy process cheap.
+// Package logs writes the logs of functions and of the edge: JSON lines, of which those
+// about single requests are written in batches.
 package logs
 
 import (
@@ -13,7 +14,7 @@ import (
 
 const (
 	// logDelay is how long the line of a request may wait for others to be written
-	// with it: neither a system call for each is wanted, nor that whoever reads the
+	// with it: a system call for each line costs time here and in the process that reads the
 	// log is woken up for each.
 	logDelay = 100 * time.Millisecond
 	// logBatch is how many bytes wait at most.
@@ -60,7 +61,7 @@ func (b *batch) flush() {
 
 func (b *batch) write() {
 	if len(b.lines) > 0 {
-		_, _ = b.out.Write(b.lines) // where a log cannot be written, there is nobody to tell
+		_, _ = b.out.Write(b.lines) // an error cannot be logged either
 		b.lines = b.lines[:0]
 	}
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
-// doorkeeper finds out who calls, keeps the log, and survives a panic.
-type doorkeeper struct {
+// interceptor authenticates calls, logs them, and turns a panic into an error.
+type interceptor struct {
 	config  Config
 	streams *atomic.Int64
 }
@@ -36,10 +36,10 @@ const maxStreams = 128
 // callerKey is where a call's context keeps the header for the functions.
 type callerKey struct{}
 
-func (d doorkeeper) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (response any, err error) {
+func (i interceptor) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (response any, err error) {
 	start := time.Now()
 	arrived(ctx)
-	header, as := d.introduce(ctx)
+	header, as := i.identify(ctx)
 	telemetry.Inject(ctx, header)
 	telemetry.Note(ctx, attribute.String(telemetry.CallID, header.Get("X-Call-Id")))
 	ctx = kiosk.WithTrace(ctx, kiosk.ParseTrace(header.Get("Traceparent")))
@@ -57,7 +57,7 @@ func (d doorkeeper) unary(ctx context.Context, request any, info *grpc.UnaryServ
 	}()
 
 	if as == service {
-		token, err := d.config.ServiceToken()
+		token, err := i.config.ServiceToken()
 		if err != nil {
 			log.Error("no token for the service account", "error", err)
 			return nil, status.Error(codes.Internal, "internal error")
@@ -67,20 +67,20 @@ func (d doorkeeper) unary(ctx context.Context, request any, info *grpc.UnaryServ
 	// The client's deadline is in ctx already; who sets none gets ours.
 	ctx, cancel := context.WithTimeout(ctx, gateway.Timeout)
 	defer cancel()
-	tell(ctx, header, "X-Call-Id")
+	setHeader(ctx, header, "X-Call-Id")
 	return handle(context.WithValue(ctx, callerKey{}, header), request)
 }
 
 // stream serves reflection and health watches only: the shop has no streams.
-func (d doorkeeper) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+func (i interceptor) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			slog.Error("panic", "rpc", info.FullMethod, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			err = status.Error(codes.Internal, "internal error")
 		}
 	}()
-	defer d.streams.Add(-1)
-	if d.streams.Add(1) > maxStreams {
+	defer i.streams.Add(-1)
+	if i.streams.Add(1) > maxStreams {
 		return status.Error(codes.Unavailable, "too many streams are open: try again in a second")
 	}
 	arrived(stream.Context()) // its messages come when they come
@@ -94,9 +94,9 @@ const (
 	service   = "service"
 )
 
-// introduce turns a call's metadata into the header that its function sees,
-// and says in which role it comes.
-func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as string) {
+// identify turns a call's metadata into the header that its function sees,
+// and returns how the caller authenticates.
+func (i interceptor) identify(ctx context.Context) (header http.Header, as string) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	first := func(name string) string {
 		if values := md.Get(name); len(values) > 0 {
@@ -104,8 +104,8 @@ func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as strin
 		}
 		return ""
 	}
-	trusted := d.trusts(ctx)
-	// A service of the shop may say for whom it calls, as a proxy would, so that
+	trusted := i.trusts(ctx)
+	// A service of the shop may name the client that it calls for, as a proxy would, so that
 	// one customer's rate limit is not everybody's.
 	known := trusted
 	client := gateway.ClientAddress(peerAddress(ctx), md.Get("x-forwarded-for"), func(a netip.Addr) bool {
@@ -113,7 +113,7 @@ func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as strin
 			known = false
 			return true
 		}
-		return d.config.Proxies.Contains(a)
+		return i.config.Proxies.Contains(a)
 	})
 	header = gateway.Origin(first, client)
 	if key := first("idempotency-key"); key != "" {
@@ -130,10 +130,10 @@ func (d doorkeeper) introduce(ctx context.Context) (header http.Header, as strin
 	return header, anonymous
 }
 
-// trusts says whether a caller without authorization is one of the shop's own
+// trusts reports whether a caller without authorization is one of the shop's own
 // services.
-func (d doorkeeper) trusts(ctx context.Context) bool {
-	if d.config.TrustNetwork {
+func (i interceptor) trusts(ctx context.Context) bool {
+	if i.config.TrustNetwork {
 		return true
 	}
 	p, _ := peer.FromContext(ctx)
@@ -151,8 +151,8 @@ func peerAddress(ctx context.Context) string {
 	return ""
 }
 
-// tell hands values of an answer's header to the client as header metadata.
-func tell(ctx context.Context, header http.Header, names ...string) {
+// setHeader sends values of an answer's header to the client as header metadata.
+func setHeader(ctx context.Context, header http.Header, names ...string) {
 	for _, name := range names {
 		if value := header.Get(name); value != "" {
 			// It fails only where the header is sent already, which no unary call does.
