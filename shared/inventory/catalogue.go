@@ -47,6 +47,8 @@ type Watcher interface {
 	// Heard says that every change that was published before sent has
 	// been passed to Changed.
 	Heard(sent time.Time)
+	// Idle reports whether Heard need not be called, because nobody asks.
+	Idle() bool
 	// Lost says that changes may have been missed, and that no more are heard
 	// until Heard.
 	Lost()

@@ -108,7 +108,7 @@ func (c *Conn) repeat(nc *nats.Conn) {
 
 // WatchProducts reports changes to w until ctx ends. That the connection is alive
 // it sees from the server's answer to a ping, which comes after all that the
-// server had sent before: one ping each beat.
+// server had sent before: one ping each beat, while w is not idle.
 func (c *Conn) WatchProducts(ctx context.Context, w inventory.Watcher) {
 	defer w.Lost()
 	messages := make(chan *nats.Msg, maxHeld)
@@ -145,7 +145,7 @@ func (c *Conn) WatchProducts(ctx context.Context, w inventory.Watcher) {
 		case m := <-messages:
 			report(m)
 		case <-ticker.C:
-			if !c.nc.IsConnected() {
+			if w.Idle() || !c.nc.IsConnected() {
 				continue
 			}
 			sent := time.Now()

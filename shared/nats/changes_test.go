@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +23,10 @@ type watcher struct {
 	changed  map[kiosk.ID]int
 	heard    time.Time // zero once lost
 	losses   int
+	idle     atomic.Bool
 }
+
+func (w *watcher) Idle() bool { return w.idle.Load() }
 
 func (w *watcher) Changed(id kiosk.ID) {
 	w.mu.Lock()
@@ -159,6 +163,29 @@ func TestSilence(t *testing.T) {
 	if w.heard.After(cutAt) || len(w.changed) > 0 {
 		t.Errorf("heard up to %s after the cut, and %d changes", w.heard.Sub(cutAt), len(w.changed))
 	}
+}
+
+// TestIdleWatcher has no beats while nobody asks, and all that was announced
+// meanwhile once somebody does.
+func TestIdleWatcher(t *testing.T) {
+	url := testservers.NATS(t)
+	w, control := watch(t, open(t, url)), watch(t, open(t, url))
+	w.since(t, time.Now())
+	w.idle.Store(true)
+	control.since(t, time.Now().Add(500*time.Millisecond)) // the last beat has ended
+	w.mu.Lock()
+	last := w.heard
+	w.mu.Unlock()
+	id := kiosk.NewID()
+	open(t, url).ProductsChanged(id)
+	control.since(t, time.Now().Add(time.Second)) // several beats
+	w.mu.Lock()
+	if !w.heard.Equal(last) || w.changed[id] != 1 {
+		t.Errorf("an idle watcher had beats for another %s, and %d announcements, want none and 1", w.heard.Sub(last), w.changed[id])
+	}
+	w.mu.Unlock()
+	w.idle.Store(false)
+	w.since(t, time.Now())
 }
 
 // line is a TCP connection that a test can cut.

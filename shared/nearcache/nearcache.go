@@ -1,11 +1,12 @@
 // Package nearcache keeps answers about products in a process's own memory, for
-// as long as it receives every change. Its rule: no answer is older than a change
+// as long as it receives every change. Its rule: no answer shows what changed more
 // than a second ago.
 //
 // The cache is notified of changes (Changed) and, several times a second, that
 // all changes up to a moment have arrived (Heard). What it holds counts only
 // while that moment is recent: without announcements, or on a connection that
-// died in silence, it is as if there were no cache.
+// died in silence, it is as if there were no cache. While nobody asks for copies
+// (Idle), nobody need tell it.
 package nearcache
 
 import (
@@ -42,6 +43,8 @@ const (
 	// lifetime is how old a copy may get whose change was never announced: the
 	// process that made it died between its commit and its announcement.
 	lifetime = 30 * time.Second
+	// idleAfter is how long after it was last asked the cache is idle.
+	idleAfter = 10 * time.Second
 	// loadTimeout bounds a load that others may be waiting for.
 	loadTimeout = 25 * time.Second
 	// holdTime is how long a product that is about to change has no copies, if its
@@ -64,6 +67,7 @@ type Cache[V any] struct {
 
 	// Moments are nanoseconds from start, by the monotonic clock; 0 is none.
 	heard        atomic.Int64
+	asked        atomic.Int64 // when a copy was last asked for, to a second
 	listsChanged atomic.Int64 // the first change since lists were dropped last
 	listsDropped atomic.Int64 // how often lists were dropped
 
@@ -155,6 +159,9 @@ func (c *Cache[V]) Trusted(key Key) bool {
 }
 
 func (c *Cache[V]) trusted(key Key, now int64) bool {
+	if now-c.asked.Load() > int64(time.Second) { // seldom written: all processors read it
+		c.asked.Store(now)
+	}
 	trust := productTrust
 	if key.list {
 		trust = listTrust
@@ -294,6 +301,10 @@ func (c *Cache[V]) Drop(id kiosk.ID) {
 
 // Heard says that every change which was announced before sent has arrived.
 func (c *Cache[V]) Heard(sent time.Time) { c.heard.Store(int64(sent.Sub(c.start))) }
+
+// Idle reports whether no copy was asked for in the last ten seconds. Until Heard
+// is called again, the next to ask gets none.
+func (c *Cache[V]) Idle() bool { return c.moment()-c.asked.Load() > int64(idleAfter) }
 
 // Lost says that changes may have been missed: all copies are forgotten, until
 // Heard again.

@@ -49,6 +49,29 @@ func (s *shop) wants(t *testing.T, c *Cache[string], key Key, price, loads int64
 	}
 }
 
+// TestIdle asks for a copy after a long pause: the first to ask gets none, and
+// with the next word of Heard what was kept counts again.
+func TestIdle(t *testing.T) {
+	c, k := open()
+	var s shop
+	heard(c, k)
+	s.wants(t, c, product(pen), 0, 1)
+	for _, step := range []struct {
+		passes time.Duration
+		idle   bool
+	}{{9 * time.Second, false}, {2 * time.Second, true}} {
+		if k.pass(step.passes); c.Idle() != step.idle {
+			t.Errorf("idle: got %v after another %s, want %v", c.Idle(), step.passes, step.idle)
+		}
+	}
+	s.wants(t, c, product(pen), 0, 2)
+	if c.Idle() {
+		t.Error("idle: got true after a copy was asked for, want false")
+	}
+	heard(c, k)
+	s.wants(t, c, product(pen), 0, 2)
+}
+
 func TestHits(t *testing.T) {
 	c, k := open()
 	var s shop

@@ -29,6 +29,8 @@ func (l *listener) Heard(time.Time) {
 
 func (l *listener) Lost() {}
 
+func (l *listener) Idle() bool { return false }
+
 func (l *listener) Changing(kiosk.ID) { l.changing.Add(1) }
 
 func (l *listener) Changed(id kiosk.ID) {
