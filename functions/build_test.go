@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/kiosk-shop/kiosk/faasd/local/faascli"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/faascli"
 )
 
 // TestShrinkwrap builds every function as a stock faas-cli and Docker would:

@@ -11,6 +11,7 @@ import (
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	authenticate "github.com/kiosk-shop/kiosk/functions/authenticate"
 	createorder "github.com/kiosk-shop/kiosk/functions/create-order"
 	orders "github.com/kiosk-shop/kiosk/functions/orders"
@@ -19,7 +20,6 @@ import (
 	sendemail "github.com/kiosk-shop/kiosk/functions/send-email"
 	users "github.com/kiosk-shop/kiosk/functions/users"
 	"github.com/kiosk-shop/kiosk/shared/rest"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 

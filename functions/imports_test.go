@@ -60,6 +60,7 @@ var rules = []rule{
 	{why: "the shop does not know where it runs", who: list("shared/... functions/... proto/... handler/..."), not: list("faasd/... bench/..."), deep: true},
 	{why: "a box runs any stack.yml, not this shop's", who: list("faasd/local/... faasd/box/..."), not: list("shared/... functions/... proto/... faasd/edge/... faasd/documents/..."), except: list("shared/version"), deep: true},
 	{why: "the document server knows nothing of Kiosk", who: list("faasd/documents/..."), not: list("ours/..."), except: list("faasd/documents/..."), deep: true},
+	{why: "what tests need is for tests", who: list("ours/..."), not: list("faasd/testkit/..."), free: list("faasd/testkit/... faasd/acceptance/... faasd/local/internal/boxtest")},
 	{why: "the contract is tested from outside", who: list("faasd/acceptance/..."), not: list("shared/... functions/... proto/..."), deep: true},
 }
 

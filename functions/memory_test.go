@@ -12,6 +12,7 @@ import (
 
 	handler "github.com/openfaas/templates-sdk/go-http"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	orders "github.com/kiosk-shop/kiosk/functions/orders"
 	products "github.com/kiosk-shop/kiosk/functions/products"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -19,7 +20,6 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/mongodb"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/rest"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 

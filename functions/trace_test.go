@@ -23,6 +23,7 @@ import (
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	inventoryupdater "github.com/kiosk-shop/kiosk/functions/inventory-updater"
 	outboxrelay "github.com/kiosk-shop/kiosk/functions/outbox-relay"
 	sendemail "github.com/kiosk-shop/kiosk/functions/send-email"
@@ -32,7 +33,6 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/rest"
 	"github.com/kiosk-shop/kiosk/shared/shop"
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 

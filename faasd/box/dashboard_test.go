@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kiosk-shop/kiosk/faasd/local/freeport"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
 // dashboard are the expressions of each of the dashboard's panels, by its title.

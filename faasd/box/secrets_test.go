@@ -19,7 +19,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/kiosk-shop/kiosk/shared/testservers"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 )
 
 func TestMain(m *testing.M) { testservers.Main(m) }

@@ -28,8 +28,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	"github.com/kiosk-shop/kiosk/shared/nats"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 // TestMain lets the tests start the real command: this binary, by an environment variable.

@@ -21,8 +21,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kiosk-shop/kiosk/faasd/local/faascli"
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/boxtest"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/faascli"
 )
 
 // TestMain lets the test binary be the supervisor.

@@ -15,7 +15,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
-	"github.com/kiosk-shop/kiosk/shared/testservers"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 )
 
 func TestMain(m *testing.M) { testservers.Main(m) }

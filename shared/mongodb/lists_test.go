@@ -16,10 +16,10 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
 	"github.com/kiosk-shop/kiosk/shared/order"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 // watched is a database whose commands a test looks at.

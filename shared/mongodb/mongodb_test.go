@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/mail"
 	"github.com/kiosk-shop/kiosk/shared/mongodb"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 func TestMain(m *testing.M) { testservers.Main(m) }

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/nats"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 // watcher counts what it hears.

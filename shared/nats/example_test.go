@@ -7,8 +7,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
@@ -23,17 +22,12 @@ func ExampleConn_NewConsumer() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	s, err := testservers.RunNATS("127.0.0.1:0", dir)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	s.Start()
 	defer s.Shutdown()
-	if !s.ReadyForConnections(10 * time.Second) {
-		fmt.Println("the server did not start")
-		return
-	}
 	conn, err := nats.Open(s.ClientURL(), "example", nats.Options{})
 	if err != nil {
 		fmt.Println(err)

@@ -13,10 +13,10 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/nats"
 	"github.com/kiosk-shop/kiosk/shared/outbox"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 )
 
 func open(t *testing.T, url string) *nats.Conn {

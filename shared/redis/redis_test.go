@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiosk-shop/kiosk/faasd/testkit/testservers"
 	kiosk "github.com/kiosk-shop/kiosk/shared"
 	"github.com/kiosk-shop/kiosk/shared/inventory"
 	"github.com/kiosk-shop/kiosk/shared/order"
 	"github.com/kiosk-shop/kiosk/shared/redis"
-	"github.com/kiosk-shop/kiosk/shared/testservers"
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 

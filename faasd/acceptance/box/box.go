@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
-	"github.com/kiosk-shop/kiosk/faasd/local/freeport"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
 // startTimeout bounds a start, which may have to compile everything.

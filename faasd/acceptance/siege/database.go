@@ -16,7 +16,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
-	"github.com/kiosk-shop/kiosk/faasd/local/freeport"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
 // database is the box's document server. The siege starts it by itself, for it

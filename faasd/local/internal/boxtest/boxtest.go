@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kiosk-shop/kiosk/faasd/local/freeport"
+	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
 // Root is the project's folder.

@@ -4,6 +4,8 @@
 package testservers
 
 import (
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,14 +13,13 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-
-	kiosk "github.com/kiosk-shop/kiosk/shared"
 )
 
 // Database is a database of its own for one test, on a server that the test
@@ -48,7 +49,7 @@ func Main(m *testing.M) {
 // Mongo returns a database that is empty.
 func Mongo(t testing.TB) Database {
 	t.Helper()
-	name := "test_" + string(kiosk.NewID())
+	name := "test_" + strings.ToLower(rand.Text())
 	if uri := os.Getenv("MONGO_URI"); uri != "" {
 		return Database{uri, name}
 	}
@@ -158,31 +159,44 @@ func NATS(t testing.TB) string {
 	return s.ClientURL()
 }
 
-// StartNATS starts an embedded NATS on address that keeps its streams in dir.
+// StartNATS starts an embedded NATS on address that keeps its streams in dir, until
+// the test ends.
 func StartNATS(t testing.TB, address, dir string) *server.Server {
 	t.Helper()
-	host, portText, err := net.SplitHostPort(address)
+	s, err := RunNATS(address, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := server.RANDOM_PORT
-	if portText != "0" {
-		if _, err := fmt.Sscan(portText, &port); err != nil {
-			t.Fatal(err)
-		}
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	return s
+}
+
+// RunNATS starts an embedded NATS with JetStream that syncs each write. It fails
+// where address or dir cannot be used.
+func RunNATS(address, dir string) (*server.Server, error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, err
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
 	}
 	s, err := server.NewServer(&server.Options{
 		Host: host, Port: port, JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true,
 	})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the embedded NATS did not start")
+		s.Shutdown()
+		return nil, errors.New("the embedded NATS did not start within 10 s")
 	}
-	return s
+	return s, nil
 }
 
 // Eventually polls until check returns nil, or fails the
