@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -33,7 +34,7 @@ const (
 // probeClient is patient: on a busy machine a slow replica is not a dead one.
 var probeClient = &http.Client{
 	Timeout:   5 * time.Second,
-	Transport: &http.Transport{DisableKeepAlives: true},
+	Transport: &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 3 * probeInterval}, // for an idle box probes are a good part of its work
 }
 
 // replica is one process of a deployment. When the process ends by itself,
@@ -265,7 +266,8 @@ func probe(ctx context.Context, endpoint url.URL, path string) bool {
 	if err != nil {
 		return false
 	}
-	_ = res.Body.Close()
+	defer res.Body.Close()
+	_, _ = io.CopyN(io.Discard, res.Body, 4<<10) // so that the connection is kept
 	return res.StatusCode == http.StatusOK
 }
 
