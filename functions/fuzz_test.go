@@ -64,13 +64,13 @@ func fuzz(f *testing.F, newFunction func(context.Context) (handler.FunctionHandl
 		resp, err := function.Handle(req)
 		// 503 is send-email's word on a mail server that is not there.
 		if err != nil || resp.StatusCode >= 500 && !(resp.StatusCode == 503 && path == "/" && strings.Contains(string(body), "to_email")) {
-			t.Fatalf("%d %s, %v", resp.StatusCode, resp.Body, err)
+			t.Fatalf("got %d %s, %v, want an answer below 500", resp.StatusCode, resp.Body, err)
 		}
 		if len(resp.Body) > 0 && !json.Valid(resp.Body) {
-			t.Fatalf("not JSON: %s", resp.Body)
+			t.Fatalf("body: got %s, want JSON", resp.Body)
 		}
 		if resp.StatusCode >= 400 && resp.Header.Get("Content-Type") != "application/problem+json" {
-			t.Fatalf("%d is no problem: %v %s", resp.StatusCode, resp.Header, resp.Body)
+			t.Fatalf("%d: got %v %s, want a problem", resp.StatusCode, resp.Header, resp.Body)
 		}
 	})
 }

@@ -87,7 +87,7 @@ func TestImportsBite(t *testing.T) {
 		t.Run(r.why, func(t *testing.T) {
 			for _, pattern := range slices.Concat(r.who, r.free, r.except) {
 				if !slices.ContainsFunc(g.packages(), func(p string) bool { return match(pattern, p) }) {
-					t.Errorf("no package is %s", pattern)
+					t.Errorf("packages %s: got none, want some", pattern)
 				}
 			}
 			for _, pattern := range r.not {
@@ -106,7 +106,7 @@ func TestImportsBite(t *testing.T) {
 					planted = g.with(from, "example.com/between").with("example.com/between", to)
 				}
 				if len(planted.violations([]rule{r})) == 0 {
-					t.Errorf("%s may import %s", from, to)
+					t.Errorf("planted import of %s by %s: got no violation, want one", to, from)
 				}
 			}
 		})

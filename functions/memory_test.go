@@ -91,7 +91,7 @@ func TestAnswersFitTheMemory(t *testing.T) {
 				req.WithContext(t.Context())
 				response, err := h.Handle(req)
 				if err != nil || response.StatusCode != http.StatusOK {
-					t.Fatalf("GET %s?%s: %d %s, %v", path, query, response.StatusCode, response.Body, err)
+					t.Fatalf("GET %s?%s: got %d %s, %v, want 200", path, query, response.StatusCode, response.Body, err)
 				}
 				return len(response.Body)
 			}

@@ -65,10 +65,10 @@ func TestMalformedSettings(t *testing.T) {
 				}
 				_, err := functions[name](t.Context())
 				if err == nil {
-					t.Fatal("it starts")
+					t.Fatal("New: got no error, want one that names the setting")
 				}
 				if text := err.Error(); strings.Count(text, test.setting) != 1 || strings.Contains(text, "hunter2") {
-					t.Errorf("it says %q", text)
+					t.Errorf("error: got %q, want %s in it once, and no password", text, test.setting)
 				}
 			})
 		}

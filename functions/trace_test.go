@@ -78,7 +78,7 @@ func TestKilledBetweenCommitAndPublish(t *testing.T) {
 	cmd, said := run("place")
 	err = cmd.Run()
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-		t.Fatalf("it was not killed: %v\n%s", err, said)
+		t.Fatalf("the process that places: got %v, want it killed\n%s", err, said)
 	}
 	cmd, said = run("rest")
 	stdin, err := cmd.StdinPipe()
@@ -110,10 +110,10 @@ func TestKilledBetweenCommitAndPublish(t *testing.T) {
 	}
 	for _, s := range all {
 		if !known[fmt.Sprintf("%x", s.ParentSpanId)] {
-			t.Errorf("the parent of %s, %x, is not in the trace", s.Name, s.ParentSpanId)
+			t.Errorf("parent of %s: got %x, want a span of the trace", s.Name, s.ParentSpanId)
 		}
 		if s.TraceState != "vendor=1" {
-			t.Errorf("the tracestate of %s is %q", s.Name, s.TraceState)
+			t.Errorf("tracestate of %s: got %q, want vendor=1", s.Name, s.TraceState)
 		}
 	}
 }
@@ -141,7 +141,7 @@ func placeAndDie(t *testing.T) {
 	ctx, _ := telemetry.Serve(t.Context(), http.MethodPost, header, "call")
 	ctx = kiosk.WithTrace(ctx, telemetry.Origin(ctx, header))
 	_, _, err = placing.Place(ctx, kiosk.Actor{ID: u.ID, Role: u.Role}, order.Draft{Lines: []order.DraftLine{{ProductID: p.ID, Quantity: 1}}})
-	t.Fatalf("it lives on: %v", err)
+	t.Fatalf("got an answer, %v, want the process killed", err)
 }
 
 // deadly kills its process instead of publishing anything.

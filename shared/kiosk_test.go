@@ -21,14 +21,14 @@ func TestParseID(t *testing.T) {
 	}
 	a, b := kiosk.NewID(), kiosk.NewID()
 	if a == b || !a.Valid() {
-		t.Errorf("NewID gave %q, then %q", a, b)
+		t.Errorf("NewID: got %q, then %q, want two valid identifiers", a, b)
 	}
 	var fromJSON kiosk.ID
 	if err := json.Unmarshal([]byte(strings.ToUpper(`"`+string(a)+`"`)), &fromJSON); err != nil || fromJSON != a {
-		t.Errorf("%s in capitals is %q, %v", a, fromJSON, err)
+		t.Errorf("in capitals: got %q, %v, want %s", fromJSON, err, a)
 	}
 	if id, err := kiosk.ParseID(strings.ToUpper(string(a))); err != nil || id != a {
-		t.Errorf("ParseID(%q) = %q, %v", a, id, err)
+		t.Errorf("ParseID: got %q, %v, want %s", id, err, a)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestMoneyAsJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		if back, err := kiosk.ParseMoney("price", d, kiosk.MaxPrice*1_000_000); err != nil || back != m {
-			t.Fatalf("%d became %s became %d, %v", m, text, back, err)
+			t.Fatalf("%s: got %d, %v, want %d", text, back, err, m)
 		}
 	})
 	rapid.Check(t, func(t *rapid.T) {
@@ -72,7 +72,7 @@ func TestMoneyAsJSON(t *testing.T) {
 		}
 		var back kiosk.Money
 		if err := json.Unmarshal(text, &back); err != nil || back != m {
-			t.Fatalf("%d became %s became %d, %v", m, text, back, err)
+			t.Fatalf("%s: got %d, %v, want %d", text, back, err, m)
 		}
 	})
 	for text, want := range map[string]kiosk.Money{"12": 1200, "12.5": 1250, "-0.07": -7, "92233720368547758.07": math.MaxInt64, "-92233720368547758.08": math.MinInt64, "null": 0} {
@@ -84,7 +84,7 @@ func TestMoneyAsJSON(t *testing.T) {
 	for _, text := range []string{`"12.50"`, `""`, "true", "1e2", "1.5e1", "12.505", "92233720368547758.08", "{}", "[1]"} {
 		var m kiosk.Money
 		if err := json.Unmarshal([]byte(text), &m); err == nil {
-			t.Errorf("%s was read as %d", text, m)
+			t.Errorf("%s: got %d, want an error", text, m)
 		}
 	}
 	for m, want := range map[kiosk.Money]string{0: "0.00", 5: "0.05", 1999: "19.99", -150: "-1.50"} {
@@ -98,7 +98,7 @@ func TestDecimalTakesNumbersOnly(t *testing.T) {
 	for _, text := range []string{`"1.00"`, `true`, `{}`, `[1]`, `{"$gt": 0}`} {
 		var d kiosk.Decimal
 		if err := json.Unmarshal([]byte(text), &d); err == nil {
-			t.Errorf("%s was taken as %q", text, d)
+			t.Errorf("%s: got %q, want an error", text, d)
 		}
 	}
 }
@@ -106,7 +106,7 @@ func TestDecimalTakesNumbersOnly(t *testing.T) {
 func TestCheckText(t *testing.T) {
 	for _, text := range []string{"Ada", "Zoë Müller", "محمد", "न\u200dम", "👩\u200d🚀", strings.Repeat("ä", 10)} {
 		if err := kiosk.CheckText("name", text, 1, 10); err != nil {
-			t.Errorf("%q: %v", text, err)
+			t.Errorf("%q: got %v, want nil", text, err)
 		}
 	}
 	for _, text := range []string{"", "12345678901", "a\nb", "a\r\nBcc: x", "a\x00b", "a\u202eb", "a\u200bb", "\ufeffa", "a\u2028b", "a\xffb"} {
@@ -122,7 +122,7 @@ func TestCheckText(t *testing.T) {
 func TestPage(t *testing.T) {
 	for _, p := range []kiosk.Page{{Number: 1, Limit: 1}, {Number: 1, Limit: 100}, {Number: 100, Limit: 100}, {Number: 10_000, Limit: 1}, {Number: 334, Limit: 30}, {Limit: 20, After: "x"}} {
 		if err := p.Check(); err != nil {
-			t.Errorf("%+v: %v", p, err)
+			t.Errorf("%+v: got %v, want nil", p, err)
 		}
 	}
 	for _, p := range []kiosk.Page{
@@ -142,10 +142,10 @@ func TestCursor(t *testing.T) {
 		token := cursor.Token("list")
 		got, err := kiosk.Page{After: token}.Cursor("list")
 		if err != nil || *got != cursor {
-			t.Fatalf("%q: %+v, %v", key, got, err)
+			t.Fatalf("key %q: got %+v, %v, want %+v", key, got, err, cursor)
 		}
 		if strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-			t.Errorf("%s does not go into an address as it is", token)
+			t.Errorf("token: got %s, want only letters, digits, - and _", token)
 		}
 		forged := map[string]string{
 			"of another list": kiosk.Cursor{Key: key, ID: id}.Token("other"), "cut": token[:len(token)-1], "longer": token + "A",
@@ -166,15 +166,15 @@ func TestCursor(t *testing.T) {
 		}
 	}
 	if cursor, err := (kiosk.Page{Number: 1}).Cursor("list"); cursor != nil || err != nil {
-		t.Errorf("no token: %v, %v", cursor, err)
+		t.Errorf("no token: got %v, %v, want nil", cursor, err)
 	}
 	numbers := []int64{math.MinInt64, -1, 0, 1, 255, 256, math.MaxInt64}
 	for i, n := range numbers {
 		if got := (kiosk.Cursor{Key: kiosk.NumberKey(n)}).Number(); got != n {
-			t.Errorf("%d became %d", n, got)
+			t.Errorf("got %d, want %d", got, n)
 		}
 		if i > 0 && kiosk.NumberKey(numbers[i-1]) >= kiosk.NumberKey(n) {
-			t.Errorf("the key of %d is not above that of %d", n, numbers[i-1])
+			t.Errorf("key of %d: got one not above that of %d, want it above", n, numbers[i-1])
 		}
 	}
 }
@@ -182,9 +182,9 @@ func TestCursor(t *testing.T) {
 func TestKindsSurviveWrapping(t *testing.T) {
 	err := fmt.Errorf("while placing: %w", errors.Join(errors.New("other"), kiosk.Conflict("taken")))
 	if !kiosk.IsKind(err, kiosk.KindConflict) || kiosk.IsKind(err, kiosk.KindNotFound) || kiosk.IsKind(nil, kiosk.KindConflict) {
-		t.Errorf("%v is of kind %s", err, kiosk.KindOf(err))
+		t.Errorf("%v: got kind %s, want conflict", err, kiosk.KindOf(err))
 	}
 	if kiosk.KindOf(errors.New("plain")) != kiosk.KindInternal {
-		t.Error("an error without a kind is internal")
+		t.Errorf("an error without a kind: got %s, want internal", kiosk.KindOf(errors.New("plain")))
 	}
 }

@@ -51,13 +51,13 @@ func TestProductFromMemory(t *testing.T) {
 		}
 		if price == "" {
 			if got.StatusCode != http.StatusNotModified || len(got.Body) > 0 {
-				t.Errorf("got %d %s", got.StatusCode, got.Body)
+				t.Errorf("got %d %s, want 304 without a body", got.StatusCode, got.Body)
 			}
 		} else if want := `"price":` + price + `,"currency":"EUR"`; got.StatusCode != http.StatusOK || !strings.Contains(string(got.Body), want) || !json.Valid(got.Body) || got.Header.Get("Content-Type") != "application/json" {
-			t.Errorf("got %d %s", got.StatusCode, got.Body)
+			t.Errorf("got %d %s, want 200 with %s", got.StatusCode, got.Body, want)
 		}
 		if got.Header.Get("ETag") != s.product.ETag() || s.asked.Load() != asked {
-			t.Errorf("ETag %s after %d questions, want %d", got.Header.Get("ETag"), s.asked.Load(), asked)
+			t.Errorf("got ETag %s after %d loads, want %s after %d", got.Header.Get("ETag"), s.asked.Load(), s.product.ETag(), asked)
 		}
 	}
 	for range 100 {
@@ -94,11 +94,11 @@ func TestOwnChangesShowAtOnce(t *testing.T) {
 		r := handler.Request{Method: method, Body: []byte(`{"name":"Pen","category":"paper","stock":1,"price":1}`), Header: http.Header{rest.PathHeader: {"/" + string(id)}, "Authorization": {"Bearer x"}}}
 		r.WithContext(t.Context())
 		if got, err := f.Handle(r); err != nil || got.StatusCode != http.StatusPreconditionFailed {
-			t.Fatalf("%s: %d %s, %v", method, got.StatusCode, got.Body, err)
+			t.Fatalf("%s: got %d %s, %v, want 412", method, got.StatusCode, got.Body, err)
 		}
 		copies.Heard(time.Now().Add(time.Hour))
 		if _, ok := copies.Get(nearcache.Product(string(id))); ok {
-			t.Errorf("after %s the copy is still there", method)
+			t.Errorf("after %s: got the copy, want none", method)
 		}
 	}
 }

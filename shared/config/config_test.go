@@ -14,17 +14,17 @@ func TestSecretsWin(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("secret_mount_path", dir)
 	if got, err := config.String("JWT_SECRET", "default"); got != "default" || err != nil {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("not set: got %q, %v, want default", got, err)
 	}
 	t.Setenv("JWT_SECRET", "environment")
 	if got, err := config.String("JWT_SECRET", "default"); got != "environment" || err != nil {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("from the environment: got %q, %v, want environment", got, err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "jwt-secret"), []byte(" secret \r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := config.String("JWT_SECRET", "default"); got != " secret " || err != nil {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("from a secret: got %q, %v, want the secret with its spaces", got, err)
 	}
 	// One that cannot be read is no reason to fall back to a weaker source.
 	if err := os.Mkdir(filepath.Join(dir, "mongo-uri"), 0o700); err != nil {
@@ -32,7 +32,7 @@ func TestSecretsWin(t *testing.T) {
 	}
 	t.Setenv("MONGO_URI", "environment")
 	if got, err := config.String("MONGO_URI", ""); err == nil {
-		t.Errorf("%q was used instead", got)
+		t.Errorf("unreadable secret: got %q, want an error", got)
 	}
 }
 
@@ -47,7 +47,7 @@ func TestSource(t *testing.T) {
 		t.Error("a setting was misread")
 	}
 	if got := config.Parsed(&s, "P", "y", func(text string) (string, error) { return text + text, nil }); got != "xx" {
-		t.Errorf("Parsed = %q", got)
+		t.Errorf("Parsed: got %q, want xx", got)
 	}
 	if err := s.Err(); err != nil {
 		t.Fatal(err)
@@ -58,9 +58,9 @@ func TestSource(t *testing.T) {
 	config.Parsed(&s, "P", "", func(string) (int, error) { return 0, errors.New("not a rate") })
 	err := s.Err()
 	if err == nil || strings.Count(err.Error(), "BAD") != 2 || !strings.Contains(err.Error(), "MISSING") || !strings.Contains(err.Error(), "P: not a rate") {
-		t.Errorf("%v", err)
+		t.Errorf("Err: got %v, want BAD twice, MISSING, and P: not a rate", err)
 	}
 	if strings.Contains(err.Error(), "hunter2") {
-		t.Error("the message quotes what may be a secret")
+		t.Errorf("Err: got %v, want no value in it", err)
 	}
 }

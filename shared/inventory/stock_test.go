@@ -21,15 +21,15 @@ func TestMerge(t *testing.T) {
 		}
 		merged := Merge(lines)
 		if len(merged) != len(want) {
-			t.Fatalf("%d products became %d lines", len(want), len(merged))
+			t.Fatalf("got %d lines, want %d", len(merged), len(want))
 		}
 		for _, line := range merged {
 			if line.Quantity != want[line.ProductID] {
-				t.Fatalf("%v, want %d", line, want[line.ProductID])
+				t.Fatalf("got %v, want the quantity %d", line, want[line.ProductID])
 			}
 		}
 		if !slices.IsSortedFunc(merged, func(a, b Line) int { return slices.Compare([]byte(a.ProductID), []byte(b.ProductID)) }) {
-			t.Fatalf("not in one order: %v", merged)
+			t.Fatalf("got %v, want it sorted by product", merged)
 		}
 	})
 }
@@ -39,7 +39,7 @@ func TestDetails(t *testing.T) {
 	good := Details{Name: "Pen", Category: "paper", Stock: stock(5), Price: "1.50"}
 	var p Product
 	if err := good.apply(&p); err != nil || p.Price != 150 || p.Stock != 5 {
-		t.Fatalf("%+v, %v", p, err)
+		t.Fatalf("got %+v, %v, want the price 150 and the stock 5", p, err)
 	}
 	for field, spoil := range map[string]func(*Details){
 		"name":        func(d *Details) { d.Name = "" },
@@ -55,7 +55,7 @@ func TestDetails(t *testing.T) {
 		before := p
 		err := d.apply(&p)
 		if !kiosk.IsKind(err, kiosk.KindInvalid) || p != before {
-			t.Errorf("a bad %s: %v", field, err)
+			t.Errorf("a bad %s: got %v, want it invalid and the product unchanged", field, err)
 			continue
 		}
 		var v kiosk.Violations
@@ -67,6 +67,6 @@ func TestDetails(t *testing.T) {
 	var v kiosk.Violations
 	v.Add(Details{}.apply(&p))
 	if len(v) != 4 { // name, category, price, stock: all at once
-		t.Errorf("an empty product lacks %+v", v)
+		t.Errorf("an empty product: got %+v, want 4 violations", v)
 	}
 }

@@ -36,7 +36,7 @@ func TestWords(t *testing.T) {
 	}
 	// Text of any length has no more words than characters.
 	if n := len(Words(strings.Repeat("a b c ", 2000))); n != 3 {
-		t.Errorf("%d words of three", n)
+		t.Errorf("got %d words, want 3", n)
 	}
 	for text, want := range map[string][]string{"tea te t green": {"green", "tea"}, "Tea": {"tea"}, "%": {}, "a b ab": {"ab", "b"}} {
 		if got := terms(text); !slices.Equal(got, want) {
@@ -61,7 +61,7 @@ func FuzzTerms(f *testing.F) {
 		words := Words(name)
 		for _, term := range terms(name) {
 			if !slices.ContainsFunc(words, func(word string) bool { return strings.HasPrefix(word, term) }) {
-				t.Errorf("%q does not begin a word of %q", term, name)
+				t.Errorf("%q: got no word that begins with %q, want one", name, term)
 			}
 		}
 	})

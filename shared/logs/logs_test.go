@@ -36,7 +36,7 @@ func TestLogIsWrittenInBatches(t *testing.T) {
 	prompt.With("a", 1).WithGroup("g").Warn("at once", "b", 2) // with what waited
 	w.mu.Lock()
 	if !strings.HasSuffix(w.text.String(), "\"msg\":\"at once\",\"a\":1,\"g\":{\"b\":2}}\n") {
-		t.Error("a warning waits")
+		t.Errorf("got %q, want the warning written at once", w.text.String())
 	}
 	w.mu.Unlock()
 	access.Info("last")
@@ -44,10 +44,10 @@ func TestLogIsWrittenInBatches(t *testing.T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if lines := strings.Count(w.text.String(), "\n"); lines != 102 {
-		t.Errorf("%d lines", lines)
+		t.Errorf("lines: got %d, want 102", lines)
 	}
 	if w.count > 10 { // 3, but where the machine makes a batch late
-		t.Errorf("%d writes", w.count)
+		t.Errorf("writes: got %d, want 10 or less", w.count)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	w.mu.Lock()
 	if w.count < 20 {
-		t.Errorf("%d writes of more than %d bytes", w.count, 25*logBatch)
+		t.Errorf("writes of more than %d bytes: got %d, want 20 or more", 25*logBatch, w.count)
 	}
 	w.mu.Unlock()
 	flush()

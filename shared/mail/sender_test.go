@@ -45,10 +45,10 @@ func (r *records) Settle(_ context.Context, _ string, state mail.State, reason s
 func (r *records) Find(context.Context, string) (mail.Record, error) { return r.one, nil }
 
 var (
-	admin   = kiosk.Actor{ID: kiosk.NewID(), Role: kiosk.RoleAdmin}
-	hello   = mail.Message{To: "ada@example.com", Subject: "Hello", HTML: "<p>Hello</p>"}
-	errDown = errors.New("connection refused")
-	refusal = fmt.Errorf("%w: 550 no such user ada@example.com", mail.ErrRefused)
+	admin      = kiosk.Actor{ID: kiosk.NewID(), Role: kiosk.RoleAdmin}
+	hello      = mail.Message{To: "ada@example.com", Subject: "Hello", HTML: "<p>Hello</p>"}
+	errDown    = errors.New("connection refused")
+	errRefused = fmt.Errorf("%w: 550 no such user ada@example.com", mail.ErrRefused)
 )
 
 func TestSender(t *testing.T) {
@@ -66,7 +66,7 @@ func TestSender(t *testing.T) {
 		{"without a subject", admin, mail.Message{To: hello.To, HTML: "x"}, nil, kiosk.KindInvalid, 0},
 		{"with a header in its subject", admin, mail.Message{To: hello.To, Subject: "x\r\nBcc: bob@example.com", HTML: "x"}, nil, kiosk.KindInvalid, 0},
 		{"to a server that is down", admin, hello, errDown, kiosk.KindUnavailable, 0},
-		{"to a server that refuses it", admin, hello, refusal, kiosk.KindInvalid, 0},
+		{"to a server that refuses it", admin, hello, errRefused, kiosk.KindInvalid, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			smtp := &server{err: test.err}
@@ -100,7 +100,7 @@ func TestSenderWithAKey(t *testing.T) {
 		t.Errorf("mails: got %d, want 1", len(smtp.sent))
 	}
 	store.one = mail.Record{}
-	send("a refusal", hello, refusal, kiosk.KindInvalid, mail.Refused, false)
+	send("a refusal", hello, errRefused, kiosk.KindInvalid, mail.Refused, false)
 	send("the same again", hello, nil, kiosk.KindInvalid, mail.Refused, true)
 	if want := "the mail server refused the message permanently: 550 no such user the recipient"; store.one.Reason != want {
 		t.Errorf("stored reason: got %q, want %q", store.one.Reason, want)

@@ -97,7 +97,7 @@ func TestChangesAreHeard(t *testing.T) {
 	defer w.mu.Unlock()
 	for _, id := range ids {
 		if w.changed[id] != 1 {
-			t.Fatalf("%s was reported %d times", id, w.changed[id])
+			t.Fatalf("%s: got %d reports, want 1", id, w.changed[id])
 		}
 	}
 }
@@ -161,7 +161,7 @@ func TestSilence(t *testing.T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.heard.After(cutAt) || len(w.changed) > 0 {
-		t.Errorf("heard up to %s after the cut, and %d changes", w.heard.Sub(cutAt), len(w.changed))
+		t.Errorf("got Heard up to %s after the cut and %d changes, want neither", w.heard.Sub(cutAt), len(w.changed))
 	}
 }
 

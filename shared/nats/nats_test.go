@@ -134,7 +134,7 @@ func TestPlainSubscribersGetTheSameEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(msg.Data) != `{"order_id":"x"}` || msg.Header.Get("Nats-Msg-Id") != string(e.ID) || msg.Header.Get("traceparent") != e.Trace.Parent || msg.Header.Get("tracestate") != e.Trace.State {
-		t.Errorf("%s %v", msg.Data, msg.Header)
+		t.Errorf("message: got %s %v, want the event with its id and its trace", msg.Data, msg.Header)
 	}
 }
 
@@ -152,7 +152,7 @@ func TestSecondPublishIsHarmless(t *testing.T) {
 	testservers.Eventually(t, "the event after it", got.expect(last, 1))
 	stop()
 	if n := got.count(string(e.ID)); n != 1 {
-		t.Errorf("the event came %d times", n)
+		t.Errorf("deliveries: got %d, want 1", n)
 	}
 }
 
@@ -161,7 +161,7 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 	var got seen
 	run(t, conn, subject, each(func(_ context.Context, m nats.Message) error {
 		if m.Trace.Parent == "" || m.Trace.State == "" {
-			t.Error("the trace ends at the consumer")
+			t.Errorf("trace: got %+v, want the event's", m.Trace)
 		}
 		switch got.add(m.Event) {
 		case 1:
@@ -220,11 +220,11 @@ func TestPoisonBecomesADeadLetter(t *testing.T) {
 		})
 		if string(letter.Data) != string(want.Event.Payload) || letter.Header.Get("Kiosk-Subject") != subject || letter.Header.Get("Kiosk-Attempts") != want.attempts ||
 			letter.Header.Get("Kiosk-Reason") == "" || strings.Contains(letter.Header.Get("Kiosk-Reason"), "\n") {
-			t.Errorf("%s %v", letter.Data, letter.Header)
+			t.Errorf("dead letter: got %s %v, want the event with where it was, why and how often", letter.Data, letter.Header)
 		}
 	}
 	if n := got.count(string(poison.ID)); n != 1 {
-		t.Errorf("the poison was tried %d times", n)
+		t.Errorf("tries of the poison: got %d, want 1", n)
 	}
 }
 
@@ -337,7 +337,7 @@ func TestFullStream(t *testing.T) {
 		e := entry(subject, payload)
 		if err := conn.Publish(t.Context(), []outbox.Entry{e})[0]; err != nil {
 			if !kiosk.IsKind(err, kiosk.KindUnavailable) {
-				t.Fatalf("a full stream: %v", err)
+				t.Fatalf("a full stream: got %v, want it unavailable", err)
 			}
 			break
 		}
@@ -385,7 +385,7 @@ func TestRestartOfTheServer(t *testing.T) {
 		"Send":    conn.Send(t.Context(), entry(subject, "{}")),
 	} {
 		if !kiosk.IsKind(err, kiosk.KindUnavailable) {
-			t.Errorf("%s with NATS unavailable: %v", name, err)
+			t.Errorf("%s without NATS: got %v, want it unavailable", name, err)
 		}
 	}
 
@@ -410,7 +410,7 @@ func TestStopFinishesWhatIsUnderWay(t *testing.T) {
 	go close(release)
 	stop()
 	if !finished {
-		t.Error("the handler was cut off")
+		t.Error("the handler: got it cut off, want it finished")
 	}
 }
 
@@ -443,10 +443,10 @@ func TestDeadLetters(t *testing.T) {
 		return err
 	})
 	if string(letter.Payload) != "first" || letter.Subject != subject || letter.Reason != "poison" || letter.Attempts != 1 || letter.At.IsZero() {
-		t.Errorf("%+v", letter)
+		t.Errorf("dead letter: got %+v, want the first event, poison, tried once", letter)
 	}
 	if one, err := conn.DeadLetter(t.Context(), letter.Number); err != nil || one.Event != letter.Event {
-		t.Errorf("%+v, %v", one, err)
+		t.Errorf("DeadLetter: got %+v, %v, want %s", one, err, letter.Event)
 	}
 	if few, err := conn.DeadLetters(t.Context(), 0, 1); err != nil || len(few) != 1 {
 		t.Errorf("%d letters, %v, want the one asked for", len(few), err)
@@ -475,7 +475,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 	for _, e := range []outbox.Entry{first, second} {
 		if l, err := find(e); err == nil {
-			t.Errorf("still there: %+v", l)
+			t.Errorf("after it was replayed or dropped: got %+v, want none", l)
 		}
 	}
 	for name, err := range map[string]error{
@@ -484,7 +484,7 @@ func TestDeadLetters(t *testing.T) {
 		"drop":   conn.Drop(t.Context(), dropped.Number),
 	} {
 		if !kiosk.IsKind(err, kiosk.KindNotFound) {
-			t.Errorf("%s of a letter that is gone: %v", name, err)
+			t.Errorf("%s of a dead letter that is gone: got %v, want it not found", name, err)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func TestHits(t *testing.T) {
 	}
 	s.wants(t, c, List("page=2"), 0, 4)
 	if got, ok := c.Get(product(pen)); !ok || got != "0" {
-		t.Errorf("Get: %s, %t", got, ok)
+		t.Errorf("Get: got %s, %t, want 0", got, ok)
 	}
 }
 
@@ -134,18 +134,18 @@ func TestLists(t *testing.T) {
 			t.Fatal(err)
 		}
 		if age := s.price.Load() - price; age > int64((listDelay+2*time.Millisecond)/time.Millisecond) {
-			t.Fatalf("a list is %d ms behind", age)
+			t.Fatalf("age of a list: got %d ms, want at most %s", age, listDelay)
 		}
 	}
 	if loads := s.loads.Load() - before; loads < 20 || loads > 30 {
-		t.Errorf("%d loads within 10 s", loads)
+		t.Errorf("loads within 10 s: got %d, want 20 to 30", loads)
 	}
 	// A change that the process made itself shows at once.
 	s.price.Store(-1)
 	c.Drop(pen)
 	got, err := c.Load(t.Context(), List(""), s.load)
 	if err != nil || got != "-1" {
-		t.Errorf("after a change of our own: %s, %v", got, err)
+		t.Errorf("after a change by this process: got %s, %v, want -1", got, err)
 	}
 }
 
@@ -178,7 +178,7 @@ func TestTrust(t *testing.T) {
 	s.wants(t, c, product(pen), 7, 9)
 	s.wants(t, c, List(""), 7, 10)
 	if c.Lost(); c.Bytes() != 0 {
-		t.Errorf("%d bytes are kept", c.Bytes())
+		t.Errorf("bytes after Lost: got %d, want 0", c.Bytes())
 	}
 }
 
@@ -224,14 +224,14 @@ func TestLease(t *testing.T) {
 				heard(c, k)
 				load := func(context.Context) (string, bool, error) { return "new", true, nil }
 				if value, err := c.Load(t.Context(), key, load); value != "new" || err != nil {
-					t.Errorf("who asks after the change got %s, %v", value, err)
+					t.Errorf("a load after the change: got %s, %v, want new", value, err)
 				}
 				close(goOn)
 				if value := <-slow; value != "old" {
-					t.Errorf("who asked before the change got %s", value)
+					t.Errorf("a load before the change: got %s, want old", value)
 				}
 				if value, ok := c.Get(key); value != "new" || !ok {
-					t.Errorf("kept: %s, %t", value, ok)
+					t.Errorf("copy: got %s, %t, want new", value, ok)
 				}
 			})
 		}
@@ -254,7 +254,7 @@ func TestOneLoad(t *testing.T) {
 				return "x", true, nil
 			})
 			if value != "x" || err != nil {
-				t.Errorf("got %s, %v", value, err)
+				t.Errorf("got %s, %v, want x", value, err)
 			}
 		})
 	}
@@ -262,7 +262,7 @@ func TestOneLoad(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Load(ctx, product(pen), func(context.Context) (string, bool, error) { loads.Add(1); <-goOn; return "x", true, nil }); !errors.Is(err, context.Canceled) {
-		t.Errorf("after the caller left: %v", err)
+		t.Errorf("after the caller left: got %v, want canceled", err)
 	}
 	for waiting.Load() < 100 {
 		runtime.Gosched()
@@ -270,7 +270,7 @@ func TestOneLoad(t *testing.T) {
 	close(goOn)
 	all.Wait()
 	if loads.Load() != 1 {
-		t.Errorf("%d loads", loads.Load())
+		t.Errorf("loads: got %d, want 1", loads.Load())
 	}
 }
 
@@ -281,17 +281,17 @@ func TestWhatIsNotKept(t *testing.T) {
 	calls := 0
 	for range 2 {
 		if _, err := c.Load(t.Context(), product(pen), func(context.Context) (string, bool, error) { calls++; return "", true, failure }); !errors.Is(err, failure) {
-			t.Errorf("got %v", err)
+			t.Errorf("a load that fails: got %v, want its error", err)
 		}
 		if value, err := c.Load(t.Context(), product(pen), func(context.Context) (string, bool, error) { calls++; return "no", false, nil }); value != "no" || err != nil {
-			t.Errorf("got %s, %v", value, err)
+			t.Errorf("a value that is not to be kept: got %s, %v, want no", value, err)
 		}
 		if _, err := c.Load(t.Context(), product(pen), func(context.Context) (string, bool, error) { calls++; panic("a bug") }); err == nil {
-			t.Error("a panic is no error")
+			t.Error("a load that panics: got nil, want an error")
 		}
 	}
 	if calls != 6 {
-		t.Errorf("%d calls", calls)
+		t.Errorf("calls: got %d, want 6", calls)
 	}
 }
 
@@ -306,7 +306,7 @@ func TestBytes(t *testing.T) {
 		}
 	}
 	if bytes := c.Bytes(); bytes > 1<<20 || bytes < 1<<19 {
-		t.Errorf("%d bytes are kept", bytes)
+		t.Errorf("bytes: got %d, want from %d to %d", bytes, 1<<19, 1<<20)
 	}
 	// One that would push out much of the rest is not kept.
 	large := string(make([]byte, 1<<17))
@@ -314,7 +314,7 @@ func TestBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, ok := c.Get(product(pen)); ok {
-		t.Error("a value of an eighth of the whole is kept")
+		t.Error("a value of an eighth of the budget: got it kept, want it not")
 	}
 }
 

@@ -117,5 +117,3 @@ func (m *memory) Move(_ context.Context, moves []inventory.Move, _ time.Time) (b
 }
 
 func (m *memory) Record(context.Context, ...inventory.Movement) error { return nil }
-
-func transact(ctx context.Context, fn func(context.Context) error) error { return fn(ctx) }

@@ -50,17 +50,17 @@ func TestLife(t *testing.T) {
 			}
 			after := state{o.Status, o.Stock}
 			if err != nil && (!kiosk.IsKind(err, kiosk.KindConflict) || after != before || len(o.History) != history) {
-				t.Fatalf("refused with %v, but %v became %v", err, before, after)
+				t.Fatalf("refused with %v: got %v, want it to stay %v", err, after, before)
 			}
 			legal := after == before
 			for _, next := range allowed[before] {
 				legal = legal || after == next
 			}
 			if !legal {
-				t.Fatalf("%v became %v", before, after)
+				t.Fatalf("got %v after %v, want one of %v", after, before, allowed[before])
 			}
 			if after != before && (len(o.History) != history+1 || o.History[history] != Change{now, o.Status, o.Stock, kiosk.ServiceID}) {
-				t.Fatalf("the history does not tell: %+v", o.History)
+				t.Fatalf("history: got %+v, want the change to %v at its end", o.History, after)
 			}
 			want := 10
 			if o.Stock == StockTaken {
@@ -79,7 +79,7 @@ func TestFingerprintTellsDraftsApart(t *testing.T) {
 	same := base
 	same.Key = "another"
 	if base.fingerprint() != same.fingerprint() {
-		t.Error("the key is part of what it names")
+		t.Error("another key: got another fingerprint, want the same")
 	}
 	for name, other := range map[string]Draft{
 		"user":     {UserID: b, Total: "3.00", Lines: base.Lines},
@@ -89,7 +89,7 @@ func TestFingerprintTellsDraftsApart(t *testing.T) {
 		"fewer":    {UserID: a, Total: "3.00", Lines: base.Lines[:1]},
 	} {
 		if base.fingerprint() == other.fingerprint() {
-			t.Errorf("another %s has the same fingerprint", name)
+			t.Errorf("another %s: got the same fingerprint, want another", name)
 		}
 	}
 }

@@ -19,7 +19,8 @@ const (
 
 var (
 	ada   = kiosk.Actor{ID: "0000000000000000000000b1", Role: kiosk.RoleUser}
-	bob   = kiosk.Actor{ID: "0000000000000000000000b2", Role: kiosk.RoleUser} // has not verified their address
+	bob   = kiosk.Actor{ID: "0000000000000000000000b2", Role: kiosk.RoleUser}
+	eve   = kiosk.Actor{ID: "0000000000000000000000b4", Role: kiosk.RoleUser} // has not verified their address
 	admin = kiosk.Actor{ID: "0000000000000000000000b3", Role: kiosk.RoleAdmin}
 )
 
@@ -27,7 +28,7 @@ func newPlacing() (*order.Placing, *memory) {
 	m := &memory{
 		orders:   map[kiosk.ID]order.Order{},
 		products: map[kiosk.ID]inventory.Product{pen: {ID: pen, Name: "Pen", Price: 150, Stock: 5}, cup: {ID: cup, Name: "Cup", Price: 400, Stock: 5}},
-		verified: map[kiosk.ID]bool{ada.ID: true, bob.ID: false},
+		verified: map[kiosk.ID]bool{ada.ID: true, bob.ID: true, eve.ID: false},
 	}
 	return &order.Placing{
 		Orders: m, Backlog: &order.Backlog{Orders: m, Limit: 100, Now: time.Now}, Limit: func(context.Context, kiosk.ID) error { return nil },
@@ -68,7 +69,7 @@ func TestPlaceRefuses(t *testing.T) {
 		{"another total", ada, order.Draft{Lines: one, Total: "1.49"}, nil, kiosk.KindInvalid, "total"},
 		{"somebody else's order", ada, order.Draft{Lines: one, UserID: bob.ID}, nil, kiosk.KindForbidden, ""},
 		{"for nobody", admin, order.Draft{Lines: one, UserID: gone}, nil, kiosk.KindInvalid, "user_id"},
-		{"an address that is not verified", bob, order.Draft{Lines: one}, nil, kiosk.KindForbidden, ""},
+		{"an address that is not verified", eve, order.Draft{Lines: one}, nil, kiosk.KindForbidden, ""},
 		{"above the limit", ada, order.Draft{Lines: one}, func(p *order.Placing, _ *memory) {
 			p.Limit = func(context.Context, kiosk.ID) error { return &kiosk.Error{Kind: kiosk.KindTooMany} }
 		}, kiosk.KindTooMany, ""},

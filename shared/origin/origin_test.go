@@ -67,16 +67,16 @@ func TestProof(t *testing.T) {
 	h := http.Header{"X-Call-Id": {"c"}, "X-Forwarded-For": {"not an address"}}
 	key.Sign(h)
 	if _, proven := key.Address(h); proven {
-		t.Error("what is no address was proven to be one")
+		t.Error("an invalid address: got it proven, want it refused")
 	}
 	(*Key)(nil).Sign(h)
 }
 
 func TestNewKey(t *testing.T) {
 	if key, err := NewKey("", time.Now); key != nil || err != nil {
-		t.Errorf("no secret: %v, %v", key, err)
+		t.Errorf("no secret: got %v, %v, want nil", key, err)
 	}
 	if _, err := NewKey("0123456789abcdef0123456789abcde", time.Now); err == nil {
-		t.Error("31 bytes were taken")
+		t.Error("a secret of 31 bytes: got nil, want an error")
 	}
 }

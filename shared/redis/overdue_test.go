@@ -21,7 +21,7 @@ func TestOverdue(t *testing.T) {
 		o := &overdue{}
 		o.unlink = func(ctx context.Context, keys []string) error {
 			if _, bounded := ctx.Deadline(); !bounded {
-				t.Error("an attempt without a deadline")
+				t.Error("an attempt: got no deadline, want one")
 			}
 			tries = append(tries, time.Since(began))
 			if len(tries) == 3 {
@@ -44,14 +44,14 @@ func TestOverdue(t *testing.T) {
 			t.Errorf("tries at %v, want %v", tries, want)
 		}
 		if len(deleted) != 2 || o.waiting() != 0 {
-			t.Errorf("deleted %v, %d wait", deleted, o.waiting())
+			t.Errorf("got %v deleted, %d waiting, want 2 and none", deleted, o.waiting())
 		}
 		// What fails later is tried anew, at once.
 		began, tries, fails = time.Now(), nil, 0
 		o.add([]string{"c"})
 		synctest.Wait()
 		if len(tries) != 1 || !deleted["c"] {
-			t.Errorf("tries at %v, deleted %v", tries, deleted)
+			t.Errorf("got tries at %v, %v deleted, want one try and c", tries, deleted)
 		}
 		o.close()
 	})
@@ -98,13 +98,13 @@ func TestOverdueIsBounded(t *testing.T) {
 		synctest.Wait()
 		o.add(keys)
 		if o.waiting() != maxOverdue || o.missed != 10 {
-			t.Errorf("%d wait, %d were dropped", o.waiting(), o.missed)
+			t.Errorf("got %d waiting, %d dropped, want %d and 10", o.waiting(), o.missed, maxOverdue)
 		}
 		away.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if deleted != maxOverdue || o.waiting() != 0 {
-			t.Errorf("%d deleted, %d wait", deleted, o.waiting())
+			t.Errorf("got %d deleted, %d waiting, want %d and none", deleted, o.waiting(), maxOverdue)
 		}
 	})
 }
@@ -121,7 +121,7 @@ func TestOverdueEnds(t *testing.T) {
 		before := tries
 		o.close()
 		if tries != before+1 || time.Since(began) != 10*time.Second {
-			t.Errorf("%d more tries, ended after %s", tries-before, time.Since(began))
+			t.Errorf("got %d more tries, end after %s, want 1 after 10s", tries-before, time.Since(began))
 		}
 		o.add([]string{"b"})
 		if o.missed != 1 {

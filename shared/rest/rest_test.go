@@ -84,7 +84,7 @@ func problemOf(t *testing.T, resp handler.Response) problem.Problem {
 	t.Helper()
 	var p problem.Problem
 	if err := json.Unmarshal(resp.Body, &p); err != nil || p.Status != resp.StatusCode || p.Type == "" || p.Title != http.StatusText(p.Status) || resp.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("%d: got no problem: %s %v", resp.StatusCode, resp.Body, err)
+		t.Errorf("%d: got %s, %v, want a problem of that status", resp.StatusCode, resp.Body, err)
 	}
 	return p
 }
@@ -94,16 +94,16 @@ func TestRouting(t *testing.T) {
 	trace := "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	resp := call(t, "GET", "/"+id, "", http.Header{"Traceparent": {trace}})
 	if resp.StatusCode != 200 || string(resp.Body) != fmt.Sprintf(`{"id":"%s","trace":"%s"}`, id, trace) || resp.Header.Get("Content-Type") != "application/json" {
-		t.Errorf("%d %s %v", resp.StatusCode, resp.Body, resp.Header)
+		t.Errorf("got %d %s %v, want 200 with the id and the trace, in JSON", resp.StatusCode, resp.Body, resp.Header)
 	}
 	if resp := call(t, "GET", "/"+id, "", http.Header{"Traceparent": {"nonsense\r\n"}}); !strings.Contains(string(resp.Body), `"trace":""`) {
-		t.Errorf("a trace that is none: %s", resp.Body)
+		t.Errorf("a malformed traceparent: got %s, want no trace", resp.Body)
 	}
 	if resp := call(t, "PUT", "/"+id, "", nil); resp.StatusCode != 204 || len(resp.Body) > 0 {
-		t.Errorf("%d %s", resp.StatusCode, resp.Body)
+		t.Errorf("PUT: got %d %s, want 204 without a body", resp.StatusCode, resp.Body)
 	}
 	if resp := call(t, "HEAD", "/"+id, "", nil); resp.StatusCode != 200 || len(resp.Body) > 0 {
-		t.Errorf("HEAD: %d %s", resp.StatusCode, resp.Body)
+		t.Errorf("HEAD: got %d %s, want 200 without a body", resp.StatusCode, resp.Body)
 	}
 	for path, want := range map[string]int{
 		"": 405, "/": 405, "/x": 404, "/a/b/c": 404, "//" + id: 404, "/../" + id: 404, "/" + id + "/": 404, "/%2e%2e": 404, "/" + id + "%2f..": 404, "/%zz": 404,
@@ -116,7 +116,7 @@ func TestRouting(t *testing.T) {
 	}
 	resp = call(t, "DELETE", "/"+id, "", nil)
 	if resp.StatusCode != 405 || resp.Header.Get("Allow") != "GET, HEAD, PUT" {
-		t.Errorf("%d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
+		t.Errorf("got %d, Allow %q, want 405, GET, HEAD, PUT", resp.StatusCode, resp.Header.Get("Allow"))
 	}
 	problemOf(t, resp)
 }
@@ -124,7 +124,7 @@ func TestRouting(t *testing.T) {
 func TestDecode(t *testing.T) {
 	for _, body := range []string{`{}`, ` {"name":"x","count":1,"price":1.50,"lines":[{"quantity":2}]} `, "{\n}\n", `{"price":null}`} {
 		if resp := call(t, "POST", "/", body, nil); resp.StatusCode != 200 {
-			t.Errorf("%s: %d %s", body, resp.StatusCode, resp.Body)
+			t.Errorf("%s: got %d %s, want 200", body, resp.StatusCode, resp.Body)
 		}
 	}
 	for body, field := range map[string]string{
@@ -172,10 +172,10 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", kind, resp.StatusCode, resp.Body, status)
 		}
 		if status == 401 != (resp.Header.Get("WWW-Authenticate") != "") {
-			t.Errorf("%s: WWW-Authenticate is %q", kind, resp.Header.Get("WWW-Authenticate"))
+			t.Errorf("%s: got WWW-Authenticate %q, want it with 401 only", kind, resp.Header.Get("WWW-Authenticate"))
 		}
 		if status == 429 && (resp.Header.Get("Retry-After") != "2" || resp.Header.Get("RateLimit-Limit") != "5" || resp.Header.Get("RateLimit-Remaining") != "0" || resp.Header.Get("RateLimit-Reset") != "3") {
-			t.Errorf("%v", resp.Header)
+			t.Errorf("429: got %v, want Retry-After 2 and the limit's state", resp.Header)
 		}
 	}
 }
@@ -194,14 +194,14 @@ func TestIdempotencyKey(t *testing.T) {
 	for key, want := range map[string]bool{"a": true, "a b~!": true, strings.Repeat("x", 255): true, "": false, strings.Repeat("x", 256): false, "ä": false, "a\x7f": false, "a\tb": false} {
 		got, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {key}}))
 		if want && (err != nil || got != key) || !want && !kiosk.IsKind(err, kiosk.KindMalformed) {
-			t.Errorf("%q: %q, %v", key, got, err)
+			t.Errorf("%q: got %q, %v, want it valid: %t", key, got, err, want)
 		}
 	}
 	if key, err := rest.IdempotencyKey(request(t, "/", http.Header{})); key != "" || err != nil {
-		t.Errorf("none: %q, %v", key, err)
+		t.Errorf("no key: got %q, %v, want none", key, err)
 	}
 	if _, err := rest.IdempotencyKey(request(t, "/", http.Header{"Idempotency-Key": {"a", "b"}})); !kiosk.IsKind(err, kiosk.KindMalformed) {
-		t.Errorf("two: %v", err)
+		t.Errorf("two keys: got %v, want it malformed", err)
 	}
 }
 
@@ -215,20 +215,20 @@ func TestPageAndLinks(t *testing.T) {
 	}
 	for target, want := range map[string]kiosk.Page{"/": {Number: 1, Limit: 20}, "/?page=&limit=": {Number: 1, Limit: 20}, "/?page=3&limit=7&other=x": {Number: 3, Limit: 7}} {
 		if got, err := page(target); err != nil || got != want {
-			t.Errorf("%s: %+v, %v", target, got, err)
+			t.Errorf("%s: got %+v, %v, want %+v", target, got, err, want)
 		}
 	}
 	if got, err := page("/?after=abc&limit=7"); err != nil || got != (kiosk.Page{Limit: 7, After: "abc"}) {
-		t.Errorf("after a place: %+v, %v", got, err)
+		t.Errorf("after a cursor: got %+v, %v, want a limit of 7 after abc", got, err)
 	}
 	for _, target := range []string{"/?page=99999999999999999999", "/?page=1&after=abc"} {
 		if got, err := page(target); err != nil || !kiosk.IsKind(got.Check(), kiosk.KindInvalid) {
-			t.Errorf("%s: %+v, %v", target, got, err)
+			t.Errorf("%s: got %+v, %v, want a page that Check refuses", target, got, err)
 		}
 	}
 	for _, target := range []string{"/?page=x", "/?limit=1.5", "/?page=1&page=2", "/?after=a&after=b", "/?%zz=1"} {
 		if _, err := page(target); !kiosk.IsKind(err, kiosk.KindMalformed) {
-			t.Errorf("%s: %v", target, err)
+			t.Errorf("%s: got %v, want it malformed", target, err)
 		}
 	}
 	for _, test := range []struct {
@@ -288,20 +288,20 @@ func TestActorAndAddress(t *testing.T) {
 		}
 	}
 	if got := clients.Limited(request(t, "/", proven("192.0.2.1"))); got != "192.0.2.1" {
-		t.Errorf("a person is limited as %q", got)
+		t.Errorf("a customer is limited as: got %q, want their address", got)
 	}
 	// A caller of the gateway itself cannot choose what it counts as.
 	for _, h := range []http.Header{{}, {"X-Forwarded-For": {"192.0.2.1"}}, {"X-Forwarded-For": {"192.0.2.2"}, origin.ProofHeader: proven("192.0.2.1")[origin.ProofHeader]}} {
 		if got := clients.Address(request(t, "/", h)); got != rest.Direct {
-			t.Errorf("%v counts as %q", h, got)
+			t.Errorf("%v: got %q, want %q", h, got, rest.Direct)
 		}
 	}
 	if got := (rest.Clients{}).Address(request(t, "/", proven("192.0.2.1"))); got != rest.Direct {
-		t.Errorf("without a secret a client counts as %q", got)
+		t.Errorf("without a secret: got %q, want %q", got, rest.Direct)
 	}
 	service := rest.Clients{Authenticator: gate{kiosk.Service()}, Origin: key}
 	if got := service.Limited(request(t, "/", proven("192.0.2.1"))); got != "" {
-		t.Errorf("a service is limited as %q", got)
+		t.Errorf("a service is limited as: got %q, want no key", got)
 	}
 }
 
@@ -315,7 +315,7 @@ func TestMatches(t *testing.T) {
 		{`W/"1"`, false, false}, {`"2"`, false, false}, {`1`, false, false}, {``, true, false},
 	} {
 		if got := rest.Matches(test.header, `"1"`, test.weak); got != test.want {
-			t.Errorf("Matches(%s, weak %t) = %t", test.header, test.weak, got)
+			t.Errorf("Matches(%s, weak %t): got %t, want %t", test.header, test.weak, got, !got)
 		}
 	}
 }
@@ -332,7 +332,7 @@ func TestHangingDependency(t *testing.T) {
 	req.WithContext(ctx)
 	resp, err := f.Handle(req)
 	if err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || ctx.Err() != nil {
-		t.Errorf("%d %v, %v; the caller's time is over: %v", resp.StatusCode, resp.Header, err, ctx.Err())
+		t.Errorf("got %d %v, %v, want 503 with Retry-After before the caller's deadline: %v", resp.StatusCode, resp.Header, err, ctx.Err())
 	}
 	problemOf(t, resp)
 }
@@ -389,7 +389,7 @@ func TestTurns(t *testing.T) {
 	for range 3 { // a caller that leaves takes no turn
 		for _, actor := range []kiosk.Actor{greedy, other, service} {
 			if _, err := turns.Take(over, actor); !kiosk.IsKind(err, kiosk.KindUnavailable) {
-				t.Errorf("%s, whose time is over: %v", actor.ID, err)
+				t.Errorf("%s, after their deadline: got %v, want it unavailable", actor.ID, err)
 			}
 		}
 	}
@@ -451,7 +451,7 @@ func TestAdmissionCounts(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", nil)
 	r.Header.Set("Authorization", "Bearer x")
 	if _, err := admitted(r); err != nil || len(counts) != 2 {
-		t.Errorf("%v, %v: a service was counted", err, counts)
+		t.Errorf("a service: got %v and counts %v, want it not counted", err, counts)
 	}
 }
 

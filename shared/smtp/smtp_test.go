@@ -102,7 +102,7 @@ func TestSend(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(b.got) != 1 || len(b.to) != 1 || b.to[0] != "ada@example.com" {
-		t.Fatalf("%d mails to %q", len(b.got), b.to)
+		t.Fatalf("got %d mails to %q, want one to ada@example.com", len(b.got), b.to)
 	}
 	msg, err := netmail.ReadMessage(strings.NewReader(b.got[0]))
 	if err != nil {
@@ -113,11 +113,11 @@ func TestSend(t *testing.T) {
 		t.Errorf("%v, %v", msg.Header, err)
 	}
 	if date, err := msg.Header.Date(); err != nil || time.Since(date).Abs() > time.Hour {
-		t.Errorf("dated %s, %v", date, err)
+		t.Errorf("date: got %s, %v, want the present", date, err)
 	}
 	kind, params, err := mime.ParseMediaType(msg.Header.Get("Content-Type"))
 	if err != nil || kind != "multipart/alternative" {
-		t.Fatalf("%s, %v", kind, err)
+		t.Fatalf("type: got %s, %v, want multipart/alternative", kind, err)
 	}
 	parts := multipart.NewReader(msg.Body, params["boundary"])
 	var texts []string
@@ -165,13 +165,13 @@ func TestOneConnection(t *testing.T) {
 	b.server.Close()
 	b.listen(t, b.address)
 	if err := s.Send(t.Context(), m)[0]; err != nil {
-		t.Errorf("after the server was started again: %v", err)
+		t.Errorf("after a restart of the server: got %v, want nil", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, err := range s.Send(ctx, m, m) {
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("after its caller's deadline: %v", err)
+			t.Errorf("after its caller's deadline: got %v, want canceled", err)
 		}
 	}
 	if err := s.Close(); err != nil {
@@ -195,10 +195,10 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := gone.Send(t.Context(), m)[0]; err == nil || errors.Is(err, mail.ErrRefused) {
-		t.Errorf("nobody there: %v", err)
+		t.Errorf("no server: got %v, want an error that is not final", err)
 	}
 	if _, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: 25, From: "nobody"}); err == nil {
-		t.Error("a sender without an address was taken")
+		t.Error("a sender without an address: got nil, want an error")
 	}
 	// A password does not travel in the clear.
 	secret, err := smtp.New(smtp.Options{Host: "127.0.0.1", Port: 25, From: "shop@example.com", Username: "u", Password: "p"})
@@ -206,7 +206,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := secret.Send(t.Context(), m)[0]; err == nil {
-		t.Error("a server without TLS was given a password")
+		t.Error("a password for a server without TLS: got nil, want an error")
 	}
 }
 
@@ -229,7 +229,7 @@ func TestGroups(t *testing.T) {
 		m := mail.Message{ID: "abc", To: "ada@example.com", Subject: "Hi", HTML: "<p>Hi</p>", Text: ".Hi"}
 		for i, err := range s.Send(t.Context(), m, m) {
 			if err != nil {
-				t.Errorf("grouped %t, message %d: %v", grouped, i, err)
+				t.Errorf("grouped %t, message %d: got %v, want nil", grouped, i, err)
 			}
 		}
 		s.Close()

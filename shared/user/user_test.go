@@ -17,7 +17,7 @@ import (
 func TestCheckEmail(t *testing.T) {
 	for _, address := range []string{"ada@example.com", "a.b+c@sub.example.co.uk", "admin@kiosk.local", "O'Hara@example.org", strings.Repeat("a", 64) + "@example.com"} {
 		if err := CheckEmail("email", address); err != nil {
-			t.Errorf("%s: %v", address, err)
+			t.Errorf("%s: got %v, want nil", address, err)
 		}
 	}
 	for _, address := range []string{
@@ -36,7 +36,7 @@ func TestCheckUsername(t *testing.T) {
 	const email = "ada@example.com"
 	for _, name := range []string{"ada", "Ada.Lovelace", "a-d_a.1", email, "ADA@example.com"} {
 		if err := checkUsername(name, email); err != nil {
-			t.Errorf("%q: %v", name, err)
+			t.Errorf("%q: got %v, want nil", name, err)
 		}
 	}
 	for _, name := range []string{"ab", "bob@example.com", ".ada", "ada.", "a da", "ада", "ada\u200b", strings.Repeat("a", 65)} {
@@ -49,7 +49,7 @@ func TestCheckUsername(t *testing.T) {
 func TestCheckPassword(t *testing.T) {
 	for _, password := range []string{"correct horse", strings.Repeat("x", 256), "pässwörter", "        "} {
 		if err := checkPassword("password", password); err != nil {
-			t.Errorf("%q: %v", password, err)
+			t.Errorf("%q: got %v, want nil", password, err)
 		}
 	}
 	for _, password := range []string{"", "1234567", "password", "PASSWORD", "Password123", "iloveyou1", strings.Repeat("x", 257), "abcdefg\xff"} {
@@ -67,7 +67,7 @@ func TestHasher(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") {
-		t.Errorf("the hash %s is not of OWASP's parameters", hash)
+		t.Errorf("hash: got %s, want OWASP's parameters", hash)
 	}
 	legacy, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestHasherBoundsItsQueue(t *testing.T) {
 	cancel()
 	for range maxQueue {
 		if err := <-results; !kiosk.IsKind(err, kiosk.KindUnavailable) {
-			t.Errorf("a caller whose context ended: %v", err)
+			t.Errorf("a caller whose context ended: got %v, want it unavailable", err)
 		}
 	}
 }
@@ -142,13 +142,13 @@ func TestAccessToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	if sub, err := plain.Claims.GetSubject(); err != nil || sub != string(actor.ID) {
-		t.Errorf("sub is %q, %v", sub, err)
+		t.Errorf("sub: got %q, %v, want %s", sub, err, actor.ID)
 	}
 	if _, err := testTokens(t, clock.Add(AccessLifetime+time.Minute)).ParseAccess(text); !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
-		t.Errorf("an expired token: %v", err)
+		t.Errorf("an expired token: got %v, want it unauthenticated", err)
 	}
 	if _, err := testTokens(t, clock.Add(-time.Minute)).ParseAccess(text); !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
-		t.Errorf("a token from the future: %v", err)
+		t.Errorf("a token from the future: got %v, want it unauthenticated", err)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestForgedTokens(t *testing.T) {
 	}
 	secret := []byte(strings.Repeat("k", 32))
 	if _, err := tokens.ParseAccess(sign(jwt.SigningMethodHS256, accessType, secret, nil)); err != nil {
-		t.Fatalf("the pattern of all forgeries is refused itself: %v", err)
+		t.Fatalf("the token that all forgeries are made from: got %v, want nil", err)
 	}
 	for name, text := range map[string]string{
 		"empty":             "",
@@ -192,7 +192,7 @@ func TestForgedTokens(t *testing.T) {
 		"a refresh token":   tokens.Refresh(kiosk.NewID(), kiosk.NewID(), 1),
 	} {
 		if actor, err := tokens.ParseAccess(text); !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
-			t.Errorf("%s: taken as %+v, %v", name, actor, err)
+			t.Errorf("%s: got %+v, %v, want it unauthenticated", name, actor, err)
 		}
 	}
 }
@@ -204,10 +204,10 @@ func TestServiceToken(t *testing.T) {
 	}
 	actor, err := testTokens(t, clock).ParseAccess(text)
 	if err != nil || actor != kiosk.Service() || !actor.Administers() {
-		t.Errorf("ParseAccess = %+v, %v", actor, err)
+		t.Errorf("ParseAccess: got %+v, %v, want the service account", actor, err)
 	}
 	if _, err := ServiceToken(nil, clock); err == nil {
-		t.Error("an empty secret was taken")
+		t.Error("an empty secret: got nil, want an error")
 	}
 }
 
@@ -248,7 +248,7 @@ func TestSessionsOfAUserAreBounded(t *testing.T) {
 		}
 	}
 	if _, ok := u.Session(first.ID, clock); ok {
-		t.Error("the oldest session is still there")
+		t.Error("the oldest session: got it, want it ended")
 	}
 	if ended := u.endSessions(func(Session) bool { return true }); len(ended) != MaxSessions || len(u.Sessions) != 0 {
 		t.Errorf("%d sessions ended and %d are left, want %d and none", len(ended), len(u.Sessions), MaxSessions)
@@ -264,7 +264,7 @@ func TestASessionHasAnEnd(t *testing.T) {
 			break
 		}
 		if now.Sub(clock) >= FamilyLifetime {
-			t.Fatalf("a session is refreshed %s after its login", now.Sub(clock))
+			t.Fatalf("refreshed: got %s after the login, want at most %s", now.Sub(clock), FamilyLifetime)
 		}
 		u.renewSession(s.ID, now)
 		now = now.Add(24 * time.Hour)
@@ -275,7 +275,7 @@ func TestASessionHasAnEnd(t *testing.T) {
 	// One that is not used ends sooner, and takes no place.
 	idle, _ := u.startSession(clock)
 	if _, ok := u.Session(idle.ID, clock.Add(SessionLifetime)); ok {
-		t.Error("an idle session outlives SessionLifetime")
+		t.Error("an idle session after SessionLifetime: got it, want it expired")
 	}
 	if u.startSession(clock.Add(FamilyLifetime)); len(u.Sessions) != 1 {
 		t.Errorf("%d sessions are kept, want the one that has not expired", len(u.Sessions))

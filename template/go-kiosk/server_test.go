@@ -82,19 +82,19 @@ func TestHandlerSeesTheRequest(t *testing.T) {
 	}}, nil)
 	resp, body := call(t, http.MethodPut, web.URL+"/a%2Fb/c?d=e", "hello", http.Header{"X-Call-Id": {"abc"}, PathHeader: {"/forged"}, "X-Timeout": {"3s"}})
 	if resp.StatusCode != http.StatusTeapot || body != "hello" {
-		t.Errorf("%s %q", resp.Status, body)
+		t.Errorf("got %s %q, want 418 hello", resp.Status, body)
 	}
 	if got := resp.Header.Get("X-Seen"); got != "PUT /a%2Fb/c?d=e 3s" {
-		t.Errorf("the handler saw %q", got)
+		t.Errorf("request: got %q, want PUT /a%%2Fb/c?d=e 3s", got)
 	}
 	if resp.ContentLength != 5 {
-		t.Errorf("the answer announces %d bytes", resp.ContentLength)
+		t.Errorf("Content-Length: got %d, want 5", resp.ContentLength)
 	}
 	if got := resp.Header.Values("X-Call-Id"); len(got) != 1 || got[0] != "abc" {
-		t.Errorf("X-Call-Id is %q", got)
+		t.Errorf("X-Call-Id: got %q, want abc", got)
 	}
 	if resp, _ := call(t, http.MethodGet, web.URL, "", nil); resp.Header.Get("X-Call-Id") == "" {
-		t.Error("a call without an id got none")
+		t.Error("X-Call-Id of a call without one: got none, want one")
 	}
 }
 
@@ -132,10 +132,10 @@ func TestProblems(t *testing.T) {
 				Status      int
 			}
 			if err := json.Unmarshal([]byte(body), &p); err != nil || p.Status != resp.StatusCode || p.Title == "" || p.Type == "" || resp.Header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("not a problem: %s", body)
+				t.Errorf("body: got %s, want a problem", body)
 			}
 			if strings.Contains(body, "secret") {
-				t.Errorf("the answer shows too much: %s", body)
+				t.Errorf("body: got %s, want no error text in it", body)
 			}
 		})
 	}
@@ -153,21 +153,21 @@ func TestMaxInflight(t *testing.T) {
 	<-entered
 	resp, _ := call(t, http.MethodGet, web.URL, "", nil)
 	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("the second answered %s", resp.Status)
+		t.Errorf("the second request: got %s, want 429 with Retry-After", resp.Status)
 	}
 	if resp, _ := call(t, http.MethodGet, web.URL+"/_/ready", "", nil); resp.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("readiness at the limit: %s", resp.Status)
+		t.Errorf("readiness at the limit: got %s, want 429", resp.Status)
 	}
 	close(release)
 	if status := <-first; status != http.StatusOK {
-		t.Errorf("the first answered %d", status)
+		t.Errorf("the first request: got %d, want 200", status)
 	}
 	for server.inflight.Load() != 0 {
 		time.Sleep(time.Millisecond)
 	}
 	go func() { <-entered }()
 	if resp, _ := call(t, http.MethodGet, web.URL, "", nil); resp.StatusCode != http.StatusOK {
-		t.Errorf("the third answered %s: the first still counts", resp.Status)
+		t.Errorf("the third request: got %s, want 200", resp.Status)
 	}
 }
 
@@ -177,20 +177,20 @@ func TestHealthAndReadiness(t *testing.T) {
 	web, server := start(t, fake{ready: func(context.Context) error { err := <-state; state <- err; return err }}, nil)
 	state <- down
 	if resp, _ := call(t, http.MethodGet, web.URL+"/_/health", "", nil); resp.StatusCode != http.StatusOK {
-		t.Errorf("alive, but %s", resp.Status)
+		t.Errorf("health: got %s, want 200", resp.Status)
 	}
 	if resp, body := call(t, http.MethodGet, web.URL+"/_/ready", "", nil); resp.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "mongo") {
-		t.Errorf("a dependency is down, but %s %q", resp.Status, body)
+		t.Errorf("readiness without a dependency: got %s %q, want 503 without its name", resp.Status, body)
 	}
 	<-state
 	state <- nil
 	if resp, _ := call(t, http.MethodGet, web.URL+"/_/ready", "", nil); resp.StatusCode != http.StatusOK {
-		t.Errorf("ready, but %s", resp.Status)
+		t.Errorf("readiness: got %s, want 200", resp.Status)
 	}
 	server.stopping.Store(true)
 	for _, path := range []string{"/_/health", "/_/ready"} {
 		if resp, _ := call(t, http.MethodGet, web.URL+path, "", nil); resp.StatusCode != http.StatusServiceUnavailable {
-			t.Errorf("stopping, but %s is %s", path, resp.Status)
+			t.Errorf("%s while stopping: got %s, want 503", path, resp.Status)
 		}
 	}
 }
@@ -236,7 +236,7 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 	}
 	close(release)
 	if body := <-answered; body != "done" {
-		t.Errorf("the answer was %q", body)
+		t.Errorf("answer: got %q, want done", body)
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)
@@ -293,25 +293,25 @@ func TestBodiesAreBounded(t *testing.T) {
 		select {
 		case status := <-refused:
 			if status != 0 && status != http.StatusServiceUnavailable {
-				t.Errorf("a client got %d", status)
+				t.Errorf("status: got %d, want 503 or a cut connection", status)
 			}
 		case <-time.After(10 * time.Second): // less than a request has to arrive
-			t.Fatalf("too few are refused, and %d bytes are held", server.bodies.Load())
+			t.Fatalf("got too few refusals with %d bytes in memory, want the rest refused", server.bodies.Load())
 		}
 		if bytes := server.bodies.Load(); bytes > maxBodies {
-			t.Errorf("%d bytes are held", bytes)
+			t.Errorf("bytes in memory: got %d, want at most %d", bytes, maxBodies)
 		}
 	}
 	// Whoever asks for little is served, although max_inflight is 1.
 	if resp, body := call(t, http.MethodPost, web.URL, strings.Repeat("x", 4000), nil); resp.StatusCode != http.StatusOK || body != "4000" {
-		t.Errorf("a small request: %s %s", resp.Status, body)
+		t.Errorf("a small request: got %s %s, want 200 4000", resp.Status, body)
 	}
 	// Everything is given back, a moment after the answer.
 	nothingHeld := func() {
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); server.bodies.Load() != 0; runtime.Gosched() {
 			if time.Now().After(deadline) {
-				t.Fatalf("%d bytes are still counted", server.bodies.Load())
+				t.Fatalf("counted bytes: got %d, want 0", server.bodies.Load())
 			}
 		}
 	}
@@ -320,7 +320,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	}
 	nothingHeld()
 	if resp, body := call(t, http.MethodPost, web.URL, strings.Repeat("x", size), nil); resp.StatusCode != http.StatusOK || body != fmt.Sprint(size) {
-		t.Errorf("a large request: %s %s", resp.Status, body)
+		t.Errorf("a large request: got %s %s, want 200 %d", resp.Status, body, size)
 	}
 	nothingHeld()
 }

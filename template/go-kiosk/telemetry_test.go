@@ -41,7 +41,7 @@ func TestEveryRequestIsASpan(t *testing.T) {
 	const trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	call(t, http.MethodPut, function.URL+"/who/ada", "", http.Header{"X-Call-Id": {"abc"}, "Traceparent": {"00-" + trace + "-" + caller + "-01"}})
 	if traceOfHandler != trace {
-		t.Errorf("the handler's context is of trace %q", traceOfHandler)
+		t.Errorf("trace of the handler's context: got %q, want %q", traceOfHandler, trace)
 	}
 	select {
 	case request := <-requests:
@@ -51,9 +51,9 @@ func TestEveryRequestIsASpan(t *testing.T) {
 			attributes[a.Key] = a.Value.GetStringValue()
 		}
 		if span.Name != "PUT" || attributes["faas.invocation_id"] != "abc" || attributes["service.name"] != "stranger" {
-			t.Errorf("the span is %s, %v", span.Name, attributes)
+			t.Errorf("span: got %s, %v, want PUT of the call abc by stranger", span.Name, attributes)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("no span came")
+		t.Error("got no span, want one within 20 s")
 	}
 }

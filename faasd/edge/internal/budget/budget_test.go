@@ -18,12 +18,12 @@ func TestRead(t *testing.T) {
 				got, err := b.Read(wrap(bytes.NewReader(content)), size, limit, "192.0.2.1")
 				if length > limit {
 					if !errors.Is(err, ErrTooLarge) || b.Used() != 0 {
-						t.Errorf("%d bytes, %s, %s: %v, %d held", length, name, reader, err, b.Used())
+						t.Errorf("%d bytes, %s, %s: got %v with %d counted, want it too large and none", length, name, reader, err, b.Used())
 					}
 					continue
 				}
 				if err != nil || !bytes.Equal(got.Content, content) {
-					t.Errorf("%d bytes, %s, %s: %v", length, name, reader, err)
+					t.Errorf("%d bytes, %s, %s: got %v, want all of them", length, name, reader, err)
 					continue
 				}
 				held := int64(0)
@@ -31,12 +31,12 @@ func TestRead(t *testing.T) {
 					held = int64(cap(got.Content))
 				}
 				if b.Used() != held || int64(length) > free && held < int64(length) {
-					t.Errorf("%d bytes, %s, %s: %d counted, %d in memory", length, name, reader, b.Used(), cap(got.Content))
+					t.Errorf("%d bytes, %s, %s: got %d counted, want the %d in memory", length, name, reader, b.Used(), cap(got.Content))
 				}
 				got.Release()
 				got.Release()
 				if b.Used() != 0 {
-					t.Errorf("%d bytes after the release", b.Used())
+					t.Errorf("bytes after the release: got %d, want 0", b.Used())
 				}
 			}
 		}
@@ -49,11 +49,11 @@ func TestAnnouncedIsNotCounted(t *testing.T) {
 	sent := make([]byte, 20<<10)
 	read, err := b.Read(io.MultiReader(bytes.NewReader(sent), observer(func() {
 		if used := b.Used(); used < int64(len(sent)) || used > 2*growth*int64(len(sent)) {
-			t.Errorf("%d bytes counted for %d received", used, len(sent))
+			t.Errorf("counted bytes: got %d, want about the %d received", used, len(sent))
 		}
 	})), 256<<10, 1<<20, "192.0.2.1")
 	if !errors.Is(err, io.ErrUnexpectedEOF) || read != nil || b.Used() != 0 {
-		t.Errorf("%v, %d held", err, b.Used())
+		t.Errorf("a body that ends early: got %v with %d counted, want an unexpected end and none", err, b.Used())
 	}
 }
 
@@ -76,19 +76,19 @@ func TestBounds(t *testing.T) {
 	}
 	first := must(60_000, "2001:db8::1")
 	if _, err := read(60_000, "2001:db8::2"); !errors.Is(err, ErrFull) {
-		t.Errorf("one customer's network, beyond its share: %v", err)
+		t.Errorf("one network, beyond its share: got %v, want it full", err)
 	}
 	for _, client := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"} {
 		must(60_000, client)
 	}
 	if _, err := read(60_000, "192.0.2.5"); !errors.Is(err, ErrFull) {
-		t.Errorf("beyond the budget: %v", err)
+		t.Errorf("beyond the budget: got %v, want it full", err)
 	}
 	must(free-1, "192.0.2.5") // what is small always fits
 	used := b.Used()
 	first.Release()
 	if b.Used() >= used {
-		t.Error("nothing was given back")
+		t.Errorf("counted bytes after a release: got %d, want less than %d", b.Used(), used)
 	}
 	must(60_000, "192.0.2.5")
 }

@@ -68,12 +68,12 @@ func TestWhatIsKept(t *testing.T) {
 		s.asks(t, c, "products/"+strings.ToUpper(pen), "", 0, 1)
 	}
 	if s.last.Header.Get("Cache-Control") != "no-cache" {
-		t.Error("the function may answer from its own memory")
+		t.Errorf("Cache-Control: got %q, want no-cache", s.last.Header.Get("Cache-Control"))
 	}
 	s.asks(t, c, "products/"+pen, "", 0, 1, `If-None-Match: "0"`)
 	s.asks(t, c, "products/"+paper, "", 0, 2, `If-None-Match: "1"`)
 	if s.last.Header.Get("If-None-Match") != "" {
-		t.Error("the function may answer that nothing has changed, to somebody else's question")
+		t.Errorf("If-None-Match: got %q, want none", s.last.Header.Get("If-None-Match"))
 	}
 	for range 100 {
 		s.asks(t, c, "products", "q=tea&page=2", 0, 3)
@@ -108,15 +108,15 @@ func TestRefusalsAreNotKept(t *testing.T) {
 		before := s.calls.Load()
 		for range 3 {
 			if got := c.Call(t.Context(), gateway.Request{Method: http.MethodGet, Function: "products/" + pen, Header: http.Header{}}); got.Status != answer.Status {
-				t.Errorf("got %d", got.Status)
+				t.Errorf("got %d, want %d", got.Status, answer.Status)
 			}
 		}
 		if calls := s.calls.Load() - before; calls != 3 {
-			t.Errorf("%d %v: %d calls", answer.Status, answer.Header, calls)
+			t.Errorf("%d %v: got %d calls, want 3", answer.Status, answer.Header, calls)
 		}
 	}
 	if bytes := c.Copies().Bytes(); bytes != 0 {
-		t.Errorf("%d bytes are kept", bytes)
+		t.Errorf("bytes: got %d, want 0", bytes)
 	}
 }
 
@@ -157,11 +157,11 @@ func TestChangesAndSilence(t *testing.T) {
 	for i := range int64(3) {
 		got := c.Call(t.Context(), gateway.Request{Method: http.MethodGet, Function: "products/" + pen, Header: http.Header{}})
 		if string(got.Body) != "7" || s.calls.Load() != 3+i {
-			t.Errorf("with nobody to tell of changes: %s after %d calls", got.Body, s.calls.Load())
+			t.Errorf("without notice of changes: got %s after %d calls, want 7 after %d", got.Body, s.calls.Load(), 3+i)
 		}
 	}
 	if _, ok := c.Kept("products/"+pen, ""); ok {
-		t.Error("it is kept all the same")
+		t.Error("without notice of changes: got a copy, want none")
 	}
 }
 
@@ -177,7 +177,7 @@ func TestOneCall(t *testing.T) {
 	for range 100 {
 		all.Go(func() {
 			if got := c.Call(context.Background(), gateway.Request{Method: http.MethodGet, Function: "products", Header: http.Header{}}); string(got.Body) != "x" {
-				t.Errorf("got %d %s", got.Status, got.Body)
+				t.Errorf("got %d %s, want x", got.Status, got.Body)
 			}
 		})
 	}
@@ -189,7 +189,7 @@ func TestOneCall(t *testing.T) {
 	close(goOn)
 	all.Wait()
 	if calls := s.calls.Load(); calls != 1 {
-		t.Errorf("%d calls", calls)
+		t.Errorf("calls: got %d, want 1", calls)
 	}
 }
 
@@ -205,6 +205,6 @@ func TestBound(t *testing.T) {
 		c.Call(t.Context(), gateway.Request{Method: http.MethodGet, Function: fmt.Sprintf("products/%024x", i), Header: http.Header{}})
 	}
 	if bytes := c.Copies().Bytes(); bytes > maxBytes || bytes < maxBytes/2 {
-		t.Errorf("%d bytes are kept", bytes)
+		t.Errorf("bytes: got %d, want from %d to %d", bytes, maxBytes/2, maxBytes)
 	}
 }

@@ -59,10 +59,10 @@ func wantRefused(t *testing.T, conn net.Conn) {
 	t.Helper()
 	n, err := conn.Read(make([]byte, 1))
 	if n > 0 || err == nil || errors.Is(err, net.ErrClosed) {
-		t.Errorf("not refused: read %d, %v", n, err)
+		t.Errorf("got %d bytes, %v, want the connection refused", n, err)
 	}
 	if e := net.Error(nil); errors.As(err, &e) && e.Timeout() {
-		t.Error("not refused")
+		t.Error("got a connection, want it refused")
 	}
 }
 
@@ -87,7 +87,7 @@ func TestBounds(t *testing.T) {
 	}
 	wantRefused(t, dial(t, l, "127.0.0.6", nil))
 	if total, addresses := l.counts(); total != 8 || addresses != 4 {
-		t.Errorf("%d connections of %d addresses", total, addresses)
+		t.Errorf("got %d connections of %d addresses, want 8 of 4", total, addresses)
 	}
 	// What is closed, however often, makes room for one.
 	_ = accepted[0].Close()
@@ -99,7 +99,7 @@ func TestBounds(t *testing.T) {
 		_ = conn.Close()
 	}
 	if total, addresses := l.counts(); total != 0 || addresses != 0 {
-		t.Errorf("after all were closed: %d connections of %d addresses", total, addresses)
+		t.Errorf("after all were closed: got %d connections of %d addresses, want none", total, addresses)
 	}
 }
 
@@ -131,7 +131,7 @@ func TestProxyProtocol(t *testing.T) {
 			conn := accept(t, l)
 			got := make([]byte, len(request))
 			if _, err := io.ReadFull(conn, got); err != nil || string(got) != request || conn.RemoteAddr().String() != from {
-				t.Errorf("version %d: %s says %q, %v", version, conn.RemoteAddr(), got, err)
+				t.Errorf("version %d: got %q from %s, %v, want %q from %s", version, got, conn.RemoteAddr(), err, request, from)
 			}
 			_ = conn.Close()
 		}
@@ -142,7 +142,7 @@ func TestProxyProtocol(t *testing.T) {
 	conn := accept(t, l)
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != string(text) || address(conn.RemoteAddr()).String() != "127.0.0.3" {
-		t.Errorf("%s says %q, %v", conn.RemoteAddr(), got, err)
+		t.Errorf("got %q from %s, %v, want %q from 127.0.0.3", got, conn.RemoteAddr(), err, text)
 	}
 	_ = conn.Close()
 	// A proxy without one could let its client choose an address.
@@ -157,7 +157,7 @@ func TestProxyProtocol(t *testing.T) {
 	dial(t, l, "127.0.0.2", header(t, 2, "203.0.113.10:1"))
 	accept(t, l)
 	if total, addresses := l.counts(); total != 3 || addresses != 2 {
-		t.Errorf("%d connections of %d addresses", total, addresses)
+		t.Errorf("got %d connections of %d addresses, want 3 of 2", total, addresses)
 	}
 }
 
@@ -179,17 +179,17 @@ func TestClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("accept after close: %v", err)
+		t.Errorf("Accept after Close: got %v, want closed", err)
 	}
 	if _, err := conn.Write([]byte("x")); err != nil {
-		t.Errorf("a connection that was accepted: %v", err)
+		t.Errorf("a connection that was accepted: got %v, want nil", err)
 	}
 }
 
 func TestParseProxies(t *testing.T) {
 	for _, list := range []string{"proxy", "10.0.0.0/33", "10.0.0.1;10.0.0.2"} {
 		if _, err := ParseProxies(list); err == nil {
-			t.Errorf("%q was taken", list)
+			t.Errorf("%q: got nil, want an error", list)
 		}
 	}
 }
