@@ -139,7 +139,7 @@ type settings struct {
 	natsURL        string // empty: no answers from memory
 	origin         *origin.Key
 	listener       listener.Config
-	door           front.Config
+	front          front.Config
 	facade         facade.Config
 }
 
@@ -151,16 +151,16 @@ func load() (settings, error) {
 		grpcPort:   env.Int("GRPC_PORT", 50051),
 		gatewayURL: env.String("GATEWAY_URL", "http://gateway:8080"),
 		natsURL:    env.String("NATS_URL", ""),
-		door:       front.Config{ShopName: env.String("SHOP_NAME", "Kiosk")},
+		front:      front.Config{ShopName: env.String("SHOP_NAME", "Kiosk")},
 		facade:     facade.Config{TrustNetwork: env.Bool("GRPC_TRUST_NETWORK", false)},
 	}
 	var errs []error // reported all at once
 	var err error
-	s.door.TracesURL = config.Parsed(&env, "TRACES_URL", "", front.ParseTracesURL)
-	s.door.Origins, err = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
+	s.front.TracesURL = config.Parsed(&env, "TRACES_URL", "", front.ParseTracesURL)
+	s.front.Origins, err = front.ParseOrigins(env.String("CORS_ORIGINS", ""))
 	errs = append(errs, err)
 	proxies := config.Parsed(&env, "TRUSTED_PROXIES", "", listener.ParseProxies)
-	s.door.Proxies, s.facade.Proxies = proxies, proxies
+	s.front.Proxies, s.facade.Proxies = proxies, proxies
 	s.listener = listener.Config{
 		Max:           env.Int("MAX_CONNECTIONS", 2048),
 		Proxies:       proxies,
@@ -200,7 +200,7 @@ func run(ctx context.Context, access *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.door.Access = access
+	s.front.Access = access
 	client, err := gateway.New(s.gatewayURL, s.origin)
 	if err != nil {
 		return err
@@ -217,7 +217,7 @@ func run(ctx context.Context, access *slog.Logger) error {
 		defer stop()
 		go changes.WatchProducts(watching, functions.Copies())
 	}
-	door, err := front.New(functions, s.door)
+	handler, err := front.New(functions, s.front)
 	if err != nil {
 		return err
 	}
@@ -233,13 +233,13 @@ func run(ctx context.Context, access *slog.Logger) error {
 		return fmt.Errorf("the gRPC facade: %w", err)
 	}
 	web := &http.Server{
-		Handler:           door,
+		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       40 * time.Second,
 		WriteTimeout:      40*time.Second + gateway.Timeout + 10*time.Second, // a request's arrival, its call, its answer's way
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		// OPTIONS * gets the door's answer too.
+		// OPTIONS * gets the handler's answer too.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
@@ -263,7 +263,7 @@ func run(ctx context.Context, access *slog.Logger) error {
 	case <-ctx.Done():
 	}
 	slog.Info("stopping")
-	door.Stop()
+	handler.Stop()
 	deadline, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
 	stopped := make(chan struct{})

@@ -15,6 +15,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/inventory"
 	"github.com/kiosk-shop/kiosk/shared/nearcache"
 	"github.com/kiosk-shop/kiosk/shared/rest"
+	"github.com/kiosk-shop/kiosk/shared/rest/resttest"
 )
 
 // shelf is a catalogue's database and its copies in Redis, and counts who asks.
@@ -30,6 +31,63 @@ func (s *shelf) Get(context.Context, kiosk.ID, func(context.Context) (inventory.
 }
 
 func (s *shelf) Drop(context.Context, ...kiosk.ID) {}
+
+// one is a catalogue of one product, without a transaction.
+type one struct {
+	inventory.Repository
+	shelf
+}
+
+func (o *one) List(context.Context, inventory.Selection) ([]inventory.Product, bool, int, error) {
+	return []inventory.Product{o.product}, false, 1, nil
+}
+
+func (o *one) ByID(_ context.Context, id kiosk.ID) (inventory.Product, error) {
+	if id != o.product.ID {
+		return inventory.Product{}, kiosk.NotFound("there is no such product")
+	}
+	return o.product, nil
+}
+
+func (o *one) Get(ctx context.Context, _ kiosk.ID, load func(context.Context) (inventory.Product, error)) (inventory.Product, error) {
+	return load(ctx)
+}
+func (o *one) Insert(context.Context, inventory.Product) error     { return nil }
+func (o *one) Delete(context.Context, inventory.Product) error     { return nil }
+func (o *one) Record(context.Context, ...inventory.Movement) error { return nil }
+func (o *one) Relist(context.Context) error                        { return nil }
+
+func TestCatalogue(t *testing.T) {
+	store := &one{shelf: shelf{product: inventory.Product{ID: kiosk.NewID(), Name: "Pen", Price: 150, Revision: 7}}}
+	transact := func(ctx context.Context, fn func(context.Context) error) error { return fn(ctx) }
+	catalogue := &inventory.Catalogue{Products: store, Cache: store, Transact: transact, Now: time.Now}
+	copies := nearcache.New(maxCopies, answer.size, time.Now)
+	as := func(role kiosk.Role) *rest.Function {
+		admission := resttest.Admit(kiosk.Actor{ID: kiosk.NewID(), Role: role})
+		f := rest.NewFunction(nil, nil)
+		f.Route("GET /{$}", list(catalogue, view{"EUR"}))
+		f.Route("GET /{id}", get(catalogue, copies, view{"EUR"}))
+		f.Route("POST /{$}", admission.Admit(create(catalogue, view{"EUR"})))
+		f.Route("DELETE /{id}", admission.Admit(remove(catalogue, copies)))
+		return f
+	}
+	const cup = `{"name":"Cup","category":"kitchen","stock":3,"price":4}`
+	path, token, stale := "/"+string(store.product.ID), resttest.Token(), resttest.Token()
+	stale.Set("If-Match", `"6"`)
+	resttest.Run(t, as(kiosk.RoleAdmin), []resttest.Case{
+		{Name: "a product", Method: "GET", Path: path, Status: http.StatusOK, Want: `"price":1.50,"currency":"EUR"`},
+		{Name: "no such product", Method: "GET", Path: "/" + string(kiosk.NewID()), Status: http.StatusNotFound, Want: "there is no such product"},
+		{Name: "a list", Method: "GET", Path: "/?sort=-price", Status: http.StatusOK, Want: `"name":"Pen"`},
+		{Name: "a list in no order", Method: "GET", Path: "/?sort=colour", Status: http.StatusUnprocessableEntity, Want: `"field":"sort"`},
+		{Name: "a new product", Method: "POST", Path: "/", Body: cup, Header: token, Status: http.StatusCreated, Want: `"name":"Cup"`},
+		{Name: "without a price", Method: "POST", Path: "/", Body: `{"name":"Cup","category":"kitchen","stock":3}`, Header: token, Status: http.StatusUnprocessableEntity, Want: `"field":"price"`},
+		{Name: "deleted after another's change", Method: "DELETE", Path: path, Header: stale, Status: http.StatusPreconditionFailed, Want: "has changed"},
+		{Name: "deleted", Method: "DELETE", Path: path, Header: token, Status: http.StatusOK, Want: "the product is deleted"},
+	})
+	resttest.Run(t, as(kiosk.RoleUser), []resttest.Case{
+		{Name: "a customer's product", Method: "POST", Path: "/", Body: cup, Header: token, Status: http.StatusForbidden, Want: "only an administrator"},
+	})
+}
 
 func TestProductFromMemory(t *testing.T) {
 	s := &shelf{product: inventory.Product{ID: kiosk.NewID(), Name: "Pen", Price: 150, Revision: 1}}

@@ -61,17 +61,17 @@ type Limit func(ctx context.Context, recipient string) error
 
 // LetterSender writes and sends the letters of the outbox.
 type LetterSender struct {
-	Shop      string
-	PublicURL string // where customers find the shop, without a slash at the end
-	Links     Links
-	Templates *Templates
-	Store     LetterStore
-	Users     Users
-	Orders    Orders
-	Transport Transport
-	Verified  Limit // of letters to a verified address
-	Strangers Limit // of letters to an address that nobody has verified
-	Now       func() time.Time
+	Shop       string
+	PublicURL  string // where customers find the shop, without a slash at the end
+	Links      Links
+	Templates  *Templates
+	Store      LetterStore
+	Users      Users
+	Orders     Orders
+	Transport  Transport
+	Verified   Limit // of letters to a verified address
+	Unverified Limit // of letters to an address that nobody has verified
+	Now        func() time.Time
 }
 
 // Function is the function that sends mails and letters.
@@ -204,7 +204,7 @@ func (l *LetterSender) write(ctx context.Context, claimed []outbox.Entry) (lette
 			to = u.Email // as its owner writes it
 		}
 		verified := u.EmailVerified && to == u.Email
-		limit := l.Strangers
+		limit := l.Unverified
 		if verified {
 			limit = l.Verified
 		}

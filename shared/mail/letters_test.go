@@ -91,7 +91,7 @@ func TestLetterSender(t *testing.T) {
 			limit := func(context.Context, string) error { return test.limit }
 			sender := &mail.LetterSender{
 				Shop: "Kiosk", PublicURL: "http://shop.example", Links: store, Templates: templates, Store: store,
-				Users: test.users, Orders: orders{placed}, Transport: smtp, Verified: limit, Strangers: limit, Now: time.Now,
+				Users: test.users, Orders: orders{placed}, Transport: smtp, Verified: limit, Unverified: limit, Now: time.Now,
 			}
 			if err := sender.Send(t.Context(), kiosk.Service(), []kiosk.ID{store.entry.ID}); err != nil {
 				t.Errorf("Send: got %v, want nil", err)

@@ -44,9 +44,9 @@ type Mails interface {
 	Forget(ctx context.Context, actor kiosk.ID) error
 }
 
-// Traces are what is remembered of an account for a while, to count tries and
+// Counters are the short-lived records of an account, which count its logins and
 // requests.
-type Traces interface {
+type Counters interface {
 	// Addresses returns the network addresses that account has logged in from.
 	Addresses(ctx context.Context, account kiosk.ID) []string
 	// Forget removes all that is kept under a name that contains one of names.
@@ -60,17 +60,17 @@ type Cache interface {
 
 // Privacy exports and erases accounts.
 type Privacy struct {
-	Users    Users
-	Orders   Orders
-	Letters  Letters
-	Mails    Mails
-	Traces   Traces
-	Prover   user.Prover
-	Profiles Cache
-	Sessions Cache
-	OrdersOf Cache // copies of orders
-	Transact kiosk.Transact
-	Now      func() time.Time
+	Users        Users
+	Orders       Orders
+	Letters      Letters
+	Mails        Mails
+	Counters     Counters
+	Prover       user.Prover
+	ProfileCache Cache
+	SessionCache Cache
+	OrderCache   Cache
+	Transact     kiosk.Transact
+	Now          func() time.Time
 }
 
 // Format names the form of an Export; it changes when the form does.
@@ -173,7 +173,7 @@ func (p *Privacy) Export(ctx context.Context, actor kiosk.Actor) (Export, error)
 	e := Export{
 		Format: Format, ExportedAt: p.Now(), Profile: u.Profile(), UpdatedAt: u.UpdatedAt,
 		Sessions: []Session{}, Links: []Link{}, Orders: []Order{}, OrdersComplete: true, Letters: []Letter{},
-		LoginAddresses: p.Traces.Addresses(ctx, u.ID),
+		LoginAddresses: p.Counters.Addresses(ctx, u.ID),
 	}
 	for _, s := range u.Sessions {
 		e.Sessions = append(e.Sessions, Session{s.ID, s.CreatedAt, s.ExpiresAt})
@@ -262,15 +262,15 @@ func (p *Privacy) Erase(ctx context.Context, actor kiosk.Actor, password, client
 	for i, s := range u.Sessions {
 		sessions[i] = s.ID
 	}
-	p.Sessions.Drop(after, sessions...)
-	p.Profiles.Drop(after, actor.ID)
-	p.OrdersOf.Drop(after, orders...)
+	p.SessionCache.Drop(after, sessions...)
+	p.ProfileCache.Drop(after, actor.ID)
+	p.OrderCache.Drop(after, orders...)
 	if err == nil {
 		names := []string{string(u.ID)}
 		for _, a := range addresses(u) {
 			names = append(names, user.AddressDigest(a))
 		}
-		p.Traces.Forget(after, names...)
+		p.Counters.Forget(after, names...)
 	}
 	return err
 }

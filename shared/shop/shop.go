@@ -248,8 +248,8 @@ func (s *Shop) WatchProducts(ctx context.Context, w inventory.Watcher) {
 // Privacy returns the use cases that export and erase accounts.
 func (s *Shop) Privacy() *privacy.Privacy {
 	return &privacy.Privacy{
-		Users: s.db.Users(), Orders: s.db.Orders(), Letters: s.db.Outbox(), Mails: s.db.Mails(), Traces: s.redis,
-		Prover: user.Prover{Guard: s.logins(), Hasher: s.hasher}, Profiles: s.profileCache(), Sessions: s.sessionCopies(), OrdersOf: s.orderCache(),
+		Users: s.db.Users(), Orders: s.db.Orders(), Letters: s.db.Outbox(), Mails: s.db.Mails(), Counters: s.redis,
+		Prover: user.Prover{Guard: s.logins(), Hasher: s.hasher}, ProfileCache: s.profileCache(), SessionCache: s.sessionCopies(), OrderCache: s.orderCache(),
 		Transact: s.db.Transact, Now: now,
 	}
 }
@@ -372,7 +372,7 @@ func (s *Shop) LetterSender() *mail.LetterSender {
 		Links:     &user.Issuing{Users: s.db.Users(), Letters: s.db.Outbox(), Tokens: s.tokens, Transact: s.db.Transact, Now: now},
 		Templates: templates,
 		Store:     s.db.Outbox(), Users: s.db.Users(), Orders: s.db.Orders(), Transport: s.mailServer(),
-		Verified: s.count("RATE_LIMIT_LETTERS", "120/1h"), Strangers: s.count("RATE_LIMIT_LETTERS_UNVERIFIED", "60/1h"), Now: now,
+		Verified: s.count("RATE_LIMIT_LETTERS", "120/1h"), Unverified: s.count("RATE_LIMIT_LETTERS_UNVERIFIED", "60/1h"), Now: now,
 	}
 }
 

@@ -32,24 +32,24 @@ const (
 
 // readBody returns the request's body, whole, or the answer to one that is too
 // large, too slow, or too much on top of all the others.
-func (d *Door) readBody(w http.ResponseWriter, r *http.Request, limit int64, client string) (*budget.Bytes, *gateway.Answer) {
+func (f *Handler) readBody(w http.ResponseWriter, r *http.Request, limit int64, client string) (*budget.Bytes, *gateway.Answer) {
 	if r.ContentLength == 0 {
 		return &budget.Bytes{}, nil
 	}
 	paced := &pacedReader{body: r.Body, controller: http.NewResponseController(w), start: time.Now()}
 	if r.ContentLength > limit {
-		return nil, d.discard(w, r, paced, tooLarge(limit))
+		return nil, f.discard(w, r, paced, tooLarge(limit))
 	}
-	body, err := d.bodies.Read(paced, r.ContentLength, limit, client)
+	body, err := f.bodies.Read(paced, r.ContentLength, limit, client)
 	switch {
 	case err == nil:
 		_ = paced.controller.SetReadDeadline(time.Time{}) // else the call would end with it
 		return body, nil
 	case errors.Is(err, budget.ErrTooLarge):
-		return nil, d.discard(w, r, paced, tooLarge(limit))
+		return nil, f.discard(w, r, paced, tooLarge(limit))
 	case errors.Is(err, budget.ErrFull):
 		slog.Warn("too many request bytes in progress", "limit", maxBodies, "client", client)
-		return nil, d.discard(w, r, paced, gateway.Unavailable("too many large requests are in progress: try again", time.Second))
+		return nil, f.discard(w, r, paced, gateway.Unavailable("too many large requests are in progress: try again", time.Second))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.Header().Set("Connection", "close")
 		return nil, gateway.NewProblem(http.StatusRequestTimeout, fmt.Sprintf("the request body arrived too slowly: send it without pauses of more than %s, and at %d bytes a second or faster", patience, minRate))
@@ -60,7 +60,7 @@ func (d *Door) readBody(w http.ResponseWriter, r *http.Request, limit int64, cli
 
 // discard reads the rest of a body for the client to see the answer, unless
 // that is too much, or the client waits for leave to send it.
-func (d *Door) discard(w http.ResponseWriter, r *http.Request, body *pacedReader, answer *gateway.Answer) *gateway.Answer {
+func (f *Handler) discard(w http.ResponseWriter, r *http.Request, body *pacedReader, answer *gateway.Answer) *gateway.Answer {
 	if r.ContentLength > maxExcess || body.read == 0 && r.Header.Get("Expect") != "" {
 		w.Header().Set("Connection", "close")
 	} else if n, err := io.Copy(io.Discard, io.LimitReader(body, maxExcess+1)); err != nil || n > maxExcess {

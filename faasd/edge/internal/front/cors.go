@@ -23,8 +23,8 @@ func ParseOrigins(list string) ([]string, error) {
 
 // allowOrigin lets scripts of a configured origin read the answer. Credentials
 // are never allowed: a token travels in a header that the script sets itself.
-func (d *Door) allowOrigin(w http.ResponseWriter, r *http.Request) {
-	if len(d.config.Origins) == 0 {
+func (f *Handler) allowOrigin(w http.ResponseWriter, r *http.Request) {
+	if len(f.config.Origins) == 0 {
 		return
 	}
 	h := w.Header()
@@ -33,9 +33,9 @@ func (d *Door) allowOrigin(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case origin == "":
 		return
-	case slices.Contains(d.config.Origins, "*"):
+	case slices.Contains(f.config.Origins, "*"):
 		origin = "*"
-	case !slices.Contains(d.config.Origins, origin):
+	case !slices.Contains(f.config.Origins, origin):
 		return
 	}
 	h.Set("Access-Control-Allow-Origin", origin)
@@ -44,7 +44,7 @@ func (d *Door) allowOrigin(w http.ResponseWriter, r *http.Request) {
 }
 
 // preflight answers a browser's question before a cross-origin request.
-func (d *Door) preflight(w http.ResponseWriter, r *http.Request, found *endpoint) bool {
+func (f *Handler) preflight(w http.ResponseWriter, r *http.Request, found *endpoint) bool {
 	h := w.Header()
 	if r.Method != http.MethodOptions || h.Get("Access-Control-Allow-Origin") == "" || r.Header.Get("Access-Control-Request-Method") == "" {
 		return false

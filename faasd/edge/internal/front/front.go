@@ -1,4 +1,4 @@
-// Package front is the shop's door to the web: it routes /api to the
+// Package front is the edge's HTTP side, the front door: it routes /api to the
 // functions, and serves the API's description and a shop page. Being the border
 // between the open network and the shop, it decides what of a request goes in
 // and what of an answer goes out; what a request means, it leaves to the
@@ -26,7 +26,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/telemetry"
 )
 
-// Functions is what the door needs of package catalogue.
+// Functions is what the handler needs of package catalogue.
 type Functions interface {
 	Call(context.Context, gateway.Request) *gateway.Answer
 	Ready(context.Context) error
@@ -46,8 +46,8 @@ type Config struct {
 	Access    *slog.Logger     // gets a line a request; nil: the default log
 }
 
-// Door is the front door's http.Handler.
-type Door struct {
+// Handler is the front door: an [http.Handler].
+type Handler struct {
 	functions Functions
 	config    Config
 	pages     map[string]page
@@ -55,17 +55,17 @@ type Door struct {
 	stopping  atomic.Bool
 }
 
-// New returns the door to functions.
-func New(functions Functions, config Config) (*Door, error) {
+// New returns the handler that calls functions. It fails where a page cannot be made.
+func New(functions Functions, config Config) (*Handler, error) {
 	pages, err := loadPages(config.ShopName, config.TracesURL)
 	if err != nil {
 		return nil, err
 	}
-	return &Door{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies, maxBodies/4)}, nil
+	return &Handler{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies, maxBodies/4)}, nil
 }
 
 // Stop makes /healthz and /readyz fail, so that a load balancer sends no more requests.
-func (d *Door) Stop() { d.stopping.Store(true) }
+func (f *Handler) Stop() { f.stopping.Store(true) }
 
 // What passes the border, by name: a header that is not here is neither a
 // function's business nor a client's. X-Call-Id, traceparent and
@@ -94,10 +94,10 @@ var (
 )
 
 // ServeHTTP answers a request and logs it. A panic becomes a 500.
-func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := &exchange{
 		ResponseWriter: w, request: r, start: time.Now(), path: r.URL.EscapedPath(),
-		client: gateway.ClientAddress(r.RemoteAddr, r.Header["X-Forwarded-For"], d.config.Proxies.Contains),
+		client: gateway.ClientAddress(r.RemoteAddr, r.Header["X-Forwarded-For"], f.config.Proxies.Contains),
 		callID: gateway.CallID(r.Header.Get("X-Call-Id")),
 	}
 	h := w.Header()
@@ -117,59 +117,59 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p := recover(); p != nil {
 			slog.Error("panic", "call_id", e.callID, "method", r.Method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			if e.status == 0 {
-				d.send(e, r, gateway.NewProblem(http.StatusInternalServerError, ""))
+				f.send(e, r, gateway.NewProblem(http.StatusInternalServerError, ""))
 			}
 		}
 		e.span.End(e.status)
-		e.log(ctx, d.config.Access)
+		e.log(ctx, f.config.Access)
 	}()
-	d.serve(e, r)
+	f.serve(e, r)
 }
 
-func (d *Door) serve(e *exchange, r *http.Request) {
+func (f *Handler) serve(e *exchange, r *http.Request) {
 	var w http.ResponseWriter = e
 	path := e.path
 	if found, id := known.find(path); found != nil {
-		d.serveAPI(e, r, found, id)
+		f.serveAPI(e, r, found, id)
 		return
 	}
-	serve := d.servePage
+	serve := f.servePage
 	switch path {
 	case "/healthz":
-		serve = d.serveHealth
+		serve = f.serveHealth
 	case "/readyz":
-		serve = d.serveReady
+		serve = f.serveReady
 	default:
-		if _, ok := d.pages[path]; !ok {
-			d.send(w, r, gateway.NewProblem(http.StatusNotFound, problem.NoEndpoint))
+		if _, ok := f.pages[path]; !ok {
+			f.send(w, r, gateway.NewProblem(http.StatusNotFound, problem.NoEndpoint))
 			return
 		}
 		e.span.Route(path)
 		if path == openAPIPath {
-			d.allowOrigin(w, r)
+			f.allowOrigin(w, r)
 		}
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		d.refuseMethod(w, r, "GET, HEAD")
+		f.refuseMethod(w, r, "GET, HEAD")
 		return
 	}
 	serve(w, r)
 }
 
-func (d *Door) refuseMethod(w http.ResponseWriter, r *http.Request, allow string) {
+func (f *Handler) refuseMethod(w http.ResponseWriter, r *http.Request, allow string) {
 	w.Header().Set("Allow", allow)
-	d.send(w, r, gateway.NewProblem(http.StatusMethodNotAllowed, "allowed methods: "+allow))
+	f.send(w, r, gateway.NewProblem(http.StatusMethodNotAllowed, "allowed methods: "+allow))
 }
 
 // serveAPI hands a request to its function, and the answer back.
-func (d *Door) serveAPI(e *exchange, r *http.Request, found *endpoint, id string) {
-	d.allowOrigin(e, r)
-	if d.preflight(e, r, found) {
+func (f *Handler) serveAPI(e *exchange, r *http.Request, found *endpoint, id string) {
+	f.allowOrigin(e, r)
+	if f.preflight(e, r, found) {
 		return
 	}
 	route, ok := found.methods[r.Method]
 	if !ok {
-		d.refuseMethod(e, r, found.allow)
+		f.refuseMethod(e, r, found.allow)
 		return
 	}
 	e.span.Route(route.path)
@@ -177,35 +177,35 @@ func (d *Door) serveAPI(e *exchange, r *http.Request, found *endpoint, id string
 	// The method is the route's: a HEAD asks a function with GET and leaves the
 	// body out below.
 	if route.method == http.MethodGet && r.ContentLength == 0 && len(r.Header["Authorization"]) == 0 {
-		if answer, ok := d.functions.Kept(called, r.URL.RawQuery); ok {
-			d.sendOutside(e, r, answer, route)
+		if answer, ok := f.functions.Kept(called, r.URL.RawQuery); ok {
+			f.sendOutside(e, r, answer, route)
 			return
 		}
 	}
 	// The whole body first: a slow client must not hold a function's replica.
-	body, refusal := d.readBody(e, r, route.maxBody, e.client)
+	body, refusal := f.readBody(e, r, route.maxBody, e.client)
 	if refusal != nil {
-		d.send(e, r, refusal)
+		f.send(e, r, refusal)
 		return
 	}
 	defer body.Release()
-	answer := d.functions.Call(r.Context(), gateway.Request{
+	answer := f.functions.Call(r.Context(), gateway.Request{
 		Method: route.method, Function: called, Query: r.URL.RawQuery, Header: e.inside(r.Context()), Body: body.Content,
 	})
 	defer answer.Release()
-	d.sendOutside(e, r, answer, route)
+	f.sendOutside(e, r, answer, route)
 }
 
 // sendOutside sends a function's answer as the outside sees it: only known
 // headers. Location and Link need no change, for functions name the front door's
 // own paths.
-func (d *Door) sendOutside(w http.ResponseWriter, r *http.Request, a *gateway.Answer, route route) {
+func (f *Handler) sendOutside(w http.ResponseWriter, r *http.Request, a *gateway.Answer, route route) {
 	h := w.Header()
 	for _, name := range answerHeaders {
 		values := a.Header[name]
 		switch {
 		case len(values) == 0:
-		case name == "Vary": // the door's own stays
+		case name == "Vary": // the edge's own stays
 			h[name] = slices.Concat(h[name], values)
 		default:
 			h[name] = values
@@ -231,8 +231,8 @@ func (d *Door) sendOutside(w http.ResponseWriter, r *http.Request, a *gateway.An
 	write(w, r, status, a.Body)
 }
 
-// send sends an answer of the door's own.
-func (d *Door) send(w http.ResponseWriter, r *http.Request, a *gateway.Answer) {
+// send sends an answer of the edge's own.
+func (f *Handler) send(w http.ResponseWriter, r *http.Request, a *gateway.Answer) {
 	h := w.Header()
 	for name, values := range a.Header {
 		h[name] = values
@@ -255,29 +255,29 @@ func write(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	}
 }
 
-func (d *Door) serveHealth(w http.ResponseWriter, r *http.Request) {
-	if d.stopping.Load() {
-		d.send(w, r, gateway.Unavailable("the edge is shutting down", time.Second))
+func (f *Handler) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if f.stopping.Load() {
+		f.send(w, r, gateway.Unavailable("the edge is shutting down", time.Second))
 		return
 	}
-	d.sendOK(w, r)
+	f.sendOK(w, r)
 }
 
-func (d *Door) serveReady(w http.ResponseWriter, r *http.Request) {
-	if d.stopping.Load() {
-		d.serveHealth(w, r)
+func (f *Handler) serveReady(w http.ResponseWriter, r *http.Request) {
+	if f.stopping.Load() {
+		f.serveHealth(w, r)
 		return
 	}
-	if err := d.functions.Ready(r.Context()); err != nil {
+	if err := f.functions.Ready(r.Context()); err != nil {
 		slog.Warn("not ready", "error", err)
-		d.send(w, r, gateway.Unavailable("the gateway does not answer", time.Second))
+		f.send(w, r, gateway.Unavailable("the gateway does not answer", time.Second))
 		return
 	}
-	d.sendOK(w, r)
+	f.sendOK(w, r)
 }
 
-func (d *Door) sendOK(w http.ResponseWriter, r *http.Request) {
-	d.send(w, r, &gateway.Answer{
+func (f *Handler) sendOK(w http.ResponseWriter, r *http.Request) {
+	f.send(w, r, &gateway.Answer{
 		Status: http.StatusOK,
 		Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Cache-Control": {"no-store"}},
 		Body:   []byte("OK\n"),

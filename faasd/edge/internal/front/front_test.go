@@ -52,24 +52,24 @@ func (f *fake) Kept(string, string) (*gateway.Answer, bool) { return nil, false 
 
 func (f *fake) Ready(context.Context) error { return f.broken }
 
-func open(t *testing.T, config Config) (*Door, *fake) {
+func open(t *testing.T, config Config) (*Handler, *fake) {
 	t.Helper()
 	functions := &fake{answer: gateway.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"a":1}`)}}
-	door, err := New(functions, config)
+	handler, err := New(functions, config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return door, functions
+	return handler, functions
 }
 
-func ask(door http.Handler, method, target, body string, header ...string) *http.Response {
+func ask(handler http.Handler, method, target, body string, header ...string) *http.Response {
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
 	for _, h := range header {
 		name, value, _ := strings.Cut(h, ": ")
 		request.Header.Add(name, value)
 	}
 	recorder := httptest.NewRecorder()
-	door.ServeHTTP(recorder, request)
+	handler.ServeHTTP(recorder, request)
 	return recorder.Result()
 }
 
@@ -117,12 +117,12 @@ func TestRoutes(t *testing.T) {
 		{"PUT", "/api/orders/" + id + "/status", "PUT", "orders/" + id + "/status", ""},
 		{"POST", "/api/email", "POST", "send-email", ""},
 	}
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	for _, test := range tests {
 		t.Run(test.method+" "+test.target, func(t *testing.T) {
 			functions.asked = nil
 			body := `{"x":"ü"}`
-			response := ask(door, test.method, test.target, body)
+			response := ask(handler, test.method, test.target, body)
 			if response.StatusCode != 200 {
 				t.Fatalf("got %s", response.Status)
 			}
@@ -145,7 +145,7 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestNotFound(t *testing.T) {
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	for _, path := range []string{
 		"/api", "/api/", "/api/nothing", "/api/users", "/api/users/", "/api/users/you", "/api/users/%6De",
 		"/api/inventory/", "/api/inventory/1", "/api/inventory/" + id + "0", "/api/inventory/" + id[1:] + "g",
@@ -154,7 +154,7 @@ func TestNotFound(t *testing.T) {
 		"/API/inventory", "/function/products", "/async-function/send-email", "/system/functions", "/nothing", "/.git/config",
 	} {
 		t.Run(path, func(t *testing.T) {
-			wantProblem(t, ask(door, "GET", path, ""), 404)
+			wantProblem(t, ask(handler, "GET", path, ""), 404)
 			if len(functions.asked) > 0 {
 				t.Errorf("asked %v", functions.asked)
 			}
@@ -196,14 +196,14 @@ func TestMethods(t *testing.T) {
 		"/healthz":                      "GET, HEAD",
 		"/readyz":                       "GET, HEAD",
 	}
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	for path, want := range allow {
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "BREW"} {
 			if strings.Contains(", "+want+",", ", "+method+",") {
 				continue
 			}
 			t.Run(method+" "+path, func(t *testing.T) {
-				response := ask(door, method, path, "{}")
+				response := ask(handler, method, path, "{}")
 				wantProblem(t, response, 405)
 				if got := response.Header.Get("Allow"); got != want {
 					t.Errorf("Allow: %q, want %q", got, want)
@@ -217,8 +217,8 @@ func TestMethods(t *testing.T) {
 }
 
 func TestRequestHeaders(t *testing.T) {
-	door, functions := open(t, Config{})
-	ask(door, "POST", "/api/orders", "{}",
+	handler, functions := open(t, Config{})
+	ask(handler, "POST", "/api/orders", "{}",
 		"Authorization: Bearer token", "Content-Type: application/json", "Idempotency-Key: k", "If-Match: \"1\"", "If-None-Match: \"1\"",
 		"X-Call-Id: mine", "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "User-Agent: shop/1",
 		// Everything from here on is not for a client to say.
@@ -237,7 +237,7 @@ func TestRequestHeaders(t *testing.T) {
 }
 
 func TestAnswerHeaders(t *testing.T) {
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	functions.answer.Header = http.Header{
 		"Content-Type": {"application/json"}, "Etag": {`"7"`}, "Location": {"/api/inventory/" + id}, "X-Total-Count": {"3"},
 		"Link":            {`</api/inventory?page=2>; rel="next"`},
@@ -246,7 +246,7 @@ func TestAnswerHeaders(t *testing.T) {
 		"X-Call-Id": {"another"}, "X-Duration-Seconds": {"0.1"}, "X-Start-Time": {"1"}, "X-Served-By": {"openfaas-ce/0.27"}, "Server": {"x"},
 		"Set-Cookie": {"a=b"}, "Access-Control-Allow-Origin": {"*"}, "Connection": {"close"}, "Transfer-Encoding": {"chunked"}, "Content-Length": {"999"},
 	}
-	got := ask(door, "GET", "/api/inventory", "").Header
+	got := ask(handler, "GET", "/api/inventory", "").Header
 	if got.Get("X-Call-Id") == "another" || got.Get("X-Call-Id") == "" {
 		t.Errorf("X-Call-Id: %q", got.Get("X-Call-Id"))
 	}
@@ -263,7 +263,7 @@ func TestAnswerHeaders(t *testing.T) {
 		t.Errorf("the client saw %v", got)
 	}
 	functions.answer.Status = http.StatusNoContent
-	if got := ask(door, "DELETE", "/api/inventory/"+id, "").Header; got.Get("Content-Type") != "" {
+	if got := ask(handler, "DELETE", "/api/inventory/"+id, "").Header; got.Get("Content-Type") != "" {
 		t.Errorf("nothing was sent as %q", got.Get("Content-Type"))
 	}
 }
@@ -284,12 +284,12 @@ func TestCaching(t *testing.T) {
 		{"POST", "/api/users/authenticate", "", 200, "no-store"},
 	}
 	for _, test := range tests {
-		door, functions := open(t, Config{})
+		handler, functions := open(t, Config{})
 		functions.answer.Status = test.status
 		if test.function != "" {
 			functions.answer.Header.Set("Cache-Control", test.function)
 		}
-		response := ask(door, test.method, test.path, "")
+		response := ask(handler, test.method, test.path, "")
 		if got := response.Header.Get("Cache-Control"); got != test.want || response.StatusCode != test.status {
 			t.Errorf("%s %s, %d: got %s, Cache-Control %q, want %q", test.method, test.path, test.status, response.Status, got, test.want)
 		}
@@ -297,12 +297,12 @@ func TestCaching(t *testing.T) {
 }
 
 func TestEveryAnswerHasACallID(t *testing.T) {
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	form := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	for _, path := range []string{"/api/inventory", "/api/nothing", "/healthz", "/nothing"} {
 		for offered, kept := range map[string]bool{"": false, "abc-1": true, "a b": false, strings.Repeat("x", 65): false} {
 			functions.asked = nil
-			got := ask(door, "GET", path, "", "X-Call-Id: "+offered).Header.Get("X-Call-Id")
+			got := ask(handler, "GET", path, "", "X-Call-Id: "+offered).Header.Get("X-Call-Id")
 			if !form.MatchString(got) || (got == offered) != kept {
 				t.Errorf("%s offered %q: got %q", path, offered, got)
 			}
@@ -334,9 +334,9 @@ func TestCORS(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			door, functions := open(t, Config{Origins: test.origins})
+			handler, functions := open(t, Config{Origins: test.origins})
 			functions.answer.Header.Set("Vary", "Accept-Language")
-			got := ask(door, "GET", "/api/inventory", "", "Origin: "+test.origin).Header
+			got := ask(handler, "GET", "/api/inventory", "", "Origin: "+test.origin).Header
 			if got.Get("Access-Control-Allow-Origin") != test.want || got.Get("Access-Control-Allow-Credentials") != "" {
 				t.Errorf("answer: %v", got)
 			}
@@ -346,11 +346,11 @@ func TestCORS(t *testing.T) {
 			if (got.Get("Access-Control-Expose-Headers") != "") != (test.want != "") {
 				t.Errorf("answer: %v", got)
 			}
-			if refused := ask(door, "GET", "/api/nothing", "", "Origin: "+test.origin); refused.StatusCode != 404 {
+			if refused := ask(handler, "GET", "/api/nothing", "", "Origin: "+test.origin); refused.StatusCode != 404 {
 				t.Errorf("unknown path: %s", refused.Status)
 			}
 			asked := len(functions.asked)
-			response := ask(door, "OPTIONS", "/api/inventory/"+id, "", append(preflight, "Origin: "+test.origin)...)
+			response := ask(handler, "OPTIONS", "/api/inventory/"+id, "", append(preflight, "Origin: "+test.origin)...)
 			if test.want == "" {
 				wantProblem(t, response, 405)
 			} else if response.StatusCode != 204 || response.Header.Get("Access-Control-Allow-Methods") != "DELETE, GET, HEAD, PUT" ||
@@ -370,8 +370,8 @@ func TestCORS(t *testing.T) {
 }
 
 func TestBodyLimit(t *testing.T) {
-	door, functions := open(t, Config{})
-	server := httptest.NewServer(door)
+	handler, functions := open(t, Config{})
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	send := func(method, path string, size int64, chunked bool) *http.Response {
 		var body io.Reader = bytes.NewReader(make([]byte, size))
@@ -422,7 +422,7 @@ func TestBodyLimit(t *testing.T) {
 	if response := send("POST", "/api/orders", orderBody+maxExcess+2, true); !response.Close || response.StatusCode != 413 {
 		t.Errorf("far too much: %s, closed %t", response.Status, response.Close)
 	}
-	if used := door.bodies.Used(); used != 0 {
+	if used := handler.bodies.Used(); used != 0 {
 		t.Errorf("%d bytes are still counted", used)
 	}
 }
@@ -430,14 +430,14 @@ func TestBodyLimit(t *testing.T) {
 // TestBodiesFillTheBudget leaves an administrator no room, and every customer
 // theirs.
 func TestBodiesFillTheBudget(t *testing.T) {
-	door, functions := open(t, Config{})
-	door.bodies = budget.New(0, 0)
-	wantProblem(t, ask(door, "POST", "/api/inventory", strings.Repeat("x", 5000)), 503)
+	handler, functions := open(t, Config{})
+	handler.bodies = budget.New(0, 0)
+	wantProblem(t, ask(handler, "POST", "/api/inventory", strings.Repeat("x", 5000)), 503)
 	if len(functions.asked) > 0 {
 		t.Error("a body beyond the budget reached a function")
 	}
 	for range 100 {
-		if response := ask(door, "POST", "/api/orders", strings.Repeat("x", 4000)); response.StatusCode != 200 {
+		if response := ask(handler, "POST", "/api/orders", strings.Repeat("x", 4000)); response.StatusCode != 200 {
 			t.Fatalf("a small body: %s", response.Status)
 		}
 	}
@@ -446,8 +446,8 @@ func TestBodiesFillTheBudget(t *testing.T) {
 // TestSlowBodies sends a little, and then nothing.
 func TestSlowBodies(t *testing.T) {
 	t.Parallel() // it takes as long as a body may pause
-	door, functions := open(t, Config{})
-	server := httptest.NewServer(door)
+	handler, functions := open(t, Config{})
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -499,8 +499,8 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestBodyBrokenOff(t *testing.T) {
-	door, functions := open(t, Config{})
-	server := httptest.NewServer(door)
+	handler, functions := open(t, Config{})
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -523,21 +523,21 @@ func TestBodyBrokenOff(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	for _, path := range []string{"/healthz", "/readyz"} {
-		if response := ask(door, "GET", path, ""); response.StatusCode != 200 {
+		if response := ask(handler, "GET", path, ""); response.StatusCode != 200 {
 			t.Errorf("%s: %s", path, response.Status)
 		}
 	}
 	functions.broken = errors.New("connection refused to gateway 10.0.0.7")
-	if response := ask(door, "GET", "/healthz", ""); response.StatusCode != 200 {
+	if response := ask(handler, "GET", "/healthz", ""); response.StatusCode != 200 {
 		t.Errorf("healthz without a gateway: %s", response.Status)
 	}
-	wantProblem(t, ask(door, "GET", "/readyz", ""), 503)
+	wantProblem(t, ask(handler, "GET", "/readyz", ""), 503)
 	functions.broken = nil
-	door.Stop()
-	wantProblem(t, ask(door, "GET", "/healthz", ""), 503)
-	wantProblem(t, ask(door, "GET", "/readyz", ""), 503)
+	handler.Stop()
+	wantProblem(t, ask(handler, "GET", "/healthz", ""), 503)
+	wantProblem(t, ask(handler, "GET", "/readyz", ""), 503)
 }
 
 // logged collects what is logged while a test runs.
@@ -562,8 +562,8 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 
 func TestAccessLog(t *testing.T) {
 	log := logged(t)
-	door, _ := open(t, Config{})
-	ask(door, "GET", "/api/orders?token=query-secret", `{"password":"body-secret"}`, "Authorization: Bearer header-secret", "X-Call-Id: call-1")
+	handler, _ := open(t, Config{})
+	ask(handler, "GET", "/api/orders?token=query-secret", `{"password":"body-secret"}`, "Authorization: Bearer header-secret", "X-Call-Id: call-1")
 	var line struct {
 		Msg, Method, Path, Client string
 		CallID                    string `json:"call_id"`
@@ -582,9 +582,9 @@ func TestAccessLog(t *testing.T) {
 
 func TestPanic(t *testing.T) {
 	log := logged(t)
-	door, functions := open(t, Config{})
+	handler, functions := open(t, Config{})
 	functions.panics = true
-	wantProblem(t, ask(door, "GET", "/api/orders", ""), 500)
+	wantProblem(t, ask(handler, "GET", "/api/orders", ""), 500)
 	if !strings.Contains(log.b.String(), "a bug") || !strings.Contains(log.b.String(), `"status":500`) {
 		t.Errorf("logged %s", log.b.String())
 	}
@@ -603,7 +603,7 @@ func TestFromMemory(t *testing.T) {
 		"X-Call-Id": {"the first one's"}, "X-Duration-Seconds": {"0.1"},
 	}, Body: []byte(`[{"a":1}]`)}}
 	memory := catalogue.New(functions)
-	door, err := New(memory, Config{Origins: []string{"https://shop.example"}})
+	handler, err := New(memory, Config{Origins: []string{"https://shop.example"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -625,12 +625,12 @@ func TestFromMemory(t *testing.T) {
 			answered := func(trusted bool) (http.Header, string) {
 				if memory.Copies().Lost(); trusted {
 					memory.Copies().Heard(time.Now().Add(time.Hour))
-					if first := ask(door, "GET", path, ""); first.StatusCode != 200 {
+					if first := ask(handler, "GET", path, ""); first.StatusCode != 200 {
 						t.Fatalf("%s: %s", path, first.Status)
 					}
 				}
 				functions.asked = nil
-				got := ask(door, test.method, path, "", header...)
+				got := ask(handler, test.method, path, "", header...)
 				body, err := io.ReadAll(got.Body)
 				if err != nil || got.StatusCode != test.status || trusted == (len(functions.asked) > 0) {
 					t.Errorf("%s %s %v: %s after %d calls, %v", test.method, path, test.header, got.Status, len(functions.asked), err)
@@ -653,7 +653,7 @@ func TestFromMemory(t *testing.T) {
 	// Who comes with a token is the function's.
 	memory.Copies().Heard(time.Now().Add(time.Hour))
 	functions.asked = nil
-	ask(door, "GET", "/api/inventory/"+id, "", "Authorization: Bearer x")
+	ask(handler, "GET", "/api/inventory/"+id, "", "Authorization: Bearer x")
 	if len(functions.asked) != 1 {
 		t.Error("a token was not asked about")
 	}
@@ -692,7 +692,7 @@ func (s silent) Header() http.Header         { return s.header }
 func (s silent) Write(b []byte) (int, error) { return len(b), nil }
 func (s silent) WriteHeader(int)             {}
 
-// BenchmarkFromMemory is the door's part of an anonymous read, with its line in
+// BenchmarkFromMemory is the edge's part of an anonymous read, with its line in
 // the log.
 func BenchmarkFromMemory(b *testing.B) {
 	old := slog.Default()
@@ -701,13 +701,13 @@ func BenchmarkFromMemory(b *testing.B) {
 	functions := &fake{answer: gateway.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}, "Etag": {`"7"`}}, Body: make([]byte, 400)}}
 	memory := catalogue.New(functions)
 	memory.Copies().Heard(time.Now().Add(time.Hour))
-	door, err := New(memory, Config{})
+	handler, err := New(memory, Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	request := httptest.NewRequest("GET", "/api/inventory/"+id, nil)
 	for b.Loop() {
-		door.ServeHTTP(silent{make(http.Header, 16)}, request)
+		handler.ServeHTTP(silent{make(http.Header, 16)}, request)
 	}
 	if len(functions.asked) != 1 {
 		b.Fatalf("%d calls", len(functions.asked))

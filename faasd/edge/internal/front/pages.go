@@ -20,7 +20,7 @@ var assets embed.FS
 
 const openAPIPath = "/api/openapi.json"
 
-// page is something that the door serves by itself.
+// page is something that the edge serves by itself.
 type page struct {
 	kind    string // media type
 	etag    string
@@ -82,12 +82,12 @@ func loadPages(shopName, tracesURL string) (map[string]page, error) {
 	return pages, nil
 }
 
-// pagePolicy lets a page load what this door serves, and nothing else.
+// pagePolicy lets a page load what the edge serves, and nothing else.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 
-func (d *Door) servePage(w http.ResponseWriter, r *http.Request) {
-	p := d.pages[r.URL.EscapedPath()]
+func (f *Handler) servePage(w http.ResponseWriter, r *http.Request) {
+	p := f.pages[r.URL.EscapedPath()]
 	h := w.Header()
 	h.Set("Content-Security-Policy", pagePolicy)
 	h.Set("ETag", p.etag)
@@ -96,7 +96,7 @@ func (d *Door) servePage(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	d.send(w, r, &gateway.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {p.kind}}, Body: p.content})
+	f.send(w, r, &gateway.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {p.kind}}, Body: p.content})
 }
 
 // ParseTracesURL reads TRACES_URL: nothing, or the address of a site such as

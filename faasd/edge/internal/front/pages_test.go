@@ -21,13 +21,13 @@ func TestPages(t *testing.T) {
 		"/proto/user.proto": "text/plain; charset=utf-8", "/proto/inventory.proto": "text/plain; charset=utf-8",
 		"/proto/order.proto": "text/plain; charset=utf-8", "/proto/mailer.proto": "text/plain; charset=utf-8",
 	}
-	door, functions := open(t, Config{ShopName: `<b>"Ann's" & Co`})
-	if got := slices.Sorted(maps.Keys(door.pages)); !slices.Equal(got, slices.Sorted(maps.Keys(kinds))) {
+	handler, functions := open(t, Config{ShopName: `<b>"Ann's" & Co`})
+	if got := slices.Sorted(maps.Keys(handler.pages)); !slices.Equal(got, slices.Sorted(maps.Keys(kinds))) {
 		t.Errorf("pages %v", got)
 	}
 	for path, kind := range kinds {
 		t.Run(path, func(t *testing.T) {
-			response := ask(door, "GET", path, "")
+			response := ask(handler, "GET", path, "")
 			h := response.Header
 			if response.StatusCode != 200 || h.Get("Content-Type") != kind || h.Get("X-Call-Id") == "" || h.Get("X-Content-Type-Options") != "nosniff" {
 				t.Errorf("got %s, %v", response.Status, h)
@@ -36,18 +36,18 @@ func TestPages(t *testing.T) {
 				t.Errorf("policy: %s", policy)
 			}
 			etag := h.Get("ETag")
-			if again := ask(door, "GET", path, "", "If-None-Match: "+etag); etag == "" || again.StatusCode != 304 || again.ContentLength > 0 {
+			if again := ask(handler, "GET", path, "", "If-None-Match: "+etag); etag == "" || again.StatusCode != 304 || again.ContentLength > 0 {
 				t.Errorf("asked again with %s: %s", etag, again.Status)
 			}
 			content, err := io.ReadAll(response.Body)
 			if err != nil {
 				t.Fatal(err)
 			}
-			head := ask(door, "HEAD", path, "")
+			head := ask(handler, "HEAD", path, "")
 			if nothing, err := io.ReadAll(head.Body); err != nil || len(nothing) > 0 || head.Header.Get("Content-Length") != fmt.Sprint(len(content)) {
 				t.Errorf("HEAD: %v, %d bytes, %v", head.Header, len(nothing), err)
 			}
-			wantProblem(t, ask(door, "POST", path, ""), 405)
+			wantProblem(t, ask(handler, "POST", path, ""), 405)
 			if strings.Contains(string(content), "<b>") {
 				t.Error("the shop's name is not escaped")
 			}
@@ -61,7 +61,7 @@ func TestPages(t *testing.T) {
 				}
 			}
 			for _, link := range regexp.MustCompile(`(?:src|href)="(/[^"#]*)"`).FindAllSubmatch(content, -1) {
-				if got := ask(door, "GET", string(link[1]), ""); got.StatusCode != 200 {
+				if got := ask(handler, "GET", string(link[1]), ""); got.StatusCode != 200 {
 					t.Errorf("the link %s is %s", link[1], got.Status)
 				}
 			}
@@ -73,8 +73,8 @@ func TestPages(t *testing.T) {
 }
 
 func TestDocsShowEverything(t *testing.T) {
-	door, _ := open(t, Config{})
-	content, err := io.ReadAll(ask(door, "GET", "/docs", "").Body)
+	handler, _ := open(t, Config{})
+	content, err := io.ReadAll(ask(handler, "GET", "/docs", "").Body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +92,8 @@ func TestDocsShowEverything(t *testing.T) {
 
 // TestOpenAPI checks the document against the routes and against itself.
 func TestOpenAPI(t *testing.T) {
-	door, _ := open(t, Config{Origins: []string{"*"}})
-	response := ask(door, "GET", openAPIPath, "", "Origin: https://editor.example")
+	handler, _ := open(t, Config{Origins: []string{"*"}})
+	response := ask(handler, "GET", openAPIPath, "", "Origin: https://editor.example")
 	if response.Header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Error("scripts that may call the API may not read what it is")
 	}
@@ -279,8 +279,8 @@ func TestTracesURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		door, _ := open(t, Config{TracesURL: address})
-		content, err := io.ReadAll(ask(door, "GET", "/", "").Body)
+		handler, _ := open(t, Config{TracesURL: address})
+		content, err := io.ReadAll(ask(handler, "GET", "/", "").Body)
 		if err != nil || strings.Contains(string(content), "data-traces") != (want != "") || !strings.Contains(string(content), want) {
 			t.Errorf("%s: %v, the page does not say %q", text, err, want)
 		}
