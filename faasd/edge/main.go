@@ -1,4 +1,4 @@
-// Command edge is what the outside meets of a Kiosk: the REST front door with
+// Command edge is the public entry to a Kiosk: the REST front door with
 // its pages, and the gRPC facade. Both call the functions through the OpenFaaS
 // gateway; neither holds a business rule or a database.
 //
@@ -25,9 +25,9 @@
 //
 // # The catalogue
 //
-// What anybody may read of the catalogue, the edge answers from its own memory:
+// The edge answers anonymous reads of the catalogue from its own memory:
 // 16 MiB of answers, each for 30 s at most. It receives from NATS every product
-// that changes, and drops what it has of it at once; a list may be given for
+// that changes, and drops its copies at once; a list may be served for
 // another 400 ms. Several times a second it makes sure that it still receives
 // every change: where NATS is unavailable, or there is no NATS_URL, every request is a
 // function's, as if there were no memory. So nobody sees a price that changed
@@ -86,7 +86,7 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
-// drain is how long a stop waits for what is under way: short enough for the
+// drain is how long a stop waits for what is in progress: short enough for the
 // whole stop to take no more than 8 s.
 const drain = 6 * time.Second
 

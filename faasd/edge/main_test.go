@@ -86,7 +86,7 @@ func (p *process) until(t *testing.T, message string) map[string]any {
 			return line
 		}
 	}
-	t.Fatalf("it never logged %q", message)
+	t.Fatalf("log: got no %q, want it", message)
 	return nil
 }
 
@@ -150,10 +150,10 @@ func TestLifeCycle(t *testing.T) {
 			p.until(t, "stopping")
 			calls <- true
 			if status := <-answered; status != 200 {
-				t.Errorf("the request under way: %d", status)
+				t.Errorf("the request in progress: got %d, want 200", status)
 			}
 			if code, log := p.wait(t); code != 0 || time.Since(stopping) > 8*time.Second {
-				t.Errorf("exit code %d after %s: %s", code, time.Since(stopping), log)
+				t.Errorf("got exit code %d after %s, want 0 within 8s: %s", code, time.Since(stopping), log)
 			}
 		})
 	}
@@ -184,7 +184,7 @@ func TestStopIsBounded(t *testing.T) {
 	}
 	code, log := p.wait(t)
 	if took := time.Since(stopping); code != 0 || took > 8*time.Second || !strings.Contains(log, "requests aborted at shutdown") {
-		t.Errorf("exit code %d after %s: %s", code, took, log)
+		t.Errorf("got exit code %d after %s, want 0 within 8s: %s", code, took, log)
 	}
 }
 
@@ -250,7 +250,7 @@ func TestStalledBodies(t *testing.T) {
 		}
 		response.Body.Close()
 		if response.StatusCode != 200 {
-			t.Errorf("another customer got %s", response.Status)
+			t.Errorf("another customer: got %s, want 200", response.Status)
 		}
 	}
 	got := make(map[string]int)
@@ -264,7 +264,7 @@ func TestStalledBodies(t *testing.T) {
 	}
 	late, refused := got["HTTP/1.1 408 Request Timeout\r\n<nil>"], got["HTTP/1.1 503 Service Unavailable\r\n<nil>"]
 	if late+refused != clients || late == 0 || late > 8 {
-		t.Errorf("%d were late, %d refused", late, refused)
+		t.Errorf("got %d late, %d refused, want 1 to 8 late, the rest of %d refused", late, refused, clients)
 	}
 }
 
@@ -338,7 +338,7 @@ func TestCatalogueFromMemory(t *testing.T) {
 		}
 	}
 	if hits < 150 { // all, but where the machine is too busy to hear NATS
-		t.Errorf("%d of 200 answers came from memory", hits)
+		t.Errorf("answers from memory: got %d of 200, want 150 or more", hits)
 	}
 	for _, path := range []string{product, "/api/inventory"} {
 		get(path)
@@ -408,7 +408,7 @@ func TestTrustIsAnnounced(t *testing.T) {
 			break
 		}
 	}
-	t.Error("no warning")
+	t.Error("log: got no warning, want one")
 }
 
 func TestSettingsRefused(t *testing.T) {
@@ -476,7 +476,7 @@ func newFiles(t *testing.T) map[string]string {
 
 func TestLoadTLS(t *testing.T) {
 	if config, err := loadTLS("", "", ""); config != nil || err != nil {
-		t.Errorf("without settings: %v, %v", config, err)
+		t.Errorf("without settings: got %v, %v, want nil", config, err)
 	}
 	files := newFiles(t)
 	contents := maps.Clone(files)
@@ -492,10 +492,10 @@ func TestLoadTLS(t *testing.T) {
 			continue
 		}
 		if len(config.Certificates) != 1 || config.ClientAuth != tls.RequireAndVerifyClientCert || config.ClientCAs == nil || config.MinVersion < tls.VersionTLS12 {
-			t.Errorf("%s: %+v", name, config)
+			t.Errorf("%s: got %+v, want one certificate and clients verified", name, config)
 		}
 		if config, err = loadTLS(f["cert"], f["key"], ""); err != nil || config.ClientAuth != tls.NoClientCert {
-			t.Errorf("%s, one-way: %v", name, err)
+			t.Errorf("%s, one-way: got %v, want no certificate of clients asked for", name, err)
 		}
 	}
 }

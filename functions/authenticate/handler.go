@@ -1,5 +1,5 @@
-// Package function opens, renews and ends sessions, and gets people back into
-// their accounts: POST / is /api/users/authenticate, and POST /refresh, /logout,
+// Package function starts, renews and ends sessions, and recovers
+// accounts: POST / is /api/users/authenticate, and POST /refresh, /logout,
 // /forgot, /reset and /verify are those of /api/users.
 package function
 

@@ -1,4 +1,4 @@
-// Package function takes orders: POST / is POST /api/orders.
+// Package function places orders: POST / is POST /api/orders.
 package function
 
 import (

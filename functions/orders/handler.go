@@ -1,4 +1,4 @@
-// Package function shows orders and moves them on: GET / and GET /{id} are
+// Package function shows, completes and cancels orders: GET / and GET /{id} are
 // those of /api/orders, PUT /{id}/status completes or cancels.
 package function
 

@@ -1,4 +1,4 @@
-// Package function is the worker that delivers what its own process did not:
+// Package function is the worker that delivers what another process could not:
 // the entries of the outbox, and the events of orders that wait for their
 // stock. GET / returns how many there are.
 package function

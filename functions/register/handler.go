@@ -1,4 +1,4 @@
-// Package function opens accounts: POST / is /api/users/register.
+// Package function creates accounts: POST / is /api/users/register.
 package function
 
 import (

@@ -127,7 +127,7 @@ type Request struct {
 // Send sends a mail, for other programs of the shop and its administrators.
 // With a key it is sent once: the same key and mail again is answered alike; the same
 // key with another mail is KindInvalid, and KindConflict while the first is
-// under way.
+// in progress.
 func (s *Sender) Send(ctx context.Context, actor kiosk.Actor, m Message, key string) (Result, error) {
 	if !actor.Administers() {
 		return Result{}, kiosk.Forbidden("only an administrator may send mails")

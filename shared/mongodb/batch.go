@@ -14,7 +14,7 @@ import (
 const maxBatch = 64
 
 // batches serves calls that come at the same time with one operation on the
-// database: what comes while a batch is under way waits for its end, and goes
+// database: what comes while a batch is in progress waits for its end, and goes
 // together. Under load a call costs its share of a batch; otherwise it does not
 // wait.
 type batches[T, R any] struct {

@@ -64,7 +64,7 @@ func (c *Conn) NewConsumer(durable, subject string, handle Handler, poison func(
 }
 
 // Run handles events, at most batch at once, until ctx ends; those that are
-// under way then are finished. A batch is what has arrived while the last one
+// in progress then are finished. A batch is what has arrived while the last one
 // was handled, so an event that comes alone does not wait for others.
 func (c *Consumer) Run(ctx context.Context, batch int) {
 	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {

@@ -5,8 +5,8 @@
 // The cache is notified of changes (Changed) and, several times a second, that
 // all changes up to a moment have arrived (Heard). What it holds counts only
 // while that moment is recent: without announcements, or on a connection that
-// died in silence, it is as if there were no cache. While nobody asks for copies
-// (Idle), nobody need tell it.
+// has broken unnoticed, it answers nothing. While no copies are asked for
+// (Idle), it needs no notice.
 package nearcache
 
 import (

@@ -1,5 +1,5 @@
-// Package order is the life of an order: placed, its stock taken or found
-// short, handed over, cancelled. Read place.go, fulfil.go and status.go, in
+// Package order has the use cases of orders: placing, taking their stock,
+// completing and cancelling them. Read place.go, fulfil.go and status.go, in
 // that sequence.
 package order
 

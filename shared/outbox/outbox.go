@@ -133,7 +133,7 @@ type Outbox struct {
 	mailer   Mailer
 	now      func() time.Time
 
-	slots  chan struct{} // bounds the deliveries under way
+	slots  chan struct{} // bounds the deliveries in progress
 	active sync.WaitGroup
 
 	mu      sync.Mutex

@@ -124,7 +124,7 @@ func (o *overdue) waiting() int {
 	return len(o.keys)
 }
 
-// close lets the attempt that is under way, or else one more, be the last; it
+// close lets the attempt that is in progress, or else one more, be the last; it
 // logs what is left then, and returns when the goroutine has ended.
 func (o *overdue) close() {
 	o.mu.Lock()

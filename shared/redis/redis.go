@@ -1,7 +1,7 @@
-// Package redis is the shop's quick memory: copies of what is read often, who
-// is logged in, how fast somebody asks, and which request is under way. Nothing
-// in it is the truth. Where Redis does not answer, its users do without:
-// slower, and for the limits more generous, but not down.
+// Package redis caches products, orders, profiles and sessions, counts requests
+// for rate limits, and locks idempotency keys. Nothing
+// in it is the truth. Where Redis does not answer, callers go on without it:
+// slower, and with limits per process.
 package redis
 
 import (

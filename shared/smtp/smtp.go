@@ -1,4 +1,4 @@
-// Package smtp hands mails to a mail server.
+// Package smtp sends mails to a mail server.
 package smtp
 
 import (

@@ -259,7 +259,7 @@ func TestCollectorAway(t *testing.T) {
 func TestAFailedLookHidesNothingElse(t *testing.T) {
 	reader, _ := collect(t, &collector{})
 	for name, look := range map[string]func(context.Context) ([]Reading, error){
-		"of.nats":    func(context.Context) ([]Reading, error) { return nil, errors.New("NATS is away") },
+		"of.nats":    func(context.Context) ([]Reading, error) { return nil, errors.New("NATS is unavailable") },
 		"of.mongodb": func(context.Context) ([]Reading, error) { return []Reading{{Value: 1}}, nil },
 	} {
 		if err := Watch([]Gauge{{Name: name}}, look); err != nil {

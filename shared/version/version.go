@@ -1,4 +1,4 @@
-// Package version is the one place that knows which Kiosk a program is of. It
+// Package version has the version of Kiosk that a program belongs to. It
 // imports nothing of Kiosk, so that every program may import it.
 package version
 

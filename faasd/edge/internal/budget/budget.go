@@ -1,6 +1,6 @@
-// Package budget bounds the memory that requests and answers under way take,
-// in all and for one client: by what was really received, since a length that
-// is only announced costs nothing.
+// Package budget bounds the memory that requests and answers in progress take,
+// in all and for one client, by the bytes that were received: a length that
+// is only announced is not counted.
 package budget
 
 import (

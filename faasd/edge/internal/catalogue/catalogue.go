@@ -1,4 +1,4 @@
-// Package catalogue answers what anybody may read of the shop's catalogue from
+// Package catalogue answers anonymous reads of the shop's catalogue from
 // the edge's own memory, and everything else through the gateway.
 package catalogue
 

@@ -91,12 +91,12 @@ func TestStalledMessages(t *testing.T) {
 	ended := stalled(t, address, "127.0.0.2", 2*share)
 	for range share {
 		if status := <-ended; status != unavailable {
-			t.Errorf("a call beyond one client's share ended with %s", status)
+			t.Errorf("a call beyond one client's share: got %s, want %s", status, unavailable)
 		}
 	}
 	for range 100 {
 		if _, err := c.call(t.Context(), "/mailer.MailerService/SendEmail", `{}`); err != nil {
-			t.Fatalf("another client: %v", err)
+			t.Fatalf("another client: got %v, want nil", err)
 		}
 	}
 	for _, from := range []string{"127.0.0.3", "127.0.0.4", "127.0.0.5"} {
@@ -110,7 +110,7 @@ func TestStalledMessages(t *testing.T) {
 		select {
 		case status := <-stalled(t, address, "127.0.0.6", 1):
 			if status != unavailable {
-				t.Errorf("a call beyond all that may arrive ended with %s", status)
+				t.Errorf("a call beyond the bound: got %s, want %s", status, unavailable)
 			}
 			return
 		case <-time.After(200 * time.Millisecond):
@@ -126,13 +126,13 @@ func TestStalledMessagesEnd(t *testing.T) {
 	ended := stalled(t, address, "127.0.0.2", calls)
 	for range calls {
 		if status, ok := <-ended; !ok || status == unavailable {
-			t.Errorf("a call that stalls ended with %q", status)
+			t.Errorf("a call that stalls: got %q, want it ended, not refused", status)
 		}
 	}
 	again := dial(t, address, insecure.NewCredentials())
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if _, err := again.call(ctx, "/mailer.MailerService/SendEmail", `{}`); err != nil {
-		t.Errorf("once there is room: %v", err)
+		t.Errorf("once there is room: got %v, want nil", err)
 	}
 }

@@ -1,7 +1,7 @@
-// Package facade lets clients of the shop's gRPC services go on calling them:
-// each method is a call of a function through the gateway, translated. It knows
-// how a message is written in JSON and a problem as a status, and nothing of
-// what either means.
+// Package facade serves the shop's gRPC services:
+// each method is translated into a call of a function through the gateway. It converts
+// messages to JSON and problems to status codes, and has no
+// business rule.
 package facade
 
 import (
@@ -150,7 +150,7 @@ func (s *Server) WatchHealth(ctx context.Context) {
 	}
 }
 
-// Stop takes no more calls and waits for those under way until ctx ends, then
+// Stop takes no more calls and waits for those in progress until ctx ends, then
 // cancels them.
 func (s *Server) Stop(ctx context.Context) {
 	s.health.Shutdown()

@@ -119,7 +119,7 @@ func (c *client) call(ctx context.Context, name, request string, options ...grpc
 	}
 	method, ok := all[name]
 	if !ok {
-		c.t.Fatalf("the contract has no %s", name)
+		c.t.Fatalf("contract: got no %s, want it", name)
 	}
 	in, out := dynamicpb.NewMessage(method.Input()), dynamicpb.NewMessage(method.Output())
 	if err := protojson.Unmarshal([]byte(request), in); err != nil {
@@ -129,7 +129,7 @@ func (c *client) call(ctx context.Context, name, request string, options ...grpc
 		return "", err
 	}
 	if len(out.GetUnknown()) > 0 {
-		c.t.Errorf("%s answers with fields that the contract lacks", name)
+		c.t.Errorf("%s: got fields %v, want the contract's alone", name, out.GetUnknown())
 	}
 	answer, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(out)
 	if err != nil {
@@ -188,7 +188,7 @@ func sameJSON(t *testing.T, what, got, want string) {
 	var g, w any
 	if got != "" || want != "" {
 		if err := errors.Join(json.Unmarshal([]byte(got), &g), json.Unmarshal([]byte(want), &w)); err != nil {
-			t.Fatalf("%s: %v in %s", what, err, got)
+			t.Fatalf("%s: got %s, %v, want JSON", what, got, err)
 		}
 	}
 	if !reflect.DeepEqual(g, w) {
@@ -275,7 +275,7 @@ func TestContract(t *testing.T) {
 	}
 	for name := range all {
 		if !seen[name] {
-			t.Errorf("%s is not tried", name)
+			t.Errorf("%s: got no case, want one", name)
 		}
 	}
 }
@@ -311,13 +311,13 @@ func TestUpdateProduct(t *testing.T) {
 	}
 	last := got[5]
 	if last.call != "PUT /function/products/"+id || last.header.Get("If-Match") != `"3"` {
-		t.Errorf("the last call was %s, If-Match %s", last.call, last.header.Get("If-Match"))
+		t.Errorf("last call: got %s, If-Match %s, want PUT with \"3\"", last.call, last.header.Get("If-Match"))
 	}
 	sameJSON(t, "the product", last.body, `{"name":"New","category":"drinks","stock":7,"price":5,"sku":"S-3","image_url":"https://x.example/i"}`)
 
 	clashes = 1000
 	if _, err := c.call(t.Context(), "/pb.InventoryService/UpdateProduct", request); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("a product that never rests: %v", err)
+		t.Errorf("a product that always changes: got %v, want FAILED_PRECONDITION", err)
 	}
 	if calls := len(s.requests()); calls != 6+10 {
 		t.Errorf("stopped after %d calls, want 6 more", calls-6)
@@ -331,7 +331,7 @@ func TestListUserOrdersCollectsPages(t *testing.T) {
 		start := 0
 		_, _ = fmt.Sscanf(query.Get("after"), "place-%d", &start)
 		if query.Get("limit") != "100" || query.Get("user_id") != id || query.Has("page") {
-			t.Errorf("asked for %v", query)
+			t.Errorf("query: got %v, want the user's, 100 a page", query)
 		}
 		w.Header().Set("X-Total-Count", fmt.Sprint(min(total, 10_000)))
 		if total > 10_000 {
@@ -358,25 +358,25 @@ func TestListUserOrdersCollectsPages(t *testing.T) {
 		}
 		for n, o := range list.Orders {
 			if o.ID != fmt.Sprintf("%024d", n) {
-				t.Fatalf("order %d is %s", n, o.ID)
+				t.Fatalf("order %d: got %s, want %024d", n, o.ID, n)
 			}
 			ids = append(ids, o.ID)
 		}
 		return ids
 	}
 	if got := len(list()); got != 230 || len(s.requests()) != 3 {
-		t.Errorf("got %d orders in %d calls", got, len(s.requests()))
+		t.Errorf("got %d orders in %d calls, want 230 in 3", got, len(s.requests()))
 	}
 	if got := c.header.Get("x-total-count"); !slices.Equal(got, []string{"230"}) || len(c.header.Get("x-total-count-exact")) > 0 {
-		t.Errorf("x-total-count %v", got)
+		t.Errorf("x-total-count: got %v, want 230, exact", got)
 	}
 	total = 100_000
 	before := len(s.requests())
 	if got := len(list()); got != 1000 || len(s.requests())-before != 10 {
-		t.Errorf("got %d orders in %d calls", got, len(s.requests())-before)
+		t.Errorf("got %d orders in %d calls, want 1000 in 10", got, len(s.requests())-before)
 	}
 	if got := c.header.Get("x-total-count-exact"); !slices.Equal(got, []string{"false"}) {
-		t.Errorf("x-total-count-exact %v", got)
+		t.Errorf("x-total-count-exact: got %v, want false", got)
 	}
 }
 
@@ -430,7 +430,7 @@ func TestRefusals(t *testing.T) {
 				}
 			}
 			if !slices.Equal(fields, []string{"email is taken"}) || delay != 3*time.Second {
-				t.Errorf("details: %v", s.Details())
+				t.Errorf("details: got %v, want the field email and 3 s", s.Details())
 			}
 		})
 	}
@@ -439,7 +439,7 @@ func TestRefusals(t *testing.T) {
 			http.Error(w, "no endpoints available for: orders", http.StatusNotFound)
 		})
 		if _, err := c.call(t.Context(), "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); status.Code(err) != codes.Unavailable {
-			t.Errorf("a function that is not there: %v", err)
+			t.Errorf("a function that does not exist: got %v, want UNAVAILABLE", err)
 		}
 	})
 	t.Run("nonsense", func(t *testing.T) {
@@ -458,12 +458,12 @@ func TestIdentifiers(t *testing.T) {
 	} {
 		for _, bad := range []string{"", "1", id + "0", id[1:] + "g", "../orders", "../../system/functions", id + "/status", id[1:] + "?", "%2e%2e"} {
 			if _, err := c.call(t.Context(), method, fmt.Sprintf(`{"id":%q}`, bad)); status.Code(err) != codes.NotFound {
-				t.Errorf("%s of %q: %v", method, bad, err)
+				t.Errorf("%s of %q: got %v, want NOT_FOUND", method, bad, err)
 			}
 		}
 	}
 	if got := s.requests(); len(got) > 0 {
-		t.Errorf("asked %v", got)
+		t.Errorf("calls: got %v, want none", got)
 	}
 }
 
@@ -489,12 +489,12 @@ func TestMoney(t *testing.T) {
 			"/pb.OrderService/CreateOrder":       `{"total":` + bad + `}`,
 		} {
 			if _, err := c.call(t.Context(), method, request); status.Code(err) != codes.InvalidArgument || len(status.Convert(err).Details()) != 1 {
-				t.Errorf("%s %s: %v", method, request, err)
+				t.Errorf("%s %s: got %v, want INVALID_ARGUMENT with a detail", method, request, err)
 			}
 		}
 	}
 	if got := s.requests(); len(got) > 0 {
-		t.Errorf("asked %v", got)
+		t.Errorf("calls: got %v, want none", got)
 	}
 }
 
@@ -518,17 +518,17 @@ func TestMetadata(t *testing.T) {
 		t.Errorf("the function saw %v", got)
 	}
 	if c.header.Get("x-call-id")[0] != "call-1" || c.header.Get("idempotent-replayed")[0] != "true" {
-		t.Errorf("the client saw %v", c.header)
+		t.Errorf("metadata: got %v, want x-call-id and idempotent-replayed", c.header)
 	}
 
 	if _, err := c.call(t.Context(), "/pb.OrderService/GetOrder", `{"id":"1"}`); status.Code(err) != codes.NotFound || len(c.header.Get("x-call-id")) != 1 {
-		t.Errorf("a refusal comes without a call id: %v, %v", err, c.header)
+		t.Errorf("a refusal: got %v, %v, want NOT_FOUND with a call id", err, c.header)
 	}
 	if _, err := c.call(t.Context(), "/pb.OrderService/CreateOrder", `{}`); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.requests()[1].header; got.Get("X-Call-Id") == "" || got.Get("Traceparent") != "" || got.Get("Authorization") != "" {
-		t.Errorf("without metadata the function saw %v", got)
+		t.Errorf("without metadata: got %v, want a call id alone", got)
 	}
 }
 
@@ -564,20 +564,20 @@ func TestTrustNetwork(t *testing.T) {
 	}
 	c, s, _ := open(t, facade.Config{TrustNetwork: true, ServiceToken: func() (string, error) { return "", errors.New("no secret") }}, says(200, `{}`))
 	if _, err := c.call(t.Context(), "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); status.Code(err) != codes.Internal || len(s.requests()) > 0 {
-		t.Errorf("without a token to be had: %v, %v", err, s.requests())
+		t.Errorf("without a token: got %v, %v, want INTERNAL and no call", err, s.requests())
 	}
 }
 
 func TestDeadline(t *testing.T) {
-	told := make(chan string, 1)
+	sent := make(chan string, 1)
 	c, _, _ := open(t, facade.Config{}, func(w http.ResponseWriter, r *http.Request) {
-		told <- r.Header.Get("X-Timeout")
+		sent <- r.Header.Get("X-Timeout")
 		<-r.Context().Done()
 	})
 	within := func(low, high time.Duration) {
 		t.Helper()
-		if d, err := time.ParseDuration(<-told); err != nil || d <= low || d > high {
-			t.Errorf("X-Timeout is %v, %v", d, err)
+		if d, err := time.ParseDuration(<-sent); err != nil || d <= low || d > high {
+			t.Errorf("X-Timeout: got %v, %v, want above %s, at most %s", d, err, low, high)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -607,7 +607,7 @@ func TestMessageLimit(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if got := len(s.requests()); got != 1 {
-		t.Errorf("%d calls", got)
+		t.Errorf("calls: got %d, want 1", got)
 	}
 }
 
@@ -686,7 +686,7 @@ func TestReflection(t *testing.T) {
 		"mailer.MailerService", "pb.InventoryService", "pb.OrderService", "pb.UserService",
 	}
 	if slices.Sort(services); !slices.Equal(services, want) {
-		t.Errorf("services %v", services)
+		t.Errorf("services: got %v, want the contract's", services)
 	}
 	all, err := prototest.Methods()
 	if err != nil {
@@ -700,7 +700,7 @@ func TestReflection(t *testing.T) {
 			t.Fatal(err)
 		}
 		if file.GetName() != method.ParentFile().Path() {
-			t.Errorf("%s lies in %s", name, file.GetName())
+			t.Errorf("file of %s: got %s, want %s", name, file.GetName(), method.ParentFile().Path())
 		}
 		for i := range method.ParentFile().Messages().Len() {
 			want := method.ParentFile().Messages().Get(i)
@@ -715,7 +715,7 @@ func TestReflection(t *testing.T) {
 					return got.GetName() == string(f.Name()) && got.GetNumber() == int32(f.Number()) &&
 						int8(got.GetType()) == int8(f.Kind()) && (got.GetLabel() == descriptorpb.FieldDescriptorProto_LABEL_REPEATED) == f.IsList()
 				}) {
-					t.Errorf("%s is not as the contract has it", f.FullName())
+					t.Errorf("%s: got another form, want the contract's", f.FullName())
 				}
 			}
 		}
@@ -854,7 +854,7 @@ func TestStop(t *testing.T) {
 				want = codes.Unavailable
 			}
 			if err := <-answered; status.Code(err) != want {
-				t.Errorf("the call under way: %v", err)
+				t.Errorf("the call in progress: got %v, want nil", err)
 			}
 			<-stopped
 		})

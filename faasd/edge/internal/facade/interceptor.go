@@ -30,7 +30,7 @@ type interceptor struct {
 	streams *atomic.Int64
 }
 
-// maxStreams bounds the streams under way.
+// maxStreams bounds the streams in progress.
 const maxStreams = 128
 
 // callerKey is where a call's context keeps the header for the functions.

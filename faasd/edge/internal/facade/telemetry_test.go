@@ -54,6 +54,6 @@ func TestOnlyKnownMethodsAreSpans(t *testing.T) {
 	spans.mu.Lock()
 	defer spans.mu.Unlock()
 	if !slices.Equal(spans.names, []string{"pb.OrderService/GetOrder"}) {
-		t.Errorf("spans %q", spans.names)
+		t.Errorf("spans: got %q, want the one of GetOrder", spans.names)
 	}
 }

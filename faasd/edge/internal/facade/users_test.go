@@ -96,14 +96,14 @@ func TestAccounts(t *testing.T) {
 			}
 			f.status, f.body = 422, `{"detail":"no","errors":[{"field":"token","message":"is not valid"}]}`
 			if _, err := test.call(ctx, users{caller: caller{f}}); status.Code(err) != codes.InvalidArgument {
-				t.Errorf("a refusal is %v", err)
+				t.Errorf("a refusal: got %v, want INVALID_ARGUMENT", err)
 			}
 		})
 	}
 	for _, id := range []string{"", "../me", "x"} {
 		f := &scripted{status: 204}
 		if _, err := (users{caller: caller{f}}).EndSession(t.Context(), &pb.EndSessionRequest{Id: id}); status.Code(err) != codes.NotFound || f.asked.Method != "" {
-			t.Errorf("a session %q: %v", id, err)
+			t.Errorf("a session %q: got %v, want NOT_FOUND and no call", id, err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 // Package front is the edge's HTTP side, the front door: it routes /api to the
-// functions, and serves the API's description and a shop page. Being the border
-// between the open network and the shop, it decides what of a request goes in
-// and what of an answer goes out; what a request means, it leaves to the
+// functions, and serves the API's description and a shop page. It decides
+// which headers of a request reach the functions and which of an answer reach
+// the client, and bounds what arrives. It has no business rule: that is for the
 // functions.
 package front
 

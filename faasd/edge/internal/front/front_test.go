@@ -85,13 +85,13 @@ func wantProblem(t *testing.T, response *http.Response, status int) {
 		t.Errorf("got %s, %s; want %d", response.Status, response.Header.Get("Content-Type"), status)
 	}
 	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || p.Title == "" || p.Type == "" {
-		t.Errorf("got %s (%v)", body, err)
+		t.Errorf("got %s (%v), want a problem of %d", body, err, status)
 	}
 	if (response.Header.Get("Retry-After") != "") != (status == 503) {
-		t.Errorf("Retry-After: %q", response.Header.Get("Retry-After"))
+		t.Errorf("Retry-After: got %q, want it with 503 only", response.Header.Get("Retry-After"))
 	}
 	if response.Header.Get("Cache-Control") != "no-store" {
-		t.Errorf("Cache-Control: %q", response.Header.Get("Cache-Control"))
+		t.Errorf("Cache-Control: got %q, want no-store", response.Header.Get("Cache-Control"))
 	}
 }
 
@@ -124,7 +124,7 @@ func TestRoutes(t *testing.T) {
 			body := `{"x":"ü"}`
 			response := ask(handler, test.method, test.target, body)
 			if response.StatusCode != 200 {
-				t.Fatalf("got %s", response.Status)
+				t.Fatalf("got %s, want 200", response.Status)
 			}
 			got := functions.asked[0]
 			if got.Method != test.wantMethod || got.Function != test.wantFunction || got.Query != test.wantQuery || string(got.Body) != body {
@@ -138,7 +138,7 @@ func TestRoutes(t *testing.T) {
 				t.Errorf("answered %q", content)
 			}
 			if response.Header.Get("Content-Length") != "7" {
-				t.Errorf("Content-Length: %q", response.Header.Get("Content-Length"))
+				t.Errorf("Content-Length: got %q, want 7", response.Header.Get("Content-Length"))
 			}
 		})
 	}
@@ -156,7 +156,7 @@ func TestNotFound(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			wantProblem(t, ask(handler, "GET", path, ""), 404)
 			if len(functions.asked) > 0 {
-				t.Errorf("asked %v", functions.asked)
+				t.Errorf("calls: got %v, want none", functions.asked)
 			}
 		})
 	}
@@ -177,7 +177,7 @@ func FuzzFind(f *testing.F) {
 		}
 		for method, route := range found.methods {
 			if called := route.called(id); !safe.MatchString(called) || strings.Replace(route.path, "{id}", id, 1) != path {
-				t.Errorf("%s %q leads to %q", method, path, called)
+				t.Errorf("%s %q: got %q, want the route's function", method, path, called)
 			}
 		}
 	})
@@ -209,7 +209,7 @@ func TestMethods(t *testing.T) {
 					t.Errorf("Allow: %q, want %q", got, want)
 				}
 				if len(functions.asked) > 0 {
-					t.Errorf("asked %v", functions.asked)
+					t.Errorf("calls: got %v, want none", functions.asked)
 				}
 			})
 		}
@@ -248,7 +248,7 @@ func TestAnswerHeaders(t *testing.T) {
 	}
 	got := ask(handler, "GET", "/api/inventory", "").Header
 	if got.Get("X-Call-Id") == "another" || got.Get("X-Call-Id") == "" {
-		t.Errorf("X-Call-Id: %q", got.Get("X-Call-Id"))
+		t.Errorf("X-Call-Id: got %q, want the edge's", got.Get("X-Call-Id"))
 	}
 	got.Del("X-Call-Id")
 	want := http.Header{
@@ -264,7 +264,7 @@ func TestAnswerHeaders(t *testing.T) {
 	}
 	functions.answer.Status = http.StatusNoContent
 	if got := ask(handler, "DELETE", "/api/inventory/"+id, "").Header; got.Get("Content-Type") != "" {
-		t.Errorf("nothing was sent as %q", got.Get("Content-Type"))
+		t.Errorf("Content-Type of an answer without a body: got %q, want none", got.Get("Content-Type"))
 	}
 }
 
@@ -304,7 +304,7 @@ func TestEveryAnswerHasACallID(t *testing.T) {
 			functions.asked = nil
 			got := ask(handler, "GET", path, "", "X-Call-Id: "+offered).Header.Get("X-Call-Id")
 			if !form.MatchString(got) || (got == offered) != kept {
-				t.Errorf("%s offered %q: got %q", path, offered, got)
+				t.Errorf("%s with the call id %q: got %q, want it kept: %t", path, offered, got, kept)
 			}
 			if len(functions.asked) > 0 && functions.asked[0].Header.Get("X-Call-Id") != got {
 				t.Errorf("the function saw another call id")
@@ -347,7 +347,7 @@ func TestCORS(t *testing.T) {
 				t.Errorf("answer: %v", got)
 			}
 			if refused := ask(handler, "GET", "/api/nothing", "", "Origin: "+test.origin); refused.StatusCode != 404 {
-				t.Errorf("unknown path: %s", refused.Status)
+				t.Errorf("unknown path: got %s, want 404", refused.Status)
 			}
 			asked := len(functions.asked)
 			response := ask(handler, "OPTIONS", "/api/inventory/"+id, "", append(preflight, "Origin: "+test.origin)...)
@@ -355,16 +355,16 @@ func TestCORS(t *testing.T) {
 				wantProblem(t, response, 405)
 			} else if response.StatusCode != 204 || response.Header.Get("Access-Control-Allow-Methods") != "DELETE, GET, HEAD, PUT" ||
 				!strings.Contains(response.Header.Get("Access-Control-Allow-Headers"), "Authorization") {
-				t.Errorf("preflight: %s %v", response.Status, response.Header)
+				t.Errorf("preflight: got %s %v, want 204 and what is allowed", response.Status, response.Header)
 			}
 			if len(functions.asked) != asked {
-				t.Error("a preflight reached a function")
+				t.Errorf("calls after a preflight: got %d, want %d", len(functions.asked), asked)
 			}
 		})
 	}
 	for _, list := range []string{"shop.example", "https://shop.example/", "https://shop.example/x", "https://"} {
 		if _, err := ParseOrigins(list); err == nil {
-			t.Errorf("%q was taken", list)
+			t.Errorf("%q: got nil, want an error", list)
 		}
 	}
 }
@@ -400,12 +400,12 @@ func TestBodyLimit(t *testing.T) {
 		for _, chunked := range []bool{false, true} {
 			functions.asked = nil
 			if response := send(method, path, limit, chunked); response.StatusCode != 200 || len(functions.asked) != 1 || int64(len(functions.asked[0].Body)) != limit {
-				t.Errorf("%s, %d bytes, chunked %v: got %s", route, limit, chunked, response.Status)
+				t.Errorf("%s, %d bytes, chunked %v: got %s, want 200", route, limit, chunked, response.Status)
 			}
 			functions.asked = nil
 			wantProblem(t, send(method, path, limit+1, chunked), 413)
 			if len(functions.asked) > 0 {
-				t.Errorf("%s: a body too large reached a function", route)
+				t.Errorf("%s, too large: got %d calls, want none", route, len(functions.asked))
 			}
 		}
 	}
@@ -417,13 +417,13 @@ func TestBodyLimit(t *testing.T) {
 	defer response.Body.Close()
 	wantProblem(t, response, 413)
 	if response.Close {
-		t.Error("the connection was closed")
+		t.Error("connection: got it closed, want it open")
 	}
 	if response := send("POST", "/api/orders", orderBody+maxExcess+2, true); !response.Close || response.StatusCode != 413 {
-		t.Errorf("far too much: %s, closed %t", response.Status, response.Close)
+		t.Errorf("far too much: got %s, closed %t, want 413, closed", response.Status, response.Close)
 	}
 	if used := handler.bodies.Used(); used != 0 {
-		t.Errorf("%d bytes are still counted", used)
+		t.Errorf("counted bytes: got %d, want 0", used)
 	}
 }
 
@@ -434,11 +434,11 @@ func TestBodiesFillTheBudget(t *testing.T) {
 	handler.bodies = budget.New(0, 0)
 	wantProblem(t, ask(handler, "POST", "/api/inventory", strings.Repeat("x", 5000)), 503)
 	if len(functions.asked) > 0 {
-		t.Error("a body beyond the budget reached a function")
+		t.Errorf("a body beyond the budget: got %d calls, want none", len(functions.asked))
 	}
 	for range 100 {
 		if response := ask(handler, "POST", "/api/orders", strings.Repeat("x", 4000)); response.StatusCode != 200 {
-			t.Fatalf("a small body: %s", response.Status)
+			t.Fatalf("a small body: got %s, want 200", response.Status)
 		}
 	}
 }
@@ -460,13 +460,13 @@ func TestSlowBodies(t *testing.T) {
 	}
 	answer, err := io.ReadAll(conn)
 	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 408 ")) || !bytes.Contains(answer, []byte("Connection: close")) {
-		t.Errorf("got %.200q, %v", answer, err)
+		t.Errorf("got %.200q, %v, want 408 and the connection closed", answer, err)
 	}
 	if took := time.Since(start); took < patience-time.Second {
-		t.Errorf("the read ended after %s", took)
+		t.Errorf("the read ended after: got %s, want about %s", took, patience)
 	}
 	if len(functions.asked) > 0 {
-		t.Error("half a request reached a function")
+		t.Errorf("half a request: got %d calls, want none", len(functions.asked))
 	}
 }
 
@@ -490,7 +490,7 @@ func TestPace(t *testing.T) {
 	after := func(i int) time.Duration { return d.set[i].Sub(paced.start).Round(time.Second) }
 	// Nothing for 10 s: late. A second's worth more each: still late. Then in time.
 	if after(0) != 5*time.Second || after(1) != 6*time.Second || after(2) != 11*time.Second || after(3) != 15*time.Second {
-		t.Errorf("the deadlines after the start: %s, %s, %s, %s", after(0), after(1), after(2), after(3))
+		t.Errorf("deadlines after the start: got %s, %s, %s, %s, want 5s, 6s, 11s, 15s", after(0), after(1), after(2), after(3))
 	}
 }
 
@@ -515,10 +515,10 @@ func TestBodyBrokenOff(t *testing.T) {
 	}
 	answer, err := io.ReadAll(conn)
 	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 400 ")) {
-		t.Errorf("got %.60q, %v", answer, err)
+		t.Errorf("got %.60q, %v, want 400", answer, err)
 	}
 	if len(functions.asked) > 0 {
-		t.Error("half a request reached a function")
+		t.Errorf("half a request: got %d calls, want none", len(functions.asked))
 	}
 }
 
@@ -526,12 +526,12 @@ func TestHealth(t *testing.T) {
 	handler, functions := open(t, Config{})
 	for _, path := range []string{"/healthz", "/readyz"} {
 		if response := ask(handler, "GET", path, ""); response.StatusCode != 200 {
-			t.Errorf("%s: %s", path, response.Status)
+			t.Errorf("%s: got %s, want 200", path, response.Status)
 		}
 	}
 	functions.broken = errors.New("connection refused to gateway 10.0.0.7")
 	if response := ask(handler, "GET", "/healthz", ""); response.StatusCode != 200 {
-		t.Errorf("healthz without a gateway: %s", response.Status)
+		t.Errorf("healthz without a gateway: got %s, want 200", response.Status)
 	}
 	wantProblem(t, ask(handler, "GET", "/readyz", ""), 503)
 	functions.broken = nil
@@ -570,13 +570,13 @@ func TestAccessLog(t *testing.T) {
 		Status, Bytes             int
 	}
 	if err := json.Unmarshal(log.b.Bytes(), &line); err != nil {
-		t.Fatalf("%v in %s", err, log.b.String())
+		t.Fatalf("log: got %s, %v, want JSON", log.b.String(), err)
 	}
 	if line.Msg != "answered" || line.Method != "GET" || line.Path != "/api/orders" || line.Client != "192.0.2.1" || line.CallID != "call-1" || line.Status != 200 || line.Bytes != 7 {
-		t.Errorf("logged %s", log.b.String())
+		t.Errorf("log: got %s, want the request's line", log.b.String())
 	}
 	if strings.Contains(log.b.String(), "secret") {
-		t.Errorf("the log holds a secret: %s", log.b.String())
+		t.Errorf("log: got %s, want no query and no header in it", log.b.String())
 	}
 }
 
@@ -586,7 +586,7 @@ func TestPanic(t *testing.T) {
 	functions.panics = true
 	wantProblem(t, ask(handler, "GET", "/api/orders", ""), 500)
 	if !strings.Contains(log.b.String(), "a bug") || !strings.Contains(log.b.String(), `"status":500`) {
-		t.Errorf("logged %s", log.b.String())
+		t.Errorf("log: got %s, want the panic and a 500", log.b.String())
 	}
 }
 
@@ -626,36 +626,36 @@ func TestFromMemory(t *testing.T) {
 				if memory.Copies().Lost(); trusted {
 					memory.Copies().Heard(time.Now().Add(time.Hour))
 					if first := ask(handler, "GET", path, ""); first.StatusCode != 200 {
-						t.Fatalf("%s: %s", path, first.Status)
+						t.Fatalf("%s: got %s, want 200", path, first.Status)
 					}
 				}
 				functions.asked = nil
 				got := ask(handler, test.method, path, "", header...)
 				body, err := io.ReadAll(got.Body)
 				if err != nil || got.StatusCode != test.status || trusted == (len(functions.asked) > 0) {
-					t.Errorf("%s %s %v: %s after %d calls, %v", test.method, path, test.header, got.Status, len(functions.asked), err)
+					t.Errorf("%s %s %v: got %s after %d calls, %v, want %d", test.method, path, test.header, got.Status, len(functions.asked), err, test.status)
 				}
 				return got.Header, string(body)
 			}
 			asked, body := answered(false)
 			kept, bodyKept := answered(true)
 			if !reflect.DeepEqual(asked, kept) || body != test.body || bodyKept != test.body {
-				t.Errorf("%s %s %v:\n%v %s\nfrom memory\n%v %s", test.method, path, test.header, asked, body, kept, bodyKept)
+				t.Errorf("%s %s %v: from memory got\n%v %s, want\n%v %s", test.method, path, test.header, kept, bodyKept, asked, body)
 			}
 			if kept.Get("X-Call-Id") != "call-1" || kept.Get("Link") == "" && test.status == 200 {
-				t.Errorf("from memory: %v", kept)
+				t.Errorf("from memory: got %v, want the call's id and the links", kept)
 			}
 		}
 	}
 	if lines := strings.Count(log.b.String(), `"msg":"answered"`); lines != 2*5*3 {
-		t.Errorf("%d lines in the log", lines)
+		t.Errorf("lines of the log: got %d, want %d", lines, 2*5*3)
 	}
 	// Who comes with a token is the function's.
 	memory.Copies().Heard(time.Now().Add(time.Hour))
 	functions.asked = nil
 	ask(handler, "GET", "/api/inventory/"+id, "", "Authorization: Bearer x")
 	if len(functions.asked) != 1 {
-		t.Error("a token was not asked about")
+		t.Errorf("calls for a request with a token: got %d, want 1", len(functions.asked))
 	}
 }
 
@@ -680,7 +680,7 @@ func TestBodyLimitsOfFunctions(t *testing.T) {
 		}
 		name, _, _ := strings.Cut(r.function, "/")
 		if got := stack.Functions[name].Environment["max_body_bytes"]; got != strconv.FormatInt(r.maxBody, 10) {
-			t.Errorf("%s %s: %d bytes at the edge, %s at the function %s", r.method, r.path, r.maxBody, got, name)
+			t.Errorf("%s %s: got %s bytes at the function %s, want the edge's %d", r.method, r.path, got, name, r.maxBody)
 		}
 	}
 }

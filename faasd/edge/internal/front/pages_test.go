@@ -23,21 +23,21 @@ func TestPages(t *testing.T) {
 	}
 	handler, functions := open(t, Config{ShopName: `<b>"Ann's" & Co`})
 	if got := slices.Sorted(maps.Keys(handler.pages)); !slices.Equal(got, slices.Sorted(maps.Keys(kinds))) {
-		t.Errorf("pages %v", got)
+		t.Errorf("pages: got %v, want %v", got, slices.Sorted(maps.Keys(kinds)))
 	}
 	for path, kind := range kinds {
 		t.Run(path, func(t *testing.T) {
 			response := ask(handler, "GET", path, "")
 			h := response.Header
 			if response.StatusCode != 200 || h.Get("Content-Type") != kind || h.Get("X-Call-Id") == "" || h.Get("X-Content-Type-Options") != "nosniff" {
-				t.Errorf("got %s, %v", response.Status, h)
+				t.Errorf("got %s, %v, want 200 as %s", response.Status, h, kind)
 			}
 			if policy := h.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") || strings.Contains(policy, "*") {
-				t.Errorf("policy: %s", policy)
+				t.Errorf("policy: got %s, want nothing but the edge's own", policy)
 			}
 			etag := h.Get("ETag")
 			if again := ask(handler, "GET", path, "", "If-None-Match: "+etag); etag == "" || again.StatusCode != 304 || again.ContentLength > 0 {
-				t.Errorf("asked again with %s: %s", etag, again.Status)
+				t.Errorf("again with %s: got %s, want 304", etag, again.Status)
 			}
 			content, err := io.ReadAll(response.Body)
 			if err != nil {
@@ -45,11 +45,11 @@ func TestPages(t *testing.T) {
 			}
 			head := ask(handler, "HEAD", path, "")
 			if nothing, err := io.ReadAll(head.Body); err != nil || len(nothing) > 0 || head.Header.Get("Content-Length") != fmt.Sprint(len(content)) {
-				t.Errorf("HEAD: %v, %d bytes, %v", head.Header, len(nothing), err)
+				t.Errorf("HEAD: got %v, %d bytes, %v, want the header alone", head.Header, len(nothing), err)
 			}
 			wantProblem(t, ask(handler, "POST", path, ""), 405)
 			if strings.Contains(string(content), "<b>") {
-				t.Error("the shop's name is not escaped")
+				t.Error("the shop's name: got it as HTML, want it escaped")
 			}
 			if path == openAPIPath || path == "/icon.svg" {
 				return // they name specifications, and load nothing
@@ -57,18 +57,18 @@ func TestPages(t *testing.T) {
 			// What the policy would block must not be there, nor anything from elsewhere.
 			for _, bad := range []string{`(?i)(src|href|action)="(https?:)?//`, `(?i)url\(`, `@import`, `(?i)<script(>| [^>]*>[^<])`, `(?i)<style`, `(?i)<[a-z][^>]* style=`, `(?i)<[a-z][^>]* on[a-z]+=`, `innerHTML`, `eval\(`} {
 				if found := regexp.MustCompile(bad).Find(content); found != nil {
-					t.Errorf("it holds %q", found)
+					t.Errorf("content: got %q in it, want no match of %s", found, bad)
 				}
 			}
 			for _, link := range regexp.MustCompile(`(?:src|href)="(/[^"#]*)"`).FindAllSubmatch(content, -1) {
 				if got := ask(handler, "GET", string(link[1]), ""); got.StatusCode != 200 {
-					t.Errorf("the link %s is %s", link[1], got.Status)
+					t.Errorf("link %s: got %s, want 200", link[1], got.Status)
 				}
 			}
 		})
 	}
 	if len(functions.asked) > 0 {
-		t.Errorf("the pages asked %v", functions.asked)
+		t.Errorf("calls for pages: got %v, want none", functions.asked)
 	}
 }
 
@@ -80,12 +80,12 @@ func TestDocsShowEverything(t *testing.T) {
 	}
 	for _, r := range routes {
 		if !bytes.Contains(content, []byte(`<span class="method `+r.method+`">`+r.method+`</span><code>`+r.path+`</code>`)) {
-			t.Errorf("%s %s is missing", r.method, r.path)
+			t.Errorf("got no %s %s, want each route", r.method, r.path)
 		}
 	}
 	for _, text := range []string{"items[].product_id", "history[].at", "If-Match", "Idempotency-Key", "integer, 1 to 100, default 20", "PENDING | COMPLETED | CANCELLED", "string, 8 to 256 characters"} {
 		if !bytes.Contains(content, []byte(text)) {
-			t.Errorf("%q is missing", text)
+			t.Errorf("got no %q, want it", text)
 		}
 	}
 }
@@ -95,7 +95,7 @@ func TestOpenAPI(t *testing.T) {
 	handler, _ := open(t, Config{Origins: []string{"*"}})
 	response := ask(handler, "GET", openAPIPath, "", "Origin: https://editor.example")
 	if response.Header.Get("Access-Control-Allow-Origin") != "*" {
-		t.Error("scripts that may call the API may not read what it is")
+		t.Errorf("Access-Control-Allow-Origin: got %q, want *", response.Header.Get("Access-Control-Allow-Origin"))
 	}
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
@@ -123,13 +123,13 @@ func TestOpenAPI(t *testing.T) {
 		used := make(map[string]bool)
 		for _, match := range regexp.MustCompile(`"\$ref": "([^"]*)"`).FindAllSubmatch(text, -1) {
 			if used[string(match[1])] = true; node(string(match[1])) == nil {
-				t.Errorf("%s leads nowhere", match[1])
+				t.Errorf("reference %s: got nothing there, want a definition", match[1])
 			}
 		}
 		for kind, components := range node("#/components").(map[string]any) {
 			for name := range components.(map[string]any) {
 				if pointer := "#/components/" + kind + "/" + name; !used[pointer] && kind != "securitySchemes" {
-					t.Errorf("nobody needs %s", pointer)
+					t.Errorf("%s: got no reference to it, want one", pointer)
 				}
 			}
 		}
@@ -150,7 +150,7 @@ func TestOpenAPI(t *testing.T) {
 		slices.Sort(documented)
 		slices.Sort(routed)
 		if !slices.Equal(documented, routed) {
-			t.Errorf("documented: %v, routed: %v", documented, routed)
+			t.Errorf("documented: got %v, want %v", documented, routed)
 		}
 	})
 
@@ -160,7 +160,7 @@ func TestOpenAPI(t *testing.T) {
 			pointer := "#/paths/" + strings.ReplaceAll(r.path, "/", "~1") + "/" + strings.ToLower(r.method)
 			op := node(pointer).(map[string]any)
 			if id, _ := op["operationId"].(string); id == "" || ids[id] {
-				t.Errorf("%s: operationId %q", pointer, id)
+				t.Errorf("%s: got operationId %q, want one of its own", pointer, id)
 			} else {
 				ids[id] = true
 			}
@@ -177,7 +177,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 			for _, status := range want {
 				if answers[status] == nil {
-					t.Errorf("%s lacks %s", pointer, status)
+					t.Errorf("%s: got no answer %s, want one", pointer, status)
 				}
 			}
 			for status, a := range answers {
@@ -187,12 +187,12 @@ func TestOpenAPI(t *testing.T) {
 				}
 				headers, _ := a["headers"].(map[string]any)
 				if headers["X-Call-Id"] == nil {
-					t.Errorf("%s %s lacks X-Call-Id", pointer, status)
+					t.Errorf("%s %s: got no X-Call-Id, want one", pointer, status)
 				}
 				contents, _ := a["content"].(map[string]any)
 				kind := map[bool]string{true: "application/json", false: "application/problem+json"}[status < "400"]
 				if status != "204" && status != "304" && (len(contents) != 1 || contents[kind] == nil) {
-					t.Errorf("%s %s has content %v", pointer, status, contents)
+					t.Errorf("%s %s: got content %v, want %s", pointer, status, contents, kind)
 				}
 			}
 		}
@@ -211,13 +211,13 @@ func TestOpenAPI(t *testing.T) {
 				if _, ok := v["schema"]; ok {
 					schema, err := compiler.Compile("openapi.json" + pointer + "/schema")
 					if err != nil {
-						t.Errorf("%s: %v", pointer, err)
+						t.Errorf("%s: got %v, want a schema", pointer, err)
 						return
 					}
 					if example, ok := v["example"]; ok {
 						examples++
 						if err := schema.Validate(example); err != nil {
-							t.Errorf("the example at %s: %v", pointer, err)
+							t.Errorf("example at %s: got %v, want it valid", pointer, err)
 						}
 					}
 				}
@@ -228,7 +228,7 @@ func TestOpenAPI(t *testing.T) {
 		}
 		walk("#", whole)
 		if examples < 30 {
-			t.Errorf("only %d examples were checked", examples)
+			t.Errorf("examples: got %d, want 30 or more", examples)
 		}
 	})
 
@@ -248,7 +248,7 @@ func TestOpenAPI(t *testing.T) {
 				t.Fatal(err)
 			}
 			if schema.Validate(value) == nil {
-				t.Errorf("%s takes %s", name, body)
+				t.Errorf("%s of %s: got nil, want an error", name, body)
 			}
 		}
 	})
@@ -266,7 +266,7 @@ func TestReferenceRefuses(t *testing.T) {
 		"a tag missing":   {`"tags": ["Mail"]`, `"tags": ["Post"]`},
 	} {
 		if _, err := newReference(bytes.Replace(document, []byte(edit[0]), []byte(edit[1]), 1)); err == nil {
-			t.Errorf("%s: no error", name)
+			t.Errorf("%s: got nil, want an error", name)
 		}
 	}
 }
@@ -287,7 +287,7 @@ func TestTracesURL(t *testing.T) {
 	}
 	for _, text := range []string{"javascript:alert(1)", "127.0.0.1:4318", "/traces", "http://", "http://user:secret@host/", "http://host/?q"} {
 		if address, err := ParseTracesURL(text); err == nil {
-			t.Errorf("%s is taken as %s", text, address)
+			t.Errorf("%s: got %s, want an error", text, address)
 		}
 	}
 }

@@ -28,10 +28,10 @@ import (
 const (
 	// maxAnswer is far above what a full page of the longest list needs.
 	maxAnswer = 8 << 20
-	// maxCalls bounds the calls under way: what comes beyond it is refused at
+	// maxCalls bounds the calls in progress: what comes beyond it is refused at
 	// once instead of piling up in memory.
 	maxCalls = 1024
-	// maxAnswers bounds the bytes of answers under way, in all, but for what is
+	// maxAnswers bounds the bytes of answers in progress, in all, but for what is
 	// small enough to be left to maxCalls.
 	maxAnswers = 32 << 20
 	// Timeout is how long a call takes at most. It is longer than the

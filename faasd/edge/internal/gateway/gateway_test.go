@@ -75,11 +75,11 @@ func TestAnswers(t *testing.T) {
 			if test.want >= 400 {
 				kind, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";")
 				if kind != "application/problem+json" || answer.Problem().Title == "" {
-					t.Errorf("got a %s: %s", kind, answer.Body)
+					t.Errorf("got a %s: %s, want a problem", kind, answer.Body)
 				}
 			}
 			if test.want != test.status && strings.Contains(string(answer.Body), "function") {
-				t.Errorf("the client sees what only the log should: %s", answer.Body)
+				t.Errorf("body: got %s, want nothing of the gateway in it", answer.Body)
 			}
 		})
 	}
@@ -101,7 +101,7 @@ func TestBusy(t *testing.T) {
 			client := open(t, func(w http.ResponseWriter, r *http.Request) {
 				tries++
 				if body, err := io.ReadAll(r.Body); err != nil || string(body) != `{"a":1}` {
-					t.Errorf("try %d brings %q (%v)", tries, body, err)
+					t.Errorf("try %d: got %q, %v, want the whole body", tries, body, err)
 				}
 				if tries > test.refusals {
 					w.WriteHeader(http.StatusCreated)
@@ -159,7 +159,7 @@ func TestBroken(t *testing.T) {
 			t.Errorf("got %d", answer.Status)
 		}
 		if client.Ready(t.Context()) == nil {
-			t.Error("ready without a gateway")
+			t.Error("Ready without a gateway: got nil, want an error")
 		}
 	})
 }
@@ -185,14 +185,14 @@ func TestDeadline(t *testing.T) {
 	default: // it did not get there within its second
 		t.Fatal("the function was not called")
 	}
-	if told, err := time.ParseDuration(text); err != nil || told <= 0 || told > time.Second {
-		t.Errorf("X-Timeout is %v, %v", told, err)
+	if sent, err := time.ParseDuration(text); err != nil || sent <= 0 || sent > time.Second {
+		t.Errorf("X-Timeout: got %v, %v, want at most 1s", sent, err)
 	}
 
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() { <-seen; cancel() }()
 	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != problem.StatusClientClosedRequest {
-		t.Errorf("after the caller left: got %d", answer.Status)
+		t.Errorf("after the caller left: got %d, want 499", answer.Status)
 	}
 }
 
@@ -205,7 +205,7 @@ func TestTooManyCalls(t *testing.T) {
 	}
 	<-client.calls
 	if answer := client.Call(t.Context(), Request{Method: "GET", Function: "orders"}); answer.Status != 200 {
-		t.Errorf("got %d once there is room", answer.Status)
+		t.Errorf("once there is room: got %d, want 200", answer.Status)
 	}
 }
 
@@ -213,7 +213,7 @@ func TestReady(t *testing.T) {
 	status := http.StatusOK
 	client := open(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/healthz" {
-			t.Errorf("asked %s", r.URL.Path)
+			t.Errorf("path: got %s, want /healthz", r.URL.Path)
 		}
 		w.WriteHeader(status)
 	})
@@ -222,7 +222,7 @@ func TestReady(t *testing.T) {
 	}
 	status = http.StatusServiceUnavailable
 	if client.Ready(t.Context()) == nil {
-		t.Error("ready although the gateway is not")
+		t.Error("Ready of a gateway that is not: got nil, want an error")
 	}
 }
 
@@ -234,9 +234,9 @@ func TestTarget(t *testing.T) {
 		want := strings.TrimSuffix("/function/products/0123456789abcdef01234567?"+query, "?")
 		answer := client.Call(t.Context(), Request{Method: "GET", Function: "products/0123456789abcdef01234567", Query: query})
 		if answer.Status != 200 {
-			t.Errorf("%q: %d", query, answer.Status)
+			t.Errorf("%q: got %d, want 200", query, answer.Status)
 		} else if got := <-seen; got != want {
-			t.Errorf("%q: asked %q", query, got)
+			t.Errorf("query: got %q, want %q", got, query)
 		}
 	}
 }
@@ -244,7 +244,7 @@ func TestTarget(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	for _, base := range []string{"", "gateway:8080", "//gateway", "ftp://gateway", "http://gateway?x=1", "http://%zz"} {
 		if _, err := New(base, nil); err == nil {
-			t.Errorf("%q was taken", base)
+			t.Errorf("%q: got nil, want an error", base)
 		}
 	}
 }
@@ -273,20 +273,20 @@ func TestOrigin(t *testing.T) {
 			offered := http.Header{"X-Call-Id": {test.id}, "Traceparent": {test.parent}, "Tracestate": {test.state}}
 			h := Origin(offered.Get, "192.0.2.1")
 			if id := h.Get("X-Call-Id"); !callID.MatchString(id) || (id == test.id) != test.keepsID {
-				t.Errorf("call id %q", id)
+				t.Errorf("call id: got %q, want it well-formed, the client's: %t", id, test.keepsID)
 			}
 			want := ""
 			if test.keepsTrace {
 				want = test.parent
 			}
 			if p := h.Get("Traceparent"); p != want {
-				t.Errorf("traceparent %q", p)
+				t.Errorf("traceparent: got %q, want the client's: %t", p, test.keepsTrace)
 			}
 			if state := h.Get("Tracestate"); state != "" && !test.keepsTrace {
-				t.Errorf("tracestate %q without its parent", state)
+				t.Errorf("tracestate: got %q, want none without its parent", state)
 			}
 			if h.Get("X-Forwarded-For") != "192.0.2.1" {
-				t.Errorf("X-Forwarded-For %q", h.Get("X-Forwarded-For"))
+				t.Errorf("X-Forwarded-For: got %q, want 192.0.2.1", h.Get("X-Forwarded-For"))
 			}
 		})
 	}
@@ -335,10 +335,10 @@ func TestProof(t *testing.T) {
 	header := Origin(http.Header{}.Get, "2001:db8::1")
 	client.Call(t.Context(), Request{Method: "POST", Function: "register", Header: header})
 	if address, proven := key.Address(<-seen); !proven || address.String() != "2001:db8::1" {
-		t.Errorf("the function sees %s, proven %t", address, proven)
+		t.Errorf("address: got %s, proven %t, want 2001:db8::1, proven", address, proven)
 	}
 	if header.Get(origin.ProofHeader) != "" {
-		t.Error("the proof is in the caller's own header")
+		t.Errorf("the caller's header: got %q, want no proof", header.Get(origin.ProofHeader))
 	}
 }
 
@@ -362,27 +362,27 @@ func TestAnswersAreBounded(t *testing.T) {
 		answer := ask("large", fmt.Sprintf("192.0.2.%d", i))
 		if answer.Status == 503 {
 			if answer.Header.Get("Retry-After") == "" {
-				t.Error("without Retry-After")
+				t.Error("Retry-After: got none, want one")
 			}
 			break
 		}
 		held = append(held, answer)
 		if used := client.answers.Used(); used < int64(len(held))*large || used > maxAnswers {
-			t.Fatalf("%d bytes are counted for %d answers", used, len(held))
+			t.Fatalf("counted bytes: got %d for %d answers, want all and at most %d", used, len(held), maxAnswers)
 		}
 	}
 	if len(held) < maxAnswers/large/2 || len(held) > maxAnswers/large {
-		t.Errorf("%d answers fit", len(held))
+		t.Errorf("answers: got %d, want from %d to %d", len(held), maxAnswers/large/2, maxAnswers/large)
 	}
 	if answer := ask("", "192.0.2.1"); answer.Status != 200 {
-		t.Errorf("a small answer: %d", answer.Status)
+		t.Errorf("a small answer: got %d, want 200", answer.Status)
 	}
 	held[0].Release()
 	held[0].Release()
 	held[1].Keep()
 	held[1].Release()
 	if answer := ask("large", "192.0.2.1"); answer.Status != 200 {
-		t.Errorf("once there is room: %d", answer.Status)
+		t.Errorf("once there is room: got %d, want 200", answer.Status)
 	} else {
 		answer.Release()
 	}
@@ -390,6 +390,6 @@ func TestAnswersAreBounded(t *testing.T) {
 		answer.Release()
 	}
 	if used := client.answers.Used(); used != 0 {
-		t.Errorf("%d bytes are still counted", used)
+		t.Errorf("counted bytes: got %d, want 0", used)
 	}
 }

@@ -1,5 +1,5 @@
-// Package listener accepts the edge's connections: no more than it can afford,
-// not all of them from one address, and with the client's own address where a
+// Package listener accepts the edge's connections: a bounded number in all
+// and from one address, with the client's own address where a
 // proxy in front sends it by the PROXY protocol.
 package listener
 
