@@ -51,7 +51,7 @@ func TestBatches(t *testing.T) {
 	}
 	call(t.Context(), 0, nil)
 	if first := <-started; len(first) != 1 {
-		t.Fatalf("the first call waited: %v", first)
+		t.Fatalf("the first batch: got %v, want one call", first)
 	}
 	const others = maxBatch + 10
 	for i := 1; i <= others; i++ {

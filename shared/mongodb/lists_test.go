@@ -276,7 +276,7 @@ func TestProductLists(t *testing.T) {
 			end := min(start+20, len(want))
 			products, more, total := list(t, s)
 			if !slices.Equal(productIDs(products), want[start:end]) || more != (end < len(want)) || total != min(len(want), kiosk.MaxDepth+1) {
-				t.Errorf("%+v: %d products, more %t, of %d", s, len(products), more, total)
+				t.Errorf("%+v: got %d products, more %t, of %d, want those that match", s, len(products), more, total)
 			}
 		}
 	})
@@ -385,7 +385,7 @@ func TestListsAreRemembered(t *testing.T) {
 	w.found.put("large", finding{}, memoryBudget)
 	w.found.put("larger", finding{}, memoryBudget)
 	if n := len(w.found.known); n != 1 || w.found.spent > memoryBudget+memoryEntry+10 {
-		t.Errorf("%d lists of %d bytes are remembered", n, w.found.spent)
+		t.Errorf("memory: got %d lists of %d bytes, want 1 of at most %d", n, w.found.spent, memoryBudget)
 	}
 }
 
@@ -477,24 +477,24 @@ func TestKeepWords(t *testing.T) {
 	var changed []productDocument
 	if changed, err = find[productDocument](t.Context(), r.collection, bson.D{{Key: "name", Value: "Crème 40"}}); err != nil || len(changed) != 1 ||
 		changed[0].Revision != 7 || !changed[0].UpdatedAt.Equal(now) || changed[0].Stock != 3 || !slices.Equal(changed[0].Words, []string{"40", "creme", "food", "sweet"}) {
-		t.Errorf("the product is now %+v, %v", changed, err)
+		t.Errorf("product: got %+v, %v, want its words and nothing else changed", changed, err)
 	}
 	if n, err := r.collection.CountDocuments(t.Context(), bson.D{{Key: "words", Value: nil}}); err != nil || n != 0 {
-		t.Errorf("%d are left without words, %v", n, err)
+		t.Errorf("products without words: got %d, %v, want none", n, err)
 	}
 	if announced.Load() == 0 {
-		t.Error("nobody heard of it")
+		t.Error("announcements: got none, want some")
 	}
 	// Where all have theirs, looking for more costs next to nothing.
 	stop()
 	replicas.Wait()
 	w.asked(products)
 	if n, err := r.fillWords(t.Context(), nil); err != nil || n != 0 {
-		t.Errorf("%d more got words, %v", n, err)
+		t.Errorf("fillWords again: got %d, %v, want none", n, err)
 	}
 	for _, query := range w.asked(products) {
 		if e := w.explain(t, query); e.keys > 2 || e.docs > 1 || !slices.Contains(e.indexes, "words_1") {
-			t.Errorf("looking for products without words: %+v", e)
+			t.Errorf("products without words: got %+v, want the index words_1", e)
 		}
 	}
 }
@@ -571,7 +571,7 @@ func TestOrderLists(t *testing.T) {
 	}
 	page, _, total := list(order.Selection{UserID: many, Skip: 9_980, Limit: 20})
 	if expected := want(order.Selection{UserID: many}); !slices.Equal(ids(page), expected[9_980:]) || total != len(expected) {
-		t.Errorf("a page far in has %d orders of %d", len(page), total)
+		t.Errorf("a deep page: got %d orders of %d, want a whole one", len(page), total)
 	}
 
 	// What is counted again is only what may have come since.
@@ -579,7 +579,7 @@ func TestOrderLists(t *testing.T) {
 		add(many, 1, 0, order.Pending)
 		w.asked(orders)
 		if _, _, total := list(order.Selection{UserID: many, Limit: 20}); total != min(settledOrders+i+1, kiosk.MaxDepth+1) {
-			t.Errorf("with %d more, the customer has %d orders", i+1, total)
+			t.Errorf("with %d more: got %d orders, want %d", i+1, total, min(settledOrders+i+1, kiosk.MaxDepth+1))
 		}
 		queries := w.asked(orders)
 		if len(queries) != 2 {
@@ -591,7 +591,7 @@ func TestOrderLists(t *testing.T) {
 				most = i + 3
 			}
 			if e := w.explain(t, query); e.keys > most || e.docs > most || slices.Contains(e.stages, "SORT") || !slices.Equal(e.indexes, []string{"user_id_1_created_at_-1__id_-1"}) {
-				t.Errorf("with %d more, query %d: %+v", i+1, j, e)
+				t.Errorf("with %d more, query %d: got %+v, want at most %d keys, by the customer's index", i+1, j, e, most)
 			}
 		}
 	}
@@ -600,12 +600,12 @@ func TestOrderLists(t *testing.T) {
 	w.asked(orders)
 	list(order.Selection{Limit: 20})
 	if n := len(w.asked(orders)); n != 1 {
-		t.Errorf("a list that is known to have more than is counted takes %d queries", n)
+		t.Errorf("a list longer than is counted: got %d queries, want 1", n)
 	}
 	list(order.Selection{UserID: few, Status: order.Pending, Limit: 20})
 	for _, query := range w.asked(orders) {
 		if e := w.explain(t, query); e.keys > 31 || e.docs > 21 || slices.Contains(e.stages, "SORT") || !slices.Equal(e.indexes, []string{"user_id_1_status_1_created_at_-1__id_-1"}) {
-			t.Errorf("a customer's orders of a status: %+v", e)
+			t.Errorf("a customer's orders of a status: got %+v, want their index and no sort", e)
 		}
 	}
 }

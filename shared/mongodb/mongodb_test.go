@@ -113,10 +113,10 @@ func TestTransactEndsWithItsCaller(t *testing.T) {
 		return claim(ctx)
 	})
 	if !kiosk.IsKind(err, kiosk.KindUnavailable) {
-		t.Errorf("the transaction ends with %v", err)
+		t.Errorf("transaction: got %v, want it unavailable", err)
 	}
 	if took := time.Since(start); took > 4*time.Second {
-		t.Errorf("a transaction of one second takes %v", took)
+		t.Errorf("a transaction of one second: got %v, want at most 4s", took)
 	}
 }
 
@@ -131,6 +131,6 @@ func TestCloseWaitsForNobody(t *testing.T) {
 	start := time.Now()
 	_ = db.Close() // the server cannot be reached
 	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("closing takes %v", took)
+		t.Errorf("Close: got %v, want at most 3s", took)
 	}
 }

@@ -53,7 +53,7 @@ func TestCache(t *testing.T) {
 	expect(2, 2)
 
 	if _, err := cache.Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{}, kiosk.NotFound("none") }); !kiosk.IsKind(err, kiosk.KindNotFound) {
-		t.Errorf("an error of loading became %v", err)
+		t.Errorf("a load that fails: got %v, want its error", err)
 	}
 }
 
@@ -81,7 +81,7 @@ func reads[T any](t *testing.T, client *redis.Client, value T) {
 		// A field left out here would go untested.
 		for i, v := 0, reflect.ValueOf(value); i < v.NumField(); i++ {
 			if v.Field(i).IsZero() {
-				t.Errorf("the test's %s has no value", v.Type().Field(i).Name)
+				t.Errorf("%s: got no value in the test, want one", v.Type().Field(i).Name)
 			}
 		}
 		cache, id, loads := redis.NewCache[T](client, "type-"+string(kiosk.NewID()), lifetime), kiosk.NewID(), 0
@@ -92,7 +92,7 @@ func reads[T any](t *testing.T, client *redis.Client, value T) {
 			}
 		}
 		if loads != 1 {
-			t.Errorf("10 reads cost %d loads", loads)
+			t.Errorf("loads of 10 reads: got %d, want 1", loads)
 		}
 	})
 }
@@ -128,7 +128,7 @@ func TestUnreadableCopy(t *testing.T) {
 		}
 	}
 	if loads != 1 {
-		t.Errorf("5 reads cost %d loads", loads)
+		t.Errorf("loads of 5 reads: got %d, want 1", loads)
 	}
 }
 
@@ -148,7 +148,7 @@ func TestDropAfterAFailure(t *testing.T) {
 	testservers.Eventually(t, "redis to count as back", func() error { return client.Ping(t.Context()) })
 	got, err := cache.Get(t.Context(), id, func(context.Context) (thing, error) { return thing{2}, nil })
 	if err != nil || got.Value != 2 {
-		t.Errorf("the old copy lived on: %+v, %v", got, err)
+		t.Errorf("after Drop: got %+v, %v, want 2", got, err)
 	}
 }
 
@@ -171,13 +171,13 @@ func TestDropWhileRedisIsOutOfReach(t *testing.T) {
 	value = 2
 	redis.NewCache[thing](here, name, lifetime).Drop(t.Context(), ids...)
 	if got, err := elsewhere.Get(t.Context(), ids[0], load); err != nil || got.Value != 1 {
-		t.Fatalf("the wire was not cut: %+v, %v", got, err)
+		t.Fatalf("while the wire is cut: got %+v, %v, want 1", got, err)
 	}
 	wire.mend()
 	testservers.Eventually(t, "the copies to be deleted", here.Overdue)
 	for _, id := range ids {
 		if got, err := elsewhere.Get(t.Context(), id, load); err != nil || got.Value != 2 {
-			t.Fatalf("an old copy lived on: %+v, %v", got, err)
+			t.Fatalf("after Drop: got %+v, %v, want 2", got, err)
 		}
 	}
 }
@@ -210,7 +210,7 @@ func TestCacheRefusesSlowReaders(t *testing.T) {
 				t.Fatal(old, err)
 			}
 			if got, err := cache.Get(ctx, id, loads(2)); err != nil || got.Value != 2 {
-				t.Fatalf("the old value came back: %+v, %v", got, err)
+				t.Fatalf("after Drop: got %+v, %v, want 2", got, err)
 			}
 		})
 	}
@@ -249,12 +249,12 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := client.Lock(t.Context(), name); !kiosk.IsKind(err, kiosk.KindConflict) {
-		t.Errorf("a lock that is held: %v", err)
+		t.Errorf("a lock that is held: got %v, want a conflict", err)
 	}
 	unlock()
 	unlock, err = client.Lock(t.Context(), name)
 	if err != nil {
-		t.Errorf("a lock that was given back: %v", err)
+		t.Errorf("a lock that was released: got %v, want nil", err)
 	}
 	unlock()
 }
@@ -266,16 +266,16 @@ func TestLimiter(t *testing.T) {
 	for i := range 3 {
 		limit, err := limiter.Allow(t.Context(), key, rate)
 		if err != nil || limit.Requests != 3 || limit.Remaining != 2-i {
-			t.Fatalf("request %d: %+v, %v", i, limit, err)
+			t.Fatalf("request %d: got %+v, %v, want %d left of 3", i, limit, err, 2-i)
 		}
 	}
 	_, err := limiter.Allow(t.Context(), key, rate)
 	var e *kiosk.Error
 	if !errors.As(err, &e) || e.Kind != kiosk.KindTooMany || e.RetryAfter <= 0 || e.Limit.Remaining != 0 {
-		t.Errorf("the fourth: %+v", err)
+		t.Errorf("the fourth: got %+v, want too many, with Retry-After", err)
 	}
 	if _, err := limiter.Allow(t.Context(), key+"x", rate); err != nil {
-		t.Errorf("another key: %v", err)
+		t.Errorf("another key: got %v, want nil", err)
 	}
 
 }
@@ -299,7 +299,7 @@ func TestLogins(t *testing.T) {
 	for range 4 {
 		for range 4 {
 			if err := guard.Attempt(ctx, account, "192.0.2.2"); err != nil {
-				t.Fatalf("the owner: %v", err)
+				t.Fatalf("the owner: got %v, want nil", err)
 			}
 		}
 		guard.Succeeded(ctx, account, "192.0.2.2")
@@ -310,11 +310,11 @@ func TestLogins(t *testing.T) {
 		stopped = stopped || guard.Attempt(ctx, account, net.IPv4(198, 51, 100, byte(i)).String()) != nil
 	}
 	if !stopped {
-		t.Error("a hundred addresses were let to try one account")
+		t.Error("a hundred addresses at one account: got all let in, want too many")
 	}
 	// ... but not for the owner where he has logged in before.
 	if err := guard.Attempt(ctx, account, "192.0.2.2"); err != nil {
-		t.Errorf("the owner was locked out: %v", err)
+		t.Errorf("the owner: got %v, want nil", err)
 	}
 }
 
@@ -324,16 +324,16 @@ func TestRedisAway(t *testing.T) {
 	ctx := t.Context()
 	got, err := redis.NewCache[thing](client, "thing", lifetime).Get(ctx, kiosk.NewID(), func(context.Context) (thing, error) { return thing{7}, nil })
 	if err != nil || got.Value != 7 {
-		t.Errorf("cache: %+v, %v", got, err)
+		t.Errorf("cache: got %+v, %v, want 7", got, err)
 	}
 	redis.NewCache[thing](client, "thing", lifetime).Drop(ctx, kiosk.NewID())
 	unlock, err := client.Lock(ctx, "x")
 	if err != nil {
-		t.Errorf("lock: %v", err)
+		t.Errorf("lock: got %v, want nil", err)
 	}
 	unlock()
 	if err := client.Ping(ctx); err == nil {
-		t.Error("ping says that it is there")
+		t.Error("Ping: got nil, want an error")
 	}
 }
 
@@ -346,7 +346,7 @@ func TestLimitsWithoutRedis(t *testing.T) {
 			limit, err := limiter.Allow(ctx, key, rate)
 			if i < rate.Requests {
 				if err != nil || limit.Remaining != rate.Requests-1-i {
-					t.Errorf("request %d of %d: %+v, %v", i+1, rate.Requests, limit, err)
+					t.Errorf("request %d of %d: got %+v, %v, want %d left", i+1, rate.Requests, limit, err, rate.Requests-1-i)
 				}
 				continue
 			}
@@ -369,7 +369,7 @@ func TestLimitsWithoutRedis(t *testing.T) {
 	}
 	guard.Succeeded(ctx, "account", "192.0.2.1")
 	if err := guard.Attempt(ctx, "account", "192.0.2.1"); err != nil {
-		t.Errorf("after a success: %v", err)
+		t.Errorf("after a success: got %v, want nil", err)
 	}
 	passed = 0
 	for i := range 300 { // one address, many accounts
@@ -395,11 +395,11 @@ func TestLimitsWithoutRedis(t *testing.T) {
 
 func TestParseRate(t *testing.T) {
 	if rate, err := redis.ParseRate("60/1m"); err != nil || rate != (redis.Rate{Requests: 60, Window: time.Minute}) {
-		t.Errorf("%+v, %v", rate, err)
+		t.Errorf("60/1m: got %+v, %v, want 60 within a minute", rate, err)
 	}
 	for _, text := range []string{"", "60", "60/", "/1m", "x/1m", "-1/1m", "60/0s", "60/-1m"} {
 		if rate, err := redis.ParseRate(text); err == nil {
-			t.Errorf("%q was read as %+v", text, rate)
+			t.Errorf("%q: got %+v, want an error", text, rate)
 		}
 	}
 }

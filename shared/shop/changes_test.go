@@ -98,7 +98,7 @@ func TestChangesAreAnnounced(t *testing.T) {
 				// An order shows that its stock has moved: nobody who sees that may
 				// be shown the stock of before.
 				if moved := step.name == "taken" || step.name == "returned"; moved && l.changing.Load() == before {
-					t.Error("it was not announced before the commit")
+					t.Error("before the commit: got no announcement, want one")
 				}
 			}()
 			for timeout := time.After(20 * time.Second); ; {
@@ -109,7 +109,7 @@ func TestChangesAreAnnounced(t *testing.T) {
 					}
 					t.Errorf("who heard of it saw %+v", seen)
 				case <-timeout:
-					t.Fatal("it was not announced")
+					t.Fatal("after the commit: got no announcement, want one")
 				}
 			}
 		})

@@ -21,7 +21,7 @@ func TestCatalogue(t *testing.T) {
 	d.SKU = "PEN-1"
 	p, err := catalogue.Create(t.Context(), admin, d)
 	if err != nil || p.Price != 150 || p.Stock != 5 {
-		t.Fatalf("%+v, %v", p, err)
+		t.Fatalf("Create: got %+v, %v, want the price 150 and the stock 5", p, err)
 	}
 	if got, err := catalogue.Get(t.Context(), p.ID); err != nil || got != p {
 		t.Errorf("%+v, %v, want %+v", got, err, p)
@@ -44,10 +44,10 @@ func TestCatalogue(t *testing.T) {
 	}
 	changed, err := catalogue.Replace(t.Context(), admin, p.ID, same(p), details("Quill", "paper", "2", 7))
 	if err != nil || changed.Name != "Quill" || changed.Stock != 7 || changed.SKU != "" || changed.ETag() == p.ETag() || changed.CreatedAt != p.CreatedAt {
-		t.Errorf("%+v, %v", changed, err)
+		t.Errorf("Replace: got %+v, %v, want a quill, 7 pieces, another ETag", changed, err)
 	}
 	if got, err := catalogue.Get(t.Context(), p.ID); err != nil || got != changed {
-		t.Errorf("a reader sees %+v, %v", got, err)
+		t.Errorf("Get: got %+v, %v, want %+v", got, err, changed)
 	}
 	_, err = catalogue.Replace(t.Context(), admin, p.ID, same(p), details("Feather", "paper", "2", 7))
 	expectKind(t, err, kiosk.KindStale, "what one saw is old")
@@ -173,7 +173,7 @@ func TestListsFollowChanges(t *testing.T) {
 	}
 	query := inventory.Query{Text: "p", Sort: inventory.SortPrice, Page: kiosk.Page{Number: 1, Limit: 1}}
 	if got, err := catalogue.List(t.Context(), query); err != nil || len(got.Items) != 1 || got.Items[0].ID != last.ID {
-		t.Errorf("the cheapest is %+v, %v", got, err)
+		t.Errorf("the cheapest: got %+v, %v, want %s", got, err, last.ID)
 	}
 	expect("another price", 3, 3, 0)
 	if err := catalogue.Delete(t.Context(), admin, last.ID, nil); err != nil {
@@ -254,13 +254,13 @@ func TestLedger(t *testing.T) {
 		}
 	}
 	if wrong := check(); len(wrong) > 0 {
-		t.Errorf("%+v", wrong)
+		t.Errorf("ledger: got %+v, want no discrepancy", wrong)
 	}
 	// The check bites: a movement that nobody made.
 	if err := s.db.Products().Record(t.Context(), inventory.Movement{ID: kiosk.NewID(), ProductID: products[2].ID, Delta: 1, Cause: inventory.CauseAdjusted, At: now()}); err != nil {
 		t.Fatal(err)
 	}
 	if wrong := check(); len(wrong) != 1 || wrong[0] != (inventory.Discrepancy{ProductID: products[2].ID, Stock: 5, Ledger: 6}) {
-		t.Errorf("%+v", wrong)
+		t.Errorf("ledger: got %+v, want the third product's 5 instead of 6", wrong)
 	}
 }

@@ -28,7 +28,7 @@ func TestSend(t *testing.T) {
 	sender := s.gateway.sender
 	m := mail.Message{To: "bob@example.com", Subject: "Hello", HTML: "<p>Hello</p>"}
 	if result, err := sender.Send(t.Context(), admin, m, ""); err != nil || result.Replayed {
-		t.Errorf("%+v, %v", result, err)
+		t.Errorf("without a key: got %+v, %v, want it sent", result, err)
 	}
 	for want := range 2 {
 		if result, err := sender.Send(t.Context(), admin, m, "key"); err != nil || result.Replayed != (want == 1) {
@@ -41,7 +41,7 @@ func TestSend(t *testing.T) {
 	_, err := sender.Send(t.Context(), admin, other, "key")
 	expectKind(t, err, kiosk.KindInvalid, "the key with another mail")
 	if _, err := sender.Send(t.Context(), kiosk.Service(), other, "key"); err != nil {
-		t.Errorf("another's key: %v", err)
+		t.Errorf("another actor's key: got %v, want nil", err)
 	}
 	_, err = sender.Send(t.Context(), customer, m, "")
 	expectKind(t, err, kiosk.KindForbidden, "a customer")
@@ -70,14 +70,14 @@ func TestSendFailures(t *testing.T) {
 	}
 	s.gateway.fail = nil
 	if result, err := sender.Send(t.Context(), admin, m, "key"); err != nil || result.Replayed {
-		t.Errorf("the mail server is back: %+v, %v", result, err)
+		t.Errorf("the mail server is back: got %+v, %v, want it sent", result, err)
 	}
 	s.gateway.fail = fmt.Errorf("%w: 550 no such user", mail.ErrRefused)
 	for _, replayed := range []bool{false, true} {
 		result, err := sender.Send(t.Context(), admin, m, "refused")
 		expectKind(t, err, kiosk.KindInvalid, "refused for good")
 		if result.Replayed != replayed && replayed {
-			t.Error("it was tried again")
+			t.Error("after a refusal: got another attempt, want none")
 		}
 	}
 	// One that is under way somewhere is neither sent twice nor lost.
@@ -86,10 +86,10 @@ func TestSendFailures(t *testing.T) {
 		t.Fatal(claimed, err)
 	}
 	if _, claimed, err := s.db.Mails().Claim(t.Context(), claim, now()); err != nil || claimed {
-		t.Errorf("claimed twice: %t, %v", claimed, err)
+		t.Errorf("a second claim: got %t, %v, want false", claimed, err)
 	}
 	if _, claimed, err := s.db.Mails().Claim(t.Context(), claim, now().Add(2e9)); err != nil || !claimed {
-		t.Errorf("its sender died: %t, %v", claimed, err)
+		t.Errorf("a claim after its lease: got %t, %v, want true", claimed, err)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestLettersHoldNothingOfStrangers(t *testing.T) {
 	defer s.gateway.mu.Unlock()
 	for _, m := range s.gateway.sent {
 		if text := m.Subject + m.HTML + m.Text; strings.Contains(text, "evil") {
-			t.Errorf("the letter %q holds what a stranger wrote:\n%s", m.Subject, m.Text)
+			t.Errorf("letter %q: got\n%s\nwant nothing that a stranger wrote", m.Subject, m.Text)
 		}
 	}
 }
@@ -270,10 +270,10 @@ func TestEventsAreContract(t *testing.T) {
 			continue
 		}
 		if !strings.Contains(m.HTML, "broken &lt;b&gt;pen&lt;/b&gt;") || !strings.Contains(m.Text, "broken <b>pen</b>") {
-			t.Errorf("the reason is missing, or sent as HTML:\n%s\n%s", m.HTML, m.Text)
+			t.Errorf("letter: got\n%s\n%s\nwant the reason, escaped in HTML", m.HTML, m.Text)
 		}
 		if !strings.Contains(m.Text, "2 x Pen: 3.00 USD") || !strings.Contains(m.Text, "Hello Ada,") || !strings.Contains(m.HTML, string(o.ID)) {
-			t.Errorf("the letter does not tell the order:\n%s", m.Text)
+			t.Errorf("letter: got\n%s\nwant the order in it", m.Text)
 		}
 	}
 }
@@ -295,11 +295,11 @@ func TestOwnTemplates(t *testing.T) {
 	for name, text := range map[string]string{"syntax": `{{define "subject"}}{{`, "no subject": `Welcome`, "no such field": `{{define "subject"}}{{.Nmae}}{{end}}`} {
 		write("welcome.txt", text)
 		if _, err := mail.LoadTemplates(folder); err == nil {
-			t.Errorf("%s: it was taken", name)
+			t.Errorf("%s: got nil, want an error", name)
 		}
 	}
 	if _, err := mail.LoadTemplates(filepath.Join(folder, "none")); err == nil {
-		t.Error("a folder that does not exist was taken")
+		t.Error("a folder that does not exist: got nil, want an error")
 	}
 }
 
@@ -330,7 +330,7 @@ func TestRelays(t *testing.T) {
 	s.gateway.lose = 0
 	s.gateway.mu.Unlock()
 	if err := dead.Add(t.Context(), outbox.Entry{}); err == nil {
-		t.Error("an entry was stored outside of a transaction")
+		t.Error("Add outside of a transaction: got nil, want an error")
 	}
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -396,7 +396,7 @@ func TestRepublisher(t *testing.T) {
 		}
 	}
 	if len(pauses) < 8 || len(pauses) > 25 || pauses[0] > order.Grace+time.Second {
-		t.Errorf("within an hour an order that waits is published after %v", pauses)
+		t.Errorf("publications within an hour: got %v, want 8 to 25, the first after %s", pauses, order.Grace)
 	}
 	if published != len(pauses) {
 		t.Errorf("%d events were published, want %d", published, len(pauses))
@@ -404,7 +404,7 @@ func TestRepublisher(t *testing.T) {
 	s.fulfil(t, o)
 	clock = clock.Add(time.Hour)
 	if n, err := republisher.Sweep(t.Context(), 10); err != nil || n != 0 {
-		t.Errorf("%d orders are published after their stock was taken, %v", n, err)
+		t.Errorf("after their stock was taken: got %d orders, %v, want none", n, err)
 	}
 }
 

@@ -23,23 +23,23 @@ func TestPlace(t *testing.T) {
 		t.Fatal(replayed, err)
 	}
 	if o.UserID != u.ID || o.Status != order.Pending || o.Stock != order.StockPending || o.Total != 600 || o.Currency != "USD" || len(o.Lines) != 2 || len(o.History) != 1 {
-		t.Errorf("%+v", o)
+		t.Errorf("Place: got %+v, want a pending order of 6.00 USD", o)
 	}
 	for _, line := range o.Lines {
 		if want := map[kiosk.ID]int{pen.ID: 3, ink.ID: 1}[line.ProductID]; line.Quantity != want || line.Name != "Pen" || line.UnitPrice != 150 {
-			t.Errorf("%+v", line)
+			t.Errorf("line: got %+v, want the product as it is now", line)
 		}
 	}
 	stored, err := s.OrderLookup().Get(t.Context(), actor, o.ID)
 	if err != nil || fmt.Sprint(stored) != fmt.Sprint(o) {
-		t.Errorf("stored as %+v, %v", stored, err)
+		t.Errorf("stored: got %+v, %v, want %+v", stored, err, o)
 	}
 	// A later price is not this order's.
 	if _, err := s.Catalogue().Replace(t.Context(), admin, pen.ID, nil, inventory.Details{Name: "Quill", Category: "paper", Stock: new(5), Price: "9"}); err != nil {
 		t.Fatal(err)
 	}
 	if stored, err := s.OrderLookup().Get(t.Context(), actor, o.ID); err != nil || stored.Total != 600 {
-		t.Errorf("%+v, %v", stored, err)
+		t.Errorf("after a change of the price: got %+v, %v, want the total of before", stored, err)
 	}
 }
 
@@ -73,10 +73,10 @@ func TestPlaceRefuses(t *testing.T) {
 		expectKind(t, err, test.want, name)
 	}
 	if orders, err := s.OrderLookup().List(t.Context(), admin, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 0 {
-		t.Errorf("%d orders were stored, %v", orders.Total, err)
+		t.Errorf("stored: got %d orders, %v, want none", orders.Total, err)
 	}
 	if o, _, err := s.Placing().Place(t.Context(), admin, order.Draft{Lines: one, UserID: u.ID}); err != nil || o.UserID != u.ID {
-		t.Errorf("an administrator, for a customer: %+v, %v", o, err)
+		t.Errorf("an administrator, for a customer: got %+v, %v, want the customer's order", o, err)
 	}
 }
 
@@ -99,14 +99,14 @@ func TestIdempotencyKey(t *testing.T) {
 	_, _, err = s.Placing().Place(t.Context(), actor, changed)
 	expectKind(t, err, kiosk.KindInvalid, "the key with another body")
 	if o, replayed, err := s.Placing().Place(t.Context(), other, draft); err != nil || replayed || o.ID == first.ID {
-		t.Errorf("another user's key: %s, %t, %v", o.ID, replayed, err)
+		t.Errorf("another user's key: got %s, %t, %v, want a new order", o.ID, replayed, err)
 	}
 	// What was refused did not use the key up.
 	refused := order.Draft{Key: "key 2", Total: "1", Lines: draft.Lines}
 	_, _, err = s.Placing().Place(t.Context(), actor, refused)
 	expectKind(t, err, kiosk.KindInvalid, "a wrong total")
 	if _, replayed, err := s.Placing().Place(t.Context(), actor, order.Draft{Key: "key 2", Lines: draft.Lines}); err != nil || replayed {
-		t.Errorf("a key after a refusal: %t, %v", replayed, err)
+		t.Errorf("a key after a refusal: got %t, %v, want a new order", replayed, err)
 	}
 }
 
@@ -133,11 +133,11 @@ func TestIdempotencyKeyAtOnce(t *testing.T) {
 	wg.Wait()
 	for _, id := range ids {
 		if id != ids[0] {
-			t.Errorf("one key, several orders: %v", ids)
+			t.Errorf("one key: got the orders %v, want one", ids)
 		}
 	}
 	if orders, err := s.OrderLookup().List(t.Context(), actor, order.Query{Page: kiosk.Page{Number: 1, Limit: 10}}); err != nil || orders.Total != 1 {
-		t.Errorf("%d orders, %v", orders.Total, err)
+		t.Errorf("stored: got %d orders, %v, want 1", orders.Total, err)
 	}
 }
 
@@ -152,7 +152,7 @@ func TestFulfil(t *testing.T) {
 
 	taken := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 2}, order.DraftLine{ProductID: ink.ID, Quantity: 1}))
 	if taken.Status != order.Pending || taken.Stock != order.StockTaken || len(taken.History) != 2 || taken.History[1].By != kiosk.ServiceID {
-		t.Errorf("%+v", taken)
+		t.Errorf("got %+v, want its stock taken by the service", taken)
 	}
 	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 3 || b != 0 {
 		t.Errorf("left: %d and %d, want 3 and 0", a, b)
@@ -160,7 +160,7 @@ func TestFulfil(t *testing.T) {
 
 	short := s.fulfil(t, s.place(t, actor, order.DraftLine{ProductID: pen.ID, Quantity: 1}, order.DraftLine{ProductID: ink.ID, Quantity: 1}))
 	if short.Status != order.Cancelled || short.Stock != order.StockShort || short.Reason != order.ReasonOutOfStock {
-		t.Errorf("%+v", short)
+		t.Errorf("got %+v, want it cancelled, out of stock", short)
 	}
 	if a, b := s.stock(t, pen.ID), s.stock(t, ink.ID); a != 3 || b != 0 {
 		t.Errorf("left: %d and %d, want what was left before", a, b)
@@ -224,7 +224,7 @@ func TestFulfilABatch(t *testing.T) {
 		t.Errorf("left: %d and %d, want none", a, b)
 	}
 	if wrong, _, err := s.db.CheckLedger(t.Context(), "", 10); err != nil || len(wrong) > 0 {
-		t.Errorf("the ledger differs: %+v, %v", wrong, err)
+		t.Errorf("ledger: got %+v, %v, want no discrepancy", wrong, err)
 	}
 	s.expectMails(t, "ada@example.com", welcomed, confirmed, confirmed, confirmed, apologized, apologized, apologized, cancelled)
 }
@@ -281,7 +281,7 @@ func TestBacklog(t *testing.T) {
 	}
 	draft.Key = ""
 	if _, _, err := placing.Place(t.Context(), actor, draft); err != nil {
-		t.Errorf("after the others were settled: %v", err)
+		t.Errorf("after the others were settled: got %v, want nil", err)
 	}
 }
 
@@ -305,7 +305,7 @@ func TestOrdersADay(t *testing.T) {
 	_, _, err = s.Placing().Place(t.Context(), kiosk.Service(), order.Draft{Lines: draft.Lines, UserID: actor.ID})
 	expectKind(t, err, kiosk.KindTooMany, "a fourth order, by a service for the customer")
 	if _, _, err := s.Placing().Place(t.Context(), other, draft); err != nil {
-		t.Errorf("another customer: %v", err)
+		t.Errorf("another customer: got %v, want nil", err)
 	}
 	draft.Key = "first"
 	if _, replayed, err := s.Placing().Place(t.Context(), actor, draft); err != nil || !replayed {
@@ -327,7 +327,7 @@ func TestAKeyThatExpiredIsFree(t *testing.T) {
 	}
 	clock = clock.Add(order.KeyLifetime - time.Second)
 	if o, replayed, err := placing.Place(t.Context(), actor, draft); err != nil || !replayed || o.ID != first.ID {
-		t.Errorf("before its end: %t, %v", replayed, err)
+		t.Errorf("before the key's end: got %t, %v, want the first order", replayed, err)
 	}
 	clock = clock.Add(2 * time.Second)
 	second, replayed, err := placing.Place(t.Context(), actor, draft)
@@ -369,7 +369,7 @@ func TestLastPiece(t *testing.T) {
 		count[o.Stock]++
 	}
 	if count[order.StockTaken] != 1 || count[order.StockShort] != buyers-1 || s.stock(t, pen.ID) != 0 {
-		t.Errorf("%v, and %d left", count, s.stock(t, pen.ID))
+		t.Errorf("got %v and %d pieces left, want one order taken and none left", count, s.stock(t, pen.ID))
 	}
 }
 
@@ -424,7 +424,7 @@ func TestSetStatus(t *testing.T) {
 			if test.want != "" {
 				expectKind(t, err, test.want, "refused")
 			} else if err != nil || o.Status != test.to || o.Stock != test.stock {
-				t.Errorf("%s, stock %s, %v", o.Status, o.Stock, err)
+				t.Errorf("got %s, stock %s, %v, want %s, %s", o.Status, o.Stock, err, test.to, test.stock)
 			}
 			if moved := s.stock(t, pen.ID) - before; moved != test.moved {
 				t.Errorf("stock moved by %d, want %d", moved, test.moved)
@@ -436,7 +436,7 @@ func TestSetStatus(t *testing.T) {
 	id := then(placed, owner, order.Cancelled)(t)
 	before := s.stock(t, pen.ID)
 	if o := s.fulfil(t, order.Order{ID: id}); o.Status != order.Cancelled || o.Stock != order.StockNone || s.stock(t, pen.ID) != before {
-		t.Errorf("%+v", o)
+		t.Errorf("got %+v, want it cancelled without stock", o)
 	}
 }
 
@@ -499,7 +499,7 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 		}
 		for i := 1; i < len(orders); i++ {
 			if orders[i].CreatedAt.After(orders[i-1].CreatedAt) {
-				t.Errorf("%s: not the newest first", test.name)
+				t.Errorf("%s: got %s after %s, want the newest first", test.name, orders[i].CreatedAt, orders[i-1].CreatedAt)
 			}
 		}
 	}
@@ -511,6 +511,6 @@ func TestOrdersAreTheirOwners(t *testing.T) {
 	_, none := s.OrderLookup().Get(t.Context(), bob, kiosk.NewID())
 	expectKind(t, err, kiosk.KindNotFound, "somebody else's order")
 	if none == nil || none.Error() != err.Error() {
-		t.Errorf("the answers tell which orders exist: %v, %v", err, none)
+		t.Errorf("an order that does not exist: got %v, want %v, as for another's", none, err)
 	}
 }

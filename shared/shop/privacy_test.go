@@ -65,7 +65,7 @@ func TestErase(t *testing.T) {
 		}
 	}
 	if bytes.Contains(text, []byte("argon2")) {
-		t.Errorf("the export holds a hash: %s", text)
+		t.Errorf("export: got %s, want no hash in it", text)
 	}
 
 	erase := func(password string) error { return s.Privacy().Erase(t.Context(), actor, password, "192.0.2.1") }
@@ -80,37 +80,37 @@ func TestErase(t *testing.T) {
 	s.gateway.mu.Unlock()
 	s.settle(t)
 	if s.gateway.mu.Lock(); len(s.gateway.sent) != sent {
-		t.Errorf("%q was sent to an account that is gone", s.gateway.sent[len(s.gateway.sent)-1].Subject)
+		t.Errorf("after the erasure: got %q sent, want nothing", s.gateway.sent[len(s.gateway.sent)-1].Subject)
 	}
 	s.gateway.mu.Unlock()
 	stored, remembered := s.everything(t), s.remembered(t)
 	for _, trace := range []string{email, "pending@example.org", "countess", name, reason, "adas-key", "adas-state", string(actor.Session)} {
 		if bytes.Contains(bytes.ToLower(stored), []byte(strings.ToLower(trace))) {
-			t.Errorf("the database still holds %q", trace)
+			t.Errorf("database: got %q in it, want it erased", trace)
 		}
 		if strings.Contains(remembered, trace) {
-			t.Errorf("Redis still holds %q: %s", trace, remembered)
+			t.Errorf("Redis: got %q in %s, want it erased", trace, remembered)
 		}
 	}
 	if strings.Contains(remembered, string(u.ID)) {
-		t.Errorf("Redis still holds the account's identifier: %s", remembered)
+		t.Errorf("Redis: got the account's identifier in %s, want it erased", remembered)
 	}
 	_, err = s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	expectKind(t, err, kiosk.KindUnauthenticated, "a token of an account that is gone")
 	for _, o := range []order.Order{kept, cancelled} {
 		if got, err := s.OrderLookup().Get(t.Context(), admin, o.ID); err != nil || got.Total != o.Total || got.Reason != "" {
-			t.Errorf("the order is %+v, %v", got, err)
+			t.Errorf("order: got %+v, %v, want its total, without a reason", got, err)
 		}
 	}
 	if stock := s.stock(t, pen.ID); stock != 8 {
 		t.Errorf("%d pieces are there, want 8", stock)
 	}
 	if again, _ := s.register(t, email); again.ID == u.ID || again.EmailVerified {
-		t.Errorf("a second registration does not start from nothing: %+v", again)
+		t.Errorf("a second registration: got %+v, want a new account", again)
 	}
 	_, next := s.login(t, email, password)
 	if orders, err := s.db.Orders().Latest(t.Context(), next.ID, 10); err != nil || len(orders) != 0 {
-		t.Errorf("it has %d orders, %v", len(orders), err)
+		t.Errorf("orders of the new account: got %d, %v, want none", len(orders), err)
 	}
 }
 
@@ -184,6 +184,6 @@ func TestTheLastAdministratorStays(t *testing.T) {
 		}
 	}
 	if exists, err := s.db.Users().HasAdministrator(t.Context()); err != nil || !exists || left == 0 {
-		t.Errorf("the shop has an administrator: %t, %v; the answers were %v", exists, err, errs)
+		t.Errorf("administrator: got %t, %v after %v, want one left", exists, err, errs)
 	}
 }

@@ -60,12 +60,12 @@ func (s *testShop) token(t testing.TB, to, subject string) string {
 	t.Helper()
 	letters := s.letters(t, to, subject)
 	if len(letters) == 0 {
-		t.Fatalf("%s has no letter %q", to, subject)
+		t.Fatalf("letters %q to %s: got none, want one", subject, to)
 	}
 	last := letters[len(letters)-1]
 	inText, inHTML := links.FindStringSubmatch(last.Text), links.FindStringSubmatch(last.HTML)
 	if inText == nil || inHTML == nil || inText[0] != inHTML[0] {
-		t.Fatalf("the letter %q has the links %q and %q", subject, inText, inHTML)
+		t.Fatalf("letter %q: got the links %q and %q, want the same in both", subject, inText, inHTML)
 	}
 	return inText[2]
 }
@@ -146,7 +146,7 @@ func TestBadTokensAreAnsweredAlike(t *testing.T) {
 	}
 	expectBadToken(t, later.Reset(t.Context(), good, "another password", ""), "old")
 	if err := s.Recovery().Reset(t.Context(), good, "another password", ""); err != nil {
-		t.Errorf("the good one: %v", err)
+		t.Errorf("a valid token: got %v, want nil", err)
 	}
 }
 
@@ -185,7 +185,7 @@ func TestOneUseOfAToken(t *testing.T) {
 			}
 		}
 		if won != 1 {
-			t.Errorf("%s: one token was good %d times", use.what, won)
+			t.Errorf("%s: got one token used %d times, want 1", use.what, won)
 		}
 	}
 	s.expectMails(t, "ada@example.com", welcomed, resetPassword, passwordChanged)
@@ -233,7 +233,7 @@ func TestForgotIsBounded(t *testing.T) {
 		t.Errorf("%d links are kept, %v, want five and the one of the welcome", len(u.Links), err)
 	}
 	if err := s.Recovery().Reset(t.Context(), s.token(t, ada, resetPassword), "another password", ""); err != nil {
-		t.Errorf("the newest link: %v", err)
+		t.Errorf("the newest link: got %v, want nil", err)
 	}
 	refused := 0
 	client := string(kiosk.NewID())
@@ -266,13 +266,13 @@ func TestNothingStoredOpensAnAccount(t *testing.T) {
 	stored = append(stored, s.everything(t)...)
 	_, secret, _ := strings.Cut(token, ".")
 	if len(secret) != 43 { // 256 bits
-		t.Errorf("the secret of the link is %q", secret)
+		t.Errorf("secret of the link: got %q, want 43 characters", secret)
 	}
 	if bytes.Contains(stored, []byte(secret)) {
-		t.Error("the database holds the token")
+		t.Error("database: got the token in it, want its hash alone")
 	}
 	if err := s.Recovery().Reset(t.Context(), token, "another password", ""); err != nil {
-		t.Errorf("a letter that was sent at the second attempt: %v", err)
+		t.Errorf("a letter that was sent at the second attempt: got %v, want its link valid", err)
 	}
 }
 
@@ -349,7 +349,7 @@ func TestALetterDoesNotReviveItsLink(t *testing.T) {
 	second := s.gateway.sent[len(s.gateway.sent)-1]
 	s.gateway.mu.Unlock()
 	if first.Text != second.Text || first.ID != second.ID {
-		t.Errorf("the same letter is another when it comes again:\n%s\n%s", first.Text, second.Text)
+		t.Errorf("the letter again: got\n%s\nwant\n%s", second.Text, first.Text)
 	}
 	token := links.FindStringSubmatch(first.Text)[2]
 	if err := s.Recovery().Reset(t.Context(), token, "another password", ""); err != nil {
@@ -357,7 +357,7 @@ func TestALetterDoesNotReviveItsLink(t *testing.T) {
 	}
 	s.Outbox().Close() // the notice of the change is sent
 	if n := again(); n != 0 {
-		t.Error("a letter whose link was used was sent again")
+		t.Errorf("a letter whose link was used: got %d more, want none", n)
 	}
 	expectBadToken(t, s.Recovery().Reset(t.Context(), token, "a third password", ""), "a spent link whose letter was sent again")
 }
@@ -407,7 +407,7 @@ func TestChangeOfAddress(t *testing.T) {
 	ask("typo@example.org")
 	mistaken := s.token(t, "typo@example.org", verifyEmail)
 	if p := ask("ada@example.org"); p.Email != "ada@example.com" || p.PendingEmail != "ada@example.org" {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want the new address pending", p)
 	}
 	expectBadToken(t, recovery.Verify(t.Context(), mistaken, ""), "a token of another address")
 	s.forgot(t, "ada@example.com")
@@ -417,7 +417,7 @@ func TestChangeOfAddress(t *testing.T) {
 	}
 	p, err := profiles.Get(t.Context(), actor, u.ID)
 	if err != nil || p.Email != "ada@example.org" || p.Username != "ada@example.org" || !p.EmailVerified || p.PendingEmail != "" {
-		t.Errorf("%+v, %v", p, err)
+		t.Errorf("got %+v, %v, want the new address, verified", p, err)
 	}
 	expectBadToken(t, recovery.Reset(t.Context(), old, "another password", ""), "a link to the old address")
 	_, err = s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
@@ -435,7 +435,7 @@ func TestChangeOfAddress(t *testing.T) {
 	ask("ada@example.net")
 	token = s.token(t, "ada@example.net", verifyEmail)
 	if p := ask("ada@example.org"); p.PendingEmail != "" {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want no pending address", p)
 	}
 	expectBadToken(t, recovery.Verify(t.Context(), token, ""), "a change that was withdrawn")
 	ask("thief@example.com")
@@ -468,7 +468,7 @@ func TestLettersOfAccountsHoldNothingOfStrangers(t *testing.T) {
 	defer s.gateway.mu.Unlock()
 	for _, m := range s.gateway.sent {
 		if m.To == "victim@example.com" && strings.Contains(m.Subject+m.HTML+m.Text, "evil") {
-			t.Errorf("the letter %q holds what a stranger wrote:\n%s", m.Subject, m.Text)
+			t.Errorf("letter %q: got\n%s\nwant nothing that a stranger wrote", m.Subject, m.Text)
 		}
 	}
 }
@@ -482,7 +482,7 @@ func TestOwnSessions(t *testing.T) {
 	_, here := s.login(t, "ada@example.com", password)
 	sessions, err := authentication.Sessions(t.Context(), here)
 	if err != nil || len(sessions) != 2 || sessions[0].ID != here.Session || sessions[1].ID != elsewhere.Session {
-		t.Fatalf("%+v, %v", sessions, err)
+		t.Fatalf("sessions: got %+v, %v, want the two, the newest first", sessions, err)
 	}
 	expectKind(t, authentication.EndSession(t.Context(), bob, elsewhere.Session), kiosk.KindNotFound, "somebody else's session")
 	if err := authentication.EndSession(t.Context(), here, elsewhere.Session); err != nil {

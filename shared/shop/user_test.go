@@ -18,7 +18,7 @@ func TestRegister(t *testing.T) {
 	s := open(t)
 	u, _ := s.register(t, "Ada@example.com")
 	if u.Username != "Ada@example.com" || u.Role != kiosk.RoleUser || strings.Contains(u.PasswordHash, password) {
-		t.Errorf("%+v", u)
+		t.Errorf("Register: got %+v, want a user without a password in it", u)
 	}
 	s.expectMails(t, "Ada@example.com", welcomed)
 
@@ -39,7 +39,7 @@ func TestRegister(t *testing.T) {
 	var v kiosk.Violations
 	v.Add(err)
 	if len(v) != 3 { // e-mail, password, name: all at once
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want 3 violations", err)
 	}
 	s.expectMails(t, "bob2@example.com") // a refusal is no reason to write
 }
@@ -65,7 +65,7 @@ func TestRegisterTheSameAtOnce(t *testing.T) {
 		}
 	}
 	if won != 1 {
-		t.Errorf("%d accounts of one address", won)
+		t.Errorf("accounts of one address: got %d, want 1", won)
 	}
 	s.expectMails(t, "ada@example.com", welcomed)
 }
@@ -107,7 +107,7 @@ func TestAdministrator(t *testing.T) {
 	}
 	actor, err := s.Authenticator().Actor(t.Context(), grant.AccessToken)
 	if err != nil || actor.Role != kiosk.RoleAdmin || !actor.Administers() {
-		t.Errorf("%+v, %v", actor, err)
+		t.Errorf("got %+v, %v, want an administrator", actor, err)
 	}
 	expectKind(t, registration.EnsureAdministrator(t.Context(), "nobody", password), kiosk.KindInvalid, "an administrator without an address")
 	s.expectMails(t, "admin@kiosk.local")
@@ -146,7 +146,7 @@ func TestACustomerIsNotMadeAdministrator(t *testing.T) {
 		t.Fatal(err)
 	}
 	if u, err := s.db.Users().ByID(t.Context(), u.ID); err != nil || u.Role != kiosk.RoleUser {
-		t.Errorf("the customer is %+v, %v", u, err)
+		t.Errorf("the customer: got %+v, %v, want no administrator", u, err)
 	}
 	if exists, err := s.db.Users().HasAdministrator(t.Context()); err != nil || exists {
 		t.Errorf("HasAdministrator = %t, %v, want false", exists, err)
@@ -255,12 +255,12 @@ func TestPasswordChangeIsWholeOrNothing(t *testing.T) {
 		t.Fatalf("%v, want the failure", err)
 	}
 	if _, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1"); err != nil {
-		t.Errorf("the old password after a change that failed: %v", err)
+		t.Errorf("the old password after a change that failed: got %v, want nil", err)
 	}
 	profiles.Transact = transact
 	for range 2 { // the second time as if the first answer had been lost
 		if _, err := profiles.Update(t.Context(), actor, u.ID, "192.0.2.1", change); err != nil {
-			t.Errorf("asked for again: %v", err)
+			t.Errorf("the same change again: got %v, want nil", err)
 		}
 	}
 	if u, err := s.db.Users().ByID(t.Context(), u.ID); err != nil || len(u.Sessions) != 1 || u.Sessions[0].ID != actor.Session {
@@ -332,14 +332,14 @@ func TestLogin(t *testing.T) {
 		}
 		actor, err := gate.Actor(t.Context(), grant.AccessToken)
 		if err != nil || actor.ID != u.ID || actor.Role != kiosk.RoleUser || actor.Administers() || !actor.Owns(u.ID) || actor.Owns(admin.ID) {
-			t.Errorf("%+v, %v", actor, err)
+			t.Errorf("got %+v, %v, want the user %s", actor, err, u.ID)
 		}
 	}
 	_, wrong := authentication.Login(t.Context(), "ada@example.com", "wrong", "192.0.2.1")
 	_, unknown := authentication.Login(t.Context(), "bob@example.com", password, "192.0.2.1")
 	expectKind(t, wrong, kiosk.KindUnauthenticated, "a wrong password")
 	if unknown == nil || wrong.Error() != unknown.Error() {
-		t.Errorf("the answers tell who has an account: %v, %v", wrong, unknown)
+		t.Errorf("an unknown account: got %v, want %v, as for a wrong password", unknown, wrong)
 	}
 	_, err := authentication.Login(t.Context(), "", "", "192.0.2.1")
 	expectKind(t, err, kiosk.KindInvalid, "nothing given")
@@ -362,7 +362,7 @@ func TestGuessingIsSlowedDown(t *testing.T) {
 		t.Errorf("%d guesses reached the hash, want 10", reached)
 	}
 	if _, err := authentication.Login(t.Context(), "ada@example.com", password, "192.0.2.2"); err != nil {
-		t.Errorf("the owner, elsewhere: %v", err)
+		t.Errorf("the owner, from another address: got %v, want nil", err)
 	}
 }
 
@@ -383,7 +383,7 @@ func TestOldHashesAreRenewed(t *testing.T) {
 		}
 		u, err := s.db.Users().ByID(t.Context(), u.ID)
 		if err != nil || !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
-			t.Errorf("the hash is still %.10s..., %v", u.PasswordHash, err)
+			t.Errorf("hash: got %.10s..., %v, want argon2id", u.PasswordHash, err)
 		}
 	}
 }
@@ -404,7 +404,7 @@ func TestSessions(t *testing.T) {
 		t.Helper()
 		_, err := gate.Actor(t.Context(), grant.AccessToken)
 		if want && err != nil || !want && !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: got %v, want it let in", what, err)
 		}
 	}
 
@@ -450,7 +450,7 @@ func TestSessions(t *testing.T) {
 		}
 	}
 	if won > 1 {
-		t.Errorf("one refresh token was spent %d times", won)
+		t.Errorf("one refresh token: got it used %d times, want at most 1", won)
 	}
 	alive(third, false, "a session whose token two had")
 }
@@ -463,14 +463,14 @@ func TestProfile(t *testing.T) {
 	for _, who := range []kiosk.Actor{actor, admin, kiosk.Service()} {
 		profile, err := profiles.Get(t.Context(), who, u.ID)
 		if err != nil || profile != u.Profile() {
-			t.Errorf("%+v, %v", profile, err)
+			t.Errorf("Get: got %+v, %v, want %+v", profile, err, u.Profile())
 		}
 	}
 	_, err := profiles.Get(t.Context(), stranger, u.ID)
 	_, none := profiles.Get(t.Context(), admin, kiosk.NewID())
 	expectKind(t, err, kiosk.KindNotFound, "somebody else's account")
 	if none == nil || none.Error() != err.Error() {
-		t.Errorf("the answers tell who has an account: %v, %v", err, none)
+		t.Errorf("an account that does not exist: got %v, want %v, as for another's", none, err)
 	}
 
 	change := func(who kiosk.Actor, c user.Change) (user.Profile, error) {
@@ -478,10 +478,10 @@ func TestProfile(t *testing.T) {
 	}
 	profile, err := change(actor, user.Change{Name: new("Ada L."), Email: new("ada@example.org"), CurrentPassword: password})
 	if err != nil || profile.Name != "Ada L." || profile.Email != "ada@example.com" || profile.PendingEmail != "ada@example.org" {
-		t.Errorf("%+v, %v", profile, err)
+		t.Errorf("Update: got %+v, %v, want the new name and a pending address", profile, err)
 	}
 	if seen, err := profiles.Get(t.Context(), actor, u.ID); err != nil || seen != profile {
-		t.Errorf("a reader sees %+v, %v", seen, err)
+		t.Errorf("Get: got %+v, %v, want %+v", seen, err, profile)
 	}
 	for _, test := range []struct {
 		name string
@@ -526,7 +526,7 @@ func TestNewPasswordEndsOtherSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Authenticator().Actor(t.Context(), tokens[0]); err != nil {
-		t.Errorf("the session in which it was changed: %v", err)
+		t.Errorf("the session in which it was changed: got %v, want nil", err)
 	}
 	for _, token := range tokens[1:] {
 		_, err := s.Authenticator().Actor(t.Context(), token)
@@ -535,6 +535,6 @@ func TestNewPasswordEndsOtherSessions(t *testing.T) {
 	_, err := s.Authentication().Login(t.Context(), "ada@example.com", password, "192.0.2.1")
 	expectKind(t, err, kiosk.KindUnauthenticated, "the old password")
 	if _, err := s.Authentication().Login(t.Context(), "ada@example.com", "another password", "192.0.2.1"); err != nil {
-		t.Errorf("the new password: %v", err)
+		t.Errorf("the new password: got %v, want nil", err)
 	}
 }
