@@ -3,20 +3,20 @@
 DATA_DIR ?= .data
 export DATA_DIR
 
-# What this checkout builds for itself.
+# Programs of this checkout.
 BIN := $(DATA_DIR)/bin
 
-# Every package of the workspace: the shop's own modules, and the template's,
-# whose module has the name that OpenFaaS gives it.
+# Every package of the workspace. The template's module is named handler, as OpenFaaS
+# requires.
 PACKAGES := github.com/kiosk-shop/kiosk/... handler/...
 
 # The race detector needs a C compiler.
 RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
-# All but the tests is compiled in one way, the way of the functions, so that
-# nothing is compiled twice.
-run demo lint chart chaos siege bench bench-full: export CGO_ENABLED := 0
-run demo lint chart chaos siege bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
+# Everything but the tests is compiled with the flags of the functions, so that the build
+# cache is shared.
+run watch demo lint chart chaos siege bench bench-full: export CGO_ENABLED := 0
+run watch demo lint chart chaos siege bench bench-full: export GOFLAGS := $(GOFLAGS) -trimpath
 
 .PHONY: help
 help: ## list the commands
@@ -24,24 +24,29 @@ help: ## list the commands
 
 .PHONY: run
 run: ## start the whole shop on this machine
-	@command -v go >/dev/null || { echo "kiosk: go is missing: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
-	@(umask 077 && mkdir -p "$(BIN)") 2>/dev/null || { echo "kiosk: $(DATA_DIR) cannot be written: name another folder, DATA_DIR=..." >&2; exit 1; }
+	@command -v go >/dev/null || { echo "kiosk: the go command is not in PATH: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
+	@(umask 077 && mkdir -p "$(BIN)") 2>/dev/null || { echo "kiosk: $(DATA_DIR) cannot be written: choose another folder with DATA_DIR=FOLDER" >&2; exit 1; }
 	@go build -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
 	@exec "$(BIN)/local"
 
+.PHONY: watch
+watch: ## redeploy the running shop's functions when their sources change
+	@go build -buildvcs=false -ldflags "-s -w" -o "$(BIN)/local" ./faasd/local
+	@exec "$(BIN)/local" watch
+
 .PHONY: demo
-demo: ## play a customer and a shopkeeper against the shop that runs
+demo: ## use the running shop as a customer and a shopkeeper, and check its answers
 	@go run ./faasd/acceptance/demo
 
 .PHONY: box
-box: ## put the shop on a real faasd on this machine (Debian, root)
+box: ## install the shop on a real faasd on this machine (Debian, root)
 	@faasd/box/box.sh up
 
 .PHONY: box-down
-box-down: ## stop the real box and take everything back but its data
+box-down: ## stop and remove the real box, but keep its data
 	@faasd/box/box.sh down
 
-# The tests' results are not kept: Go would not see that the chart has changed.
+# -count=1, since Go's test cache does not notice changes of the chart.
 .PHONY: chart
 chart: export GOWORK := off
 chart: ## check the Helm chart: schemas, names, policies, secrets, its NATS cluster
@@ -49,14 +54,14 @@ chart: ## check the Helm chart: schemas, names, policies, secrets, its NATS clus
 	go -C kubernetes/test test -count=1 ./...
 
 .PHONY: cluster
-cluster: ## put the shop on a real Kubernetes of one node on this machine (Debian, root)
+cluster: ## install the shop on a real Kubernetes of one node on this machine (Debian, root)
 	@kubernetes/cluster/cluster.sh up
 
 .PHONY: cluster-down
-cluster-down: ## stop the cluster and take everything back but its data
+cluster-down: ## stop and remove the cluster, but keep its data
 	@kubernetes/cluster/cluster.sh down
 
-# Two packages a processor: tests that start servers wait more than they work.
+# Two packages per processor, since tests that start servers wait most of the time.
 TESTS_AT_ONCE = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: test
@@ -68,19 +73,28 @@ test-one: ## run one test: RUN=TestPlace PKG=./shared/order
 	go test -count=1 -v -run '$(RUN)' $(or $(PKG),$(PACKAGES))
 
 .PHONY: cover
-cover: ## run every test, and show which lines none has run
+cover: ## run every test, and write an HTML page of the lines that they cover
 	@umask 077 && mkdir -p "$(DATA_DIR)"
 	go test -p $(TESTS_AT_ONCE) -timeout 15m -coverpkg $(shell echo $(PACKAGES) | tr ' ' ,) -coverprofile "$(DATA_DIR)/cover" $(PACKAGES)
 	go tool cover -html "$(DATA_DIR)/cover" -o "$(DATA_DIR)/cover.html"
-	@echo "the lines: $(DATA_DIR)/cover.html"
+	@echo "wrote $(DATA_DIR)/cover.html"
 
 .PHONY: fmt
 fmt: ## format every Go file
 	gofmt -w $$(git ls-files '*.go')
 
 .PHONY: generate
-generate: ## make the gRPC code of the .proto files anew
+generate: ## generate the gRPC code from the .proto files
 	go generate ./proto
+
+# The modules that go mod tidy can resolve without the workspace. The others import Kiosk's
+# own modules and have no requires for them: see docs/decisions/go-work-without-requires.md.
+# faasd/box/gateway is OpenFaaS's, whose tests' dependencies no longer resolve.
+TIDY := .ci .ci/sbom faasd/documents faasd/queue kubernetes/cluster kubernetes/test proto shared
+
+.PHONY: tidy
+tidy: ## remove unused requirements from the go.mod files, and add missing ones
+	@for module in $(TIDY); do GOWORK=off go -C $$module mod tidy || exit 1; done
 
 .PHONY: lint
 lint: ## check format, the linters of .golangci.yml, and GitHub's workflows
@@ -97,11 +111,11 @@ verify: ## compare every dependency with its checksum
 	@for module in .ci .ci/golangci faasd/queue faasd/box/gateway kubernetes/test kubernetes/cluster; do GOWORK=off go -C $$module mod verify || exit 1; done
 
 .PHONY: vuln
-vuln: ## look for known vulnerabilities, which needs https://vuln.go.dev
+vuln: ## check for known vulnerabilities, which needs https://vuln.go.dev
 	@.ci/vuln
 
 .PHONY: release
-release: ## make what a release is made of, in dist: VERSION=1.2.3
+release: ## build a release's files in dist: VERSION=1.2.3
 	@.ci/release files $(or $(VERSION),0.0.0-dev)
 
 .PHONY: publish
@@ -113,17 +127,17 @@ sign: ## sign the checksums and the images, with cosign
 	@.ci/release sign
 
 .PHONY: chaos
-chaos: ## kill, pause and cut a shop under load, and check that nothing is lost: DURATION=60s SEED=1
+chaos: ## test a shop under load and faults, and check that nothing is lost: DURATION=60s SEED=1
 	@go run ./faasd/acceptance/chaos -duration $(or $(DURATION),60s) -seed $(or $(SEED),1)
 
 .PHONY: siege
-siege: ## attack a shop of its own, and check that it withstands: ONLY=login-race,paths
+siege: ## try the attacks of SECURITY.md on a shop: ONLY=login-race,paths
 	@go run ./faasd/acceptance/siege -only "$(ONLY)"
 
 .PHONY: bench
-bench: ## measure the shop beside an empty function and the bare drivers, in a few minutes: BASELINE=COMMIT
+bench: ## compare the shop with an empty function and the bare drivers, in a few minutes: BASELINE=COMMIT
 	@go run ./bench run $(if $(BASELINE),-baseline $(BASELINE))
 
 .PHONY: bench-full
-bench-full: ## measure for longer and with a big shop, and store it in bench/results: BASELINE=COMMIT
+bench-full: ## run bench for longer and with a big shop, and store the results in bench/results: BASELINE=COMMIT
 	@go run ./bench full -slot 1500ms -out bench/results $(if $(BASELINE),-baseline $(BASELINE))

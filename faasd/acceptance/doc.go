@@ -1,13 +1,12 @@
-// Package acceptance holds the tests of Kiosk's outside contract. They know
-// nothing of the shop's code: they start the local box as its user would and
-// talk to it over its ports, or to the Kiosk that KIOSK_URL names.
+// Package acceptance has the tests of Kiosk's contract with its clients. They use
+// nothing of the shop's code: they start a local box as make run does, or use the
+// Kiosk that KIOSK_URL names, and talk to its ports.
 //
 //	go test ./faasd/acceptance/...
 //
-// contract_*_test.go is the contract, chapter by chapter, one set of cases for
-// the front door, the gateway's functions and gRPC. refusals_test.go is what
-// the shop must refuse. openapi_test.go holds every answer of the front door
-// against the document that it serves, and that document against the answers.
-// The other files treat the box as a whole: what it does when it is killed,
-// stopped, or pressed.
+// contract_*_test.go tests the contract, with the same cases at the front door, at
+// the gateway and with gRPC. refusals_test.go has requests that must be rejected.
+// openapi_test.go compares every answer of the front door with the OpenAPI
+// document that it serves. The other files test the box as a whole: when it is
+// killed, stopped or overloaded.
 package acceptance

@@ -23,25 +23,25 @@ import (
 )
 
 const (
-	// The names that OpenFaaS's queue is built under.
+	// The names of the programs of OpenFaaS's queue.
 	streaming = "nats-streaming-server"
 	worker    = "nats-queue-worker"
 
 	cluster      = "faas-cluster"
-	startTimeout = 60 * time.Second // for a part to answer
-	readyTimeout = 60 * time.Second // for a function to reach what it needs
-	ackWait      = time.Minute      // twice what send-email, the slowest that is called so, may take
+	startTimeout = 60 * time.Second // until every part answers
+	readyTimeout = 60 * time.Second // until every function is ready
+	ackWait      = time.Minute      // twice the timeout of send-email, the slowest function that is called asynchronously
 )
 
-// box is everything that runs.
+// box is the parts that run.
 type box struct {
 	config   *config
 	terminal io.Writer
 
-	// gatewayListener is the gateway's socket. It is this process's, so that
-	// calls wait in it while a gateway that died is started again. Refused,
-	// they would be lost: OpenFaaS's queue-worker acknowledges a call that
-	// failed, and would empty the whole queue in an instant.
+	// gatewayListener is the gateway's socket. This process owns it, so that
+	// connections wait while the gateway restarts. If they were refused, the calls
+	// would be lost: OpenFaaS's queue-worker acknowledges a failed call, so it
+	// would empty the whole queue at once.
 	gatewayListener net.Listener
 
 	documents, nats, redis, mail, telemetry, streaming, gateway, edge *part
@@ -50,9 +50,10 @@ type box struct {
 	worker *part
 }
 
-// renewWorker follows the end of NATS or of the queue: an acknowledgement that
-// was under way is lost, and the queue would wait ack_wait for it, with one
-// call in flight at most, before it went on. A new worker goes on at once.
+// renewWorker restarts the queue-worker after NATS or the queue has ended. An
+// acknowledgement in flight is lost then, and the queue, which has at most one call
+// in flight, would wait for it until ack_wait is over. A new worker gets the next
+// call at once.
 func (b *box) renewWorker() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -61,17 +62,18 @@ func (b *box) renewWorker() {
 	}
 }
 
-// step is something to be waited for.
+// step is a part, and a check that succeeds once it answers.
 type step struct {
 	part   *part
 	answer func(ctx context.Context) error
 }
 
-// transactionLifetime is for how long the open transaction of a process that died
-// keeps others from what it wrote. The shop's own last 8 s at most.
+// transactionLifetime is how long the open transaction of a killed process blocks
+// writes to the same documents. The shop's own transactions take at most 8 s.
 const transactionLifetime = "10s"
 
-// start starts the parts in the order in which they need each other.
+// start starts the parts in the order of their dependencies, and returns when the
+// shop is ready. It fails if a part does not answer in time.
 func (b *box) start(ctx context.Context) error {
 	c := b.config
 	var stores []step
@@ -125,15 +127,15 @@ func (b *box) start(ctx context.Context) error {
 	if err := b.deploy(ctx, gateway); err != nil {
 		return err
 	}
-	// Calls that were queued before the box stopped go out from here on, not
-	// earlier: a function that is missing would lose them.
+	// The worker delivers calls that were queued before the box stopped. It is
+	// started last, since a call to a function that is not deployed is lost.
 	if err := b.startWorker(); err != nil {
 		return err
 	}
 	return b.wait(ctx, step{b.edge, answers("http://" + local(c.front) + "/readyz")})
 }
 
-// run starts one of our programs.
+// run starts one of the box's programs.
 func (b *box) run(p **part, name string, environment []string, args ...string) (err error) {
 	var ended func()
 	if name == "nats" || name == streaming {
@@ -145,13 +147,13 @@ func (b *box) run(p **part, name string, environment []string, args ...string) (
 	return err
 }
 
-// startQueue starts OpenFaaS's queue: NATS Streaming as a client of NATS,
-// on files that are synced before a message is acknowledged.
+// startQueue starts OpenFaaS's queue: NATS Streaming, as a client of NATS, with
+// files that are synced before a message is acknowledged.
 func (b *box) startQueue() error {
 	return b.run(&b.streaming, streaming, minimal(),
 		"--stan_config", b.config.dir("secrets", "nats-streaming.conf"), "--cluster_id", cluster,
 		"--store", "file", "--dir", b.config.dir("queue"), "--file_sync=true", "--file_crc=true",
-		// What was delivered stays on disk until it is this old, or too much.
+		// Delivered messages stay on disk up to this age and size.
 		"--max_age", "168h", "--max_bytes", "256MB", "--max_msgs", "0")
 }
 
@@ -170,7 +172,7 @@ func (b *box) startGateway() error {
 		Path: c.bin("gateway"),
 		Args: []string{"-dir", c.dir("gateway"), "-logs", c.dir("logs"), "-listener", "3", "-exit-with-parent"},
 		Dir:  c.root,
-		// It builds functions: the go command wants the whole environment.
+		// It builds functions, and the go command needs the whole environment.
 		Env: append(os.Environ(),
 			"secret_mount_path="+c.dir("secrets", "gateway"),
 			"function_environment="+string(environment), "closed_ports="+c.closedPorts(),
@@ -181,12 +183,12 @@ func (b *box) startGateway() error {
 	return err
 }
 
-// natsAddress splits NATS_URL as OpenFaaS's parts want it. User and password
-// stay with the host.
+// natsAddress splits NATS_URL into what OpenFaaS's programs take. User and password
+// are part of the address.
 func (b *box) natsAddress() (address, port string) {
 	u, err := url.Parse(b.config.natsURL)
 	if err != nil {
-		panic(err) // readConfig parsed it
+		panic(err) // readConfig has parsed it
 	}
 	address, port = u.Hostname(), u.Port()
 	if port == "" {
@@ -214,9 +216,9 @@ func (b *box) startWorker() error {
 		"faas_max_reconnect=1000000", "faas_reconnect_delay=50ms", "ack_wait="+ackWait.String()))
 }
 
-// stop ends everything in the order in which nothing is lost. The worker goes
-// before the gateway, as it would acknowledge calls that no gateway takes.
-// All together it stays below 10 s.
+// stop stops the parts in the order in which no call is lost: the worker before the
+// gateway, since it acknowledges calls that the gateway refuses. It takes less than
+// 10 s.
 func (b *box) stop() {
 	together := func(parts []*part, signal syscall.Signal, grace time.Duration) {
 		var wait sync.WaitGroup
@@ -236,7 +238,7 @@ func (b *box) stop() {
 	together([]*part{b.mail, b.telemetry, b.redis, b.nats, b.documents}, syscall.SIGTERM, 2*time.Second)
 }
 
-// wait returns when every part answers.
+// wait returns when every part answers. It fails if one does not in time.
 func (b *box) wait(ctx context.Context, steps ...step) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -269,25 +271,24 @@ func (b *box) waitFor(ctx context.Context, s step) error {
 	}
 }
 
-// broken is the error for a part that does not come up: what its log said
-// last, and where the rest is.
+// broken returns the error for a part that does not start, with the end of its log.
 func (c *config) broken(name, log string, err error) error {
 	path := c.dir("logs", log+".log")
 	text, _ := os.ReadFile(path)
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return fmt.Errorf("%s does not come up (%w); the end of %s is:\n%s", name, err, path, strings.Join(lines[max(0, len(lines)-5):], "\n"))
+	return fmt.Errorf("%s did not start: %w; the last lines of %s:\n%s", name, err, path, strings.Join(lines[max(0, len(lines)-5):], "\n"))
 }
 
-// connects says whether the address accepts a connection and, where a greeting
-// is given, answers it: say something, hear a line that starts so.
-func connects(address, say, hear string) func(context.Context) error {
+// connects returns a check that the address accepts a connection and, if send or
+// prefix is given, answers send with a line that begins with prefix.
+func connects(address, send, prefix string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		if say == "" && hear == "" {
+		if send == "" && prefix == "" {
 			return nil
 		}
 		if deadline, ok := ctx.Deadline(); ok {
@@ -295,18 +296,21 @@ func connects(address, say, hear string) func(context.Context) error {
 				return err
 			}
 		}
-		if _, err := io.WriteString(conn, say); err != nil {
+		if _, err := io.WriteString(conn, send); err != nil {
 			return err
 		}
 		line, err := bufio.NewReader(conn).ReadString('\n')
-		if err != nil || !strings.HasPrefix(line, hear) {
-			return fmt.Errorf("%s greets with %q: %w", address, line, err)
+		if err != nil {
+			return fmt.Errorf("read from %s: %w", address, err)
+		}
+		if !strings.HasPrefix(line, prefix) {
+			return fmt.Errorf("%s answered %q, want a line that begins with %q", address, line, prefix)
 		}
 		return nil
 	}
 }
 
-// answers says whether the URL answers 200.
+// answers returns a check that the URL answers 200.
 func answers(url string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -319,14 +323,14 @@ func answers(url string) func(context.Context) error {
 		}
 		defer res.Body.Close()
 		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %s", url, res.Status)
+			return fmt.Errorf("%s answered %s", url, res.Status)
 		}
 		return nil
 	}
 }
 
-// deploy does what `faas-cli deploy` does for every function of stack.yml, and
-// waits until each reaches what it depends on.
+// deploy deploys every function of stack.yml, as `faas-cli deploy` does, and waits
+// until each is ready. It fails if one is not in time.
 func (b *box) deploy(ctx context.Context, gateway string) error {
 	password, err := os.ReadFile(b.config.dir("secrets", "gateway", "basic-auth-password"))
 	if err != nil {
@@ -398,12 +402,12 @@ func (b *box) deployFunction(ctx context.Context, gateway, password, name string
 	}
 }
 
-// welcome is what a person wants to know when the shop is up.
+// welcome prints the line that says ready, the addresses and the administrator.
 func (c *config) welcome(w io.Writer, took time.Duration) {
-	fmt.Fprintf(w, "ready http://%s (Kiosk %s, after %.1f s)\n\n", local(c.front), version.Number(), took.Seconds())
+	fmt.Fprintf(w, "ready http://%s (Kiosk %s, started in %.1f s)\n\n", local(c.front), version.Number(), took.Seconds())
 	line := func(what, where, note string) { fmt.Fprintf(w, "  %-14s %-34s %s\n", what, where, note) }
 	line("front door", "http://"+local(c.front), "REST under /api")
-	line("gRPC", local(c.grpc), "reflection is on")
+	line("gRPC", local(c.grpc), "with reflection")
 	login := "faas-cli login -s < " + c.relative(c.dir("secrets", "gateway", "basic-auth-password"))
 	if c.gateway != 8080 {
 		login += " -g http://" + local(c.gateway)
@@ -411,7 +415,7 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 	line("OpenFaaS", "http://"+local(c.gateway), login)
 	where := func(external bool, address, variable string) (string, string) {
 		if external {
-			return "yours", "as " + variable + " says"
+			return "external", "set by " + variable
 		}
 		return address, ""
 	}
@@ -427,24 +431,24 @@ func (c *config) welcome(w io.Writer, took time.Duration) {
 		line(part.what, address, note)
 	}
 	if c.externalSMTP {
-		line("mail", "yours", "as SMTP_HOST says")
+		line("mail", "external", "set by SMTP_HOST")
 	} else {
-		line("mail", "http://"+local(c.mail)+"/api/messages", "what was sent; SMTP on "+local(c.smtp))
+		line("mail", "http://"+local(c.mail)+"/api/messages", "all mails; SMTP on "+local(c.smtp))
 	}
 	switch {
 	case !c.noSink:
-		line("traces", "http://"+local(c.telemetry), "each order's way; metrics under /metrics")
+		line("traces", "http://"+local(c.telemetry), "a trace for each order; metrics under /metrics")
 	case os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "":
-		line("traces", "yours", "as OTEL_EXPORTER_OTLP_ENDPOINT says")
+		line("traces", "external", "set by OTEL_EXPORTER_OTLP_ENDPOINT")
 	}
-	line("logs", c.relative(c.dir("logs")), "a file a part and a function")
+	line("logs", c.relative(c.dir("logs")), "one file for each part and function")
 
-	password, typed := c.adminPassword+" (kept in "+c.relative(c.dir("admin-password"))+")", c.adminPassword
+	password, typed := c.adminPassword+" (stored in "+c.relative(c.dir("admin-password"))+")", c.adminPassword
 	if os.Getenv("ADMIN_PASSWORD") != "" {
-		password, typed = "as ADMIN_PASSWORD says", `'"$ADMIN_PASSWORD"'`
+		password, typed = "set by ADMIN_PASSWORD", `'"$ADMIN_PASSWORD"'`
 	}
 	fmt.Fprintf(w, "\n  administrator  %s, password %s\n\n", c.adminEmail, password)
 	fmt.Fprintf(w, "  curl http://%s/api/inventory\n", local(c.front))
 	fmt.Fprintf(w, "  curl http://%s/api/users/authenticate -H 'Content-Type: application/json' -d '{\"email\":\"%s\",\"password\":\"%s\"}'\n\n", local(c.front), c.adminEmail, typed)
-	fmt.Fprintln(w, "Ctrl-C stops it.")
+	fmt.Fprintln(w, "Press Ctrl-C to stop.")
 }

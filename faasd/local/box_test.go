@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -100,7 +101,7 @@ func (s *subject) start(more ...string) {
 	})
 }
 
-var readyLine = regexp.MustCompile(`(?m)^ready (\S+) \(Kiosk \S+, after ([0-9.]+) s\)$`)
+var readyLine = regexp.MustCompile(`(?m)^ready (\S+) \(Kiosk \S+, started in ([0-9.]+) s\)$`)
 
 // ready waits for the line and says how long the start took.
 func (s *subject) ready(limit time.Duration) float64 {
@@ -217,7 +218,7 @@ func TestBox(t *testing.T) {
 	}
 	password, err := os.ReadFile(filepath.Join(s.project, ".data", "admin-password"))
 	if err != nil || !strings.Contains(s.out.String(), "password "+string(password)) {
-		t.Errorf("the administrator's password is not told: %v", err)
+		t.Errorf("the administrator's password is not printed: %v", err)
 	}
 	for _, path := range []string{"admin-password", "secrets/jwt-secret", "secrets/gateway/basic-auth-password", "secrets/edge-secret", "secrets/edge/edge-secret", "gateway/secrets/token"} {
 		if info, err := os.Stat(filepath.Join(s.project, ".data", path)); err != nil || info.Mode().Perm() != 0o600 || info.Size() < 20 {
@@ -253,6 +254,47 @@ func TestBox(t *testing.T) {
 		}
 	})
 	step("faas-cli", func(t *testing.T) { stockCLI(t, s) })
+	step("watch", func(t *testing.T) {
+		handler := filepath.Join(s.project, "functions", "hello", "handler.go")
+		source, err := os.ReadFile(handler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		watch := exec.CommandContext(t.Context(), os.Args[0], "watch")
+		out := &buffer{}
+		watch.Dir, watch.Stdout, watch.Stderr, watch.Env = s.project, out, out, append(append(os.Environ(), "TEST_RUN_LOCAL=1"), s.env...)
+		if err := watch.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _, _ = watch.Process.Kill(), watch.Wait() }()
+		boxtest.Eventually(t, "watch has started", time.Minute, func() bool { return strings.Contains(out.String(), "watching 1 functions") })
+		write := func(source []byte) {
+			t.Helper()
+			if err := os.WriteFile(handler, source, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answersWith := func(text string) {
+			t.Helper()
+			boxtest.Eventually(t, "the function answers "+text, time.Minute, func() bool {
+				res, err := http.Post(s.gateway+"/function/hello", "text/plain", strings.NewReader("you"))
+				if err != nil || res.StatusCode != http.StatusOK {
+					t.Fatalf("%v, %v, want an answer during the replacement, too\n%s", res, err, out)
+				}
+				body, err := io.ReadAll(res.Body)
+				return errors.Join(err, res.Body.Close()) == nil && bytes.Contains(body, []byte(text))
+			})
+		}
+		answersWith(`"greeting":"Hello, you"`)
+		write(bytes.Replace(source, []byte("greeting.Greet(req)"), []byte(`"changed: " + greeting.Greet(req)`), 1))
+		answersWith(`"greeting":"changed: Hello, you"`)
+		write([]byte("package function\n\nfunc broken() {"))
+		boxtest.Eventually(t, "the compiler's error", time.Minute, func() bool {
+			return strings.Contains(out.String(), "hello was not deployed") && strings.Contains(out.String(), "handler.go:3")
+		})
+		write(source)
+		answersWith(`"greeting":"Hello, you"`)
+	})
 	step("a callback", func(t *testing.T) {
 		back := make(chan http.Header, 1)
 		listener := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { back <- r.Header }))
@@ -295,7 +337,7 @@ func TestBox(t *testing.T) {
 			boxtest.Eventually(t, "the function is called "+note, 20*time.Second, func() bool { return s.called(note) })
 		}
 	})
-	step("logs are discreet", func(t *testing.T) {
+	step("logs have no secrets", func(t *testing.T) {
 		files, err := filepath.Glob(filepath.Join(s.project, ".data", "logs", "*"))
 		if err != nil || len(files) < 10 {
 			t.Fatalf("logs: %v, %v", files, err)
@@ -489,7 +531,7 @@ func TestRefusals(t *testing.T) {
 		{"one port for two", []string{"PORT=" + port, "GRPC_PORT=" + port}, project, []string{"PORT", "GRPC_PORT", port}},
 		{"a port that is none", []string{"PORT=http"}, project, []string{"PORT=http", "1 to 65535"}},
 		{"DATA_DIR cannot be made", []string{"DATA_DIR=" + file + "/x"}, project, []string{"DATA_DIR", file}},
-		{"not the project's folder", nil, empty, []string{empty, "own folder"}},
+		{"not the project's folder", nil, empty, []string{empty, "in the project's folder"}},
 		{"no go command", []string{"PATH=" + empty}, project, []string{"go command", "https://go.dev/dl/"}},
 		{"a NATS that is no URL", []string{"NATS_URL=nowhere"}, project, []string{"NATS_URL"}},
 	} {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/image"
 )
 
-// A part is a program of the box.
+// program is one of the box's programs.
 type program struct {
 	name    string
 	sources []string // folders and files that it is built from
@@ -26,10 +27,10 @@ type program struct {
 	target  string   // the package, or "tool" for all tools of the module
 }
 
-// versionFile is a source of every program that says its version.
+// versionFile is a source of every program with -version.
 const versionFile = "shared/version/version.go"
 
-// programs are the parts this box needs.
+// programs returns the programs that this box runs.
 func (c *config) programs() []program {
 	ours := func(name, pkg string, sources ...string) program {
 		return program{name: name, sources: sources, dir: c.root, gowork: filepath.Join(c.root, "go.work"), target: pkg}
@@ -57,8 +58,8 @@ func (c *config) programs() []program {
 	)
 }
 
-// build makes every program and function that is not there yet in the form
-// that the sources have now.
+// build builds every program and function whose sources have changed. It fails at
+// the first that does not compile.
 func (c *config) build(ctx context.Context, terminal io.Writer) error {
 	version, err := image.GoVersion(ctx)
 	if err != nil {
@@ -78,14 +79,14 @@ func (c *config) build(ctx context.Context, terminal io.Writer) error {
 			return built, err
 		}})
 	}
-	// All functions are made of the same packages, which two builds at the same
-	// time would both compile. So one function goes ahead, beside the programs,
-	// and the others wait for it.
-	ahead := functions[:min(1, len(functions))]
-	if err := buildAll(ctx, terminal, append(ahead[:len(ahead):len(ahead)], programs...)); err != nil {
+	// Functions share most of their packages, which two builds at the same time
+	// would both compile. So one function is built first, along with the programs;
+	// the others then find its packages in the build cache.
+	first := functions[:min(1, len(functions))]
+	if err := buildAll(ctx, terminal, slices.Concat(first, programs)); err != nil {
 		return err
 	}
-	return buildAll(ctx, terminal, functions[len(ahead):])
+	return buildAll(ctx, terminal, functions[len(first):])
 }
 
 // task is something to build.
@@ -94,17 +95,17 @@ type task struct {
 	work func(context.Context) (built bool, err error)
 }
 
-// atOnce is how many builds run side by side: go build itself uses every
-// core, except while it links.
+// atOnce is how many builds run at a time. One go build uses every core, except
+// while it links.
 const atOnce = 2
 
-// buildAll does the tasks in their order, tells each that built something, and
-// gives up at the first that fails.
+// buildAll runs the tasks in their order, and prints each that has built something.
+// It stops at the first failure, and returns it.
 func buildAll(ctx context.Context, terminal io.Writer, tasks []task) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	queue := make(chan task)
-	var tell sync.Mutex
+	var printing sync.Mutex
 	var workers sync.WaitGroup
 	for range atOnce {
 		workers.Go(func() {
@@ -112,11 +113,11 @@ func buildAll(ctx context.Context, terminal io.Writer, tasks []task) error {
 				began := time.Now()
 				built, err := t.work(ctx)
 				if err != nil {
-					cancel(fmt.Errorf("%s was not built: %w", t.name, err)) // the first one counts
+					cancel(fmt.Errorf("build %s: %w", t.name, err)) // only the first call counts
 				} else if built {
-					tell.Lock()
+					printing.Lock()
 					fmt.Fprintf(terminal, "  built %-28s %6.1f s\n", t.name, time.Since(began).Seconds())
-					tell.Unlock()
+					printing.Unlock()
 				}
 			}
 		})
@@ -134,8 +135,9 @@ func buildAll(ctx context.Context, terminal io.Writer, tasks []task) error {
 
 func (c *config) bin(name string) string { return c.dir("bin", name) }
 
-// buildProgram builds the program unless the key beside its binary says that
-// nothing changed. Asking go build itself takes half a second a program.
+// buildProgram builds the program, unless the key beside its binary shows that
+// nothing has changed, and reports whether it did. Without the key, go build would
+// take half a second for each program that is up to date.
 func (c *config) buildProgram(ctx context.Context, p program, version string) (built bool, err error) {
 	key, err := c.key(p, version)
 	if err != nil {
@@ -158,7 +160,7 @@ func (c *config) buildProgram(ctx context.Context, p program, version string) (b
 	return true, put(keyFile, key)
 }
 
-// key names everything that a program is built from: its own sources, the
+// key returns a digest of everything that a program is built from: its sources, the
 // versions of all modules, the compiler and its flags.
 func (c *config) key(p program, version string) (string, error) {
 	sum := sha256.New()

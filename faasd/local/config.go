@@ -24,7 +24,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/stack"
 )
 
-// config is what the environment, stack.yml and the defaults say.
+// config is the box's settings, from the environment, stack.yml and the defaults.
 type config struct {
 	root    string
 	dataDir string
@@ -33,11 +33,11 @@ type config struct {
 
 	front, grpc, gateway, mongo, redis, nats, smtp, mail, telemetry int
 
-	// Where the functions find things. The empty externals are embedded.
+	// What the functions use. A store that is not external runs in the box.
 	mongoURI, redisAddr, natsURL, smtpHost, smtpPort string
 	externalMongo, externalRedis, externalNATS       bool
 	externalSMTP                                     bool
-	noSink                                           bool // telemetry goes elsewhere, or is off
+	noSink                                           bool // telemetry is exported elsewhere, or off
 
 	adminEmail, adminPassword string
 }
@@ -55,7 +55,7 @@ func readConfig() (*config, error) {
 	}
 	for _, name := range []string{"go.work", "template", "faasd"} {
 		if _, err := os.Stat(filepath.Join(root, name)); err != nil {
-			return nil, fmt.Errorf("%s has no %s: start the local box in Kiosk's own folder", root, name)
+			return nil, fmt.Errorf("%s has no %s: start the local box in the project's folder", root, name)
 		}
 	}
 	if _, err := exec.LookPath("go"); err != nil {
@@ -125,12 +125,12 @@ func readConfig() (*config, error) {
 		seen[p.number] = p
 	}
 	if len(errs) > 0 {
-		return nil, errs[0] // one line; the next one shows when this is mended
+		return nil, errs[0] // one line: the next error shows once this one is fixed
 	}
 	return c, nil
 }
 
-// env is an environment variable or, where it is empty, def.
+// env returns an environment variable, or def if it is empty.
 func env(name, def string) string {
 	if value := os.Getenv(name); value != "" {
 		return value
@@ -138,14 +138,15 @@ func env(name, def string) string {
 	return def
 }
 
-// local is an address on this machine. Nothing of the box listens elsewhere.
+// local returns the loopback address of a port. The box listens on no other
+// address.
 func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 func (c *config) dir(names ...string) string {
 	return filepath.Join(append([]string{c.dataDir}, names...)...)
 }
 
-// relative is the path as a person in the project's folder would type it.
+// relative returns the path relative to the project's folder, if it is inside.
 func (c *config) relative(path string) string {
 	if short, err := filepath.Rel(c.root, path); err == nil && filepath.IsLocal(short) {
 		return short
@@ -153,13 +154,11 @@ func (c *config) relative(path string) string {
 	return path
 }
 
-// claimPorts finds out, before minutes of building, whether every port is
-// free. The gateway's listener stays open from here on: see box.
-//
-// A port is given a moment: the processes of a box that was killed may still
-// be ending.
+// claimPorts checks that every port is free, before minutes of building, and
+// returns the gateway's listener: see box. It fails if a port stays in use for more
+// than a moment, which the processes of a killed box may need to end.
 func (c *config) claimPorts(ctx context.Context) (gateway net.Listener, err error) {
-	patience := time.Now().Add(1500 * time.Millisecond)
+	deadline := time.Now().Add(1500 * time.Millisecond)
 	for _, p := range c.ports {
 		for {
 			l, err := net.Listen("tcp", local(p.number))
@@ -171,7 +170,7 @@ func (c *config) claimPorts(ctx context.Context) (gateway net.Listener, err erro
 				_ = l.Close()
 				break
 			}
-			if time.Now().After(patience) || !errors.Is(err, syscall.EADDRINUSE) {
+			if time.Now().After(deadline) || !errors.Is(err, syscall.EADDRINUSE) {
 				if gateway != nil {
 					_ = gateway.Close()
 				}
@@ -179,7 +178,7 @@ func (c *config) claimPorts(ctx context.Context) (gateway net.Listener, err erro
 				if errors.Is(err, syscall.EADDRINUSE) {
 					reason = "is in use"
 				}
-				return nil, fmt.Errorf("port %d (%s) %s: stop what listens there, or choose another with %s=NUMBER", p.number, p.use, reason, p.variable)
+				return nil, fmt.Errorf("port %d (%s) %s: stop the process that listens there, or choose another port with %s=NUMBER", p.number, p.use, reason, p.variable)
 			}
 			if err := pause(ctx, 50*time.Millisecond); err != nil {
 				return nil, err
@@ -200,14 +199,15 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// dataFolders are what lies in DATA_DIR from the start.
+// dataFolders are the folders in DATA_DIR.
 var dataFolders = []string{"bin", "logs", "mail", "nats", "queue", "documents", "gateway/secrets", "secrets/gateway", "secrets/edge"}
 
-// claimData makes DATA_DIR and locks it: programs (bin), logs, what each part
-// keeps, and the secrets, all for their owner only. The lock is the kernel's: it
-// goes with the process, however that ends.
+// claimData creates DATA_DIR and locks it. It has the programs (bin), logs, each
+// part's data, and the secrets, readable by the owner only. The kernel releases the
+// lock when the process ends, however it ends. claimData fails if the folder cannot
+// be written, has other files, or is locked by another box.
 func (c *config) claimData() (unlock func(), err error) {
-	hint := "give a folder that you may write to with DATA_DIR=FOLDER"
+	hint := "choose a folder that you can write to with DATA_DIR=FOLDER"
 	if err := c.ownData(); err != nil {
 		return nil, err
 	}
@@ -222,7 +222,7 @@ func (c *config) claimData() (unlock func(), err error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = lock.Close()
-		return nil, fmt.Errorf("DATA_DIR %s is in use by another box: stop that one, or give another folder with DATA_DIR=FOLDER", c.dataDir)
+		return nil, fmt.Errorf("DATA_DIR %s is in use by another box: stop that one, or choose another folder with DATA_DIR=FOLDER", c.dataDir)
 	}
 	if err := c.closeData(); err != nil {
 		_ = lock.Close()
@@ -231,9 +231,8 @@ func (c *config) claimData() (unlock func(), err error) {
 	return func() { _ = lock.Close() }, nil
 }
 
-// ownData refuses a DATA_DIR that holds other things than a box's: its modes
-// are about to be changed. The default is the project's own, whatever make has
-// put there.
+// ownData fails if DATA_DIR has files that are not a box's, since their modes would
+// be changed. The default folder is always accepted.
 func (c *config) ownData() error {
 	if c.dataDir == filepath.Join(c.root, ".data") {
 		return nil
@@ -243,7 +242,7 @@ func (c *config) ownData() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("DATA_DIR cannot be used (%w): give a folder that you may read with DATA_DIR=FOLDER", err)
+		return fmt.Errorf("DATA_DIR cannot be used (%w): choose a folder that you can read with DATA_DIR=FOLDER", err)
 	}
 	foreign := ""
 	for _, entry := range entries {
@@ -255,13 +254,13 @@ func (c *config) ownData() error {
 		}
 	}
 	if foreign != "" {
-		return fmt.Errorf("DATA_DIR %s is not a box's, it holds %s: give a folder of its own with DATA_DIR=FOLDER", c.dataDir, foreign)
+		return fmt.Errorf("DATA_DIR %s has other files, such as %s: choose an empty folder with DATA_DIR=FOLDER", c.dataDir, foreign)
 	}
 	return nil
 }
 
-// closeData takes from everybody else what an earlier box, or make, let them do
-// in DATA_DIR.
+// closeData removes the permissions of group and others in DATA_DIR, which an
+// earlier version, or make, may have set.
 func (c *config) closeData() error {
 	return filepath.WalkDir(c.dataDir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -275,8 +274,8 @@ func (c *config) closeData() error {
 	})
 }
 
-// makeSecrets makes what must be secret once, at random, and lays everything
-// where its reader looks.
+// makeSecrets creates the secrets that are not set, at random, once, and writes each
+// to the files from which the parts and functions read it.
 func (c *config) makeSecrets() error {
 	var err error
 	if c.adminPassword = os.Getenv("ADMIN_PASSWORD"); c.adminPassword == "" {
@@ -302,7 +301,8 @@ func (c *config) makeSecrets() error {
 			return err
 		}
 	}
-	// Whoever has jwt-secret can be anybody: the edge only where it makes tokens.
+	// With jwt-secret one can act as any account, so the edge has it only if it has
+	// to make tokens.
 	if c.edgeMakesTokens() {
 		err = put(c.dir("secrets", "edge", "jwt-secret"), jwtSecret)
 	} else if err = os.Remove(c.dir("secrets", "edge", "jwt-secret")); errors.Is(err, fs.ErrNotExist) {
@@ -311,8 +311,8 @@ func (c *config) makeSecrets() error {
 	if err = errors.Join(err, put(c.dir("secrets", "edge", "edge-secret"), edgeSecret), put(c.dir("secrets", "edge", "nats-url"), c.natsURL)); err != nil {
 		return err
 	}
-	// NATS Streaming takes an address with a password from a file; as an argument
-	// everybody who lists the processes could read it.
+	// NATS Streaming reads its address, which may have a password, from a file: an
+	// argument would be visible to all users of the machine.
 	if err := put(c.dir("secrets", "nats-streaming.conf"), fmt.Sprintf("streaming: {nats_server_url: %q}\n", c.natsURL)); err != nil {
 		return err
 	}
@@ -337,7 +337,7 @@ func (c *config) makeSecrets() error {
 		if ok || value != "" {
 			err = put(path, value)
 		} else {
-			_, err = once(path, rand.Text) // or what faas-cli secret made of it
+			_, err = once(path, rand.Text) // faas-cli secret may have set it before
 		}
 		if err != nil {
 			return err
@@ -346,12 +346,12 @@ func (c *config) makeSecrets() error {
 	return nil
 }
 
-// edgeSettings are what the edge reads from the environment: see its command's
-// documentation.
+// edgeSettings are the edge's settings in the environment: see the documentation of
+// its command.
 var edgeSettings = []string{"SHOP_NAME", "CORS_ORIGINS", "TRUSTED_PROXIES", "PROXY_PROTOCOL", "MAX_CONNECTIONS",
 	"GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "GRPC_TRUST_NETWORK", "TRACES_URL", "PPROF_ADDR"}
 
-// edgeEnvironment is what the edge gets to see, beside its secrets.
+// edgeEnvironment returns the edge's environment.
 func (c *config) edgeEnvironment() []string {
 	environment := minimal("PORT="+strconv.Itoa(c.front), "GRPC_PORT="+strconv.Itoa(c.grpc), "BIND_ADDRESS=127.0.0.1",
 		"GATEWAY_URL=http://"+local(c.gateway), "secret_mount_path="+c.dir("secrets", "edge"))
@@ -369,9 +369,9 @@ func (c *config) edgeEnvironment() []string {
 	return environment
 }
 
-// telemetryEnvironment is what edge and functions read by OpenTelemetry's rules:
-// what the environment says, but for the name, which each has its own; and where
-// the box's sink is. What a person waits for comes soon there.
+// telemetryEnvironment returns the OTEL_* variables of edge and functions: those of
+// this process, without the service name, which each has its own, and by default
+// the box's sink, with short intervals, so that a developer sees traces soon.
 func (c *config) telemetryEnvironment() map[string]string {
 	environment := map[string]string{}
 	if !c.noSink {
@@ -388,7 +388,7 @@ func (c *config) telemetryEnvironment() map[string]string {
 	return environment
 }
 
-// edgeMakesTokens tells whether the edge may be asked to act as the service
+// edgeMakesTokens reports whether the edge has to make tokens for the service
 // account.
 func (c *config) edgeMakesTokens() bool {
 	switch strings.ToLower(os.Getenv("GRPC_TRUST_NETWORK")) {
@@ -398,7 +398,7 @@ func (c *config) edgeMakesTokens() bool {
 	return true
 }
 
-// closedPorts are those of the box's stores, where no callback may go.
+// closedPorts returns the ports of the box's stores, which callbacks must not reach.
 func (c *config) closedPorts() string {
 	var ports []string
 	for _, p := range c.ports {
@@ -409,14 +409,15 @@ func (c *config) closedPorts() string {
 	return strings.Join(ports, ",")
 }
 
-// randomHex is 32 random bytes, as `openssl rand -hex 32` makes them.
+// randomHex returns 32 random bytes, as `openssl rand -hex 32` does.
 func randomHex() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }
 
-// once returns the file's content, which is made the first time.
+// once returns the file's content. If there is none, it calls make and writes the
+// result to the file.
 func once(path string, make func() string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err == nil && len(content) > 0 {
@@ -429,7 +430,7 @@ func once(path string, make func() string) (string, error) {
 	return value, put(path, value)
 }
 
-// put makes the file hold the value, for its owner only.
+// put writes the value to the file atomically, readable by the owner only.
 func put(path, value string) error {
 	if content, err := os.ReadFile(path); err == nil && bytes.Equal(content, []byte(value)) {
 		return nil
@@ -449,8 +450,8 @@ func put(path, value string) error {
 	return nil
 }
 
-// functionEnvironment is what every function gets to see unless stack.yml says
-// otherwise.
+// functionEnvironment returns the environment of every function, which stack.yml may
+// override.
 func (c *config) functionEnvironment() map[string]string {
 	environment := map[string]string{
 		"GATEWAY_URL": "http://" + local(c.gateway),

@@ -1,6 +1,10 @@
-// Command local is the whole shop on one machine: it builds, starts and
-// supervises what the real box runs, and stops it again. `make run` starts it
-// from the project's folder; its settings are environment variables.
+// Command local runs the whole shop on one machine: it builds, starts and
+// supervises the parts that the real box has, and stops them in order. `make run`
+// starts it in the project's folder. Its settings are environment variables.
+//
+//	local           run the shop
+//	local watch     redeploy the functions of a running shop when their sources change
+//	local -version  print the version
 package main
 
 import (
@@ -23,25 +27,33 @@ import (
 func main() {
 	version.Flag()
 	flag.Parse()
+	command := run
+	switch {
+	case flag.NArg() == 1 && flag.Arg(0) == "watch":
+		command = watch
+	case flag.NArg() > 0:
+		fmt.Fprintln(os.Stderr, "usage: local [watch], or local -version")
+		os.Exit(2)
+	}
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
 		signals = append(signals, syscall.SIGHUP)
 	}
-	// What the box keeps is for its owner only, whichever part writes it.
+	// Only the owner may read the box's files, whichever part writes them.
 	syscall.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	go func() {
 		<-ctx.Done()
-		stop() // a second signal ends everything at once
+		stop() // from now on a signal ends the process at once
 	}()
-	if err := run(ctx, os.Stdout); err != nil {
+	if err := command(ctx, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "kiosk:", err)
 		os.Exit(1)
 	}
 }
 
-// run checks everything that can be checked, builds, starts, and serves until
+// run checks the settings and ports, builds and starts the box, and stops it when
 // ctx ends.
 func run(ctx context.Context, terminal io.Writer) (err error) {
 	began := time.Now()
@@ -69,7 +81,7 @@ func run(ctx context.Context, terminal io.Writer) (err error) {
 	defer log.Close()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(log, nil)))
 
-	fmt.Fprintf(terminal, "Kiosk %s starts; what it keeps lies in %s\n", version.Number(), c.relative(c.dataDir))
+	fmt.Fprintf(terminal, "Kiosk %s is starting; its data is in %s\n", version.Number(), c.relative(c.dataDir))
 	if err := c.build(ctx, terminal); err != nil {
 		return interrupted(ctx, err)
 	}
@@ -84,7 +96,7 @@ func run(ctx context.Context, terminal io.Writer) (err error) {
 	return nil
 }
 
-// interrupted is no error: somebody wanted to stop.
+// interrupted returns nil in place of an error that ctx's end has caused.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

@@ -17,28 +17,28 @@ import (
 const (
 	firstBackoff = 100 * time.Millisecond
 	maxBackoff   = 5 * time.Second
-	stableAfter  = 10 * time.Second // a part that lived this long restarts without backoff
+	stableAfter  = 10 * time.Second // a part that has run this long restarts without backoff
 )
 
-// part is a program that is kept alive.
+// part is a program that is restarted whenever it exits.
 type part struct {
-	name    string
-	command process.Command
-	log     *process.LogFile
-	tell    io.Writer // hears of a part that ended by itself
-	ended   func()    // is called when it did, before it is started again
+	name     string
+	command  process.Command
+	log      *process.LogFile
+	terminal io.Writer // where an unexpected exit is printed
+	ended    func()    // called after an unexpected exit, before the restart; may be nil
 
-	starts atomic.Int64
-	again  chan struct{} // asks for a new process
-	stop   chan struct{}
-	gone   chan struct{}
+	starts  atomic.Int64
+	restart chan struct{} // requests a new process
+	stop    chan struct{} // closed to stop the part
+	done    chan struct{} // closed when it has stopped
 
 	mu     sync.Mutex
 	signal syscall.Signal
 	grace  time.Duration
 }
 
-// startPart starts the program, its output going to a log file.
+// startPart starts a program, whose output is written to a log file.
 func (c *config) startPart(terminal io.Writer, name string, command process.Command, ended func()) (*part, error) {
 	log, err := process.OpenLog(c.dir("logs", name+".log"))
 	if err != nil {
@@ -46,58 +46,58 @@ func (c *config) startPart(terminal io.Writer, name string, command process.Comm
 	}
 	command.Output = log
 	if name == worker {
-		command.Output = &discreet{log: log}
+		command.Output = &redactor{log: log}
 	}
-	p := &part{name: name, command: command, log: log, tell: terminal, ended: ended, again: make(chan struct{}, 1), stop: make(chan struct{}), gone: make(chan struct{})}
+	p := &part{name: name, command: command, log: log, terminal: terminal, ended: ended, restart: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	go p.run()
 	return p, nil
 }
 
-// discreet takes out of the queue-worker's output what it quotes of every
-// request: headers with tokens, and bodies, all on the line that says so.
-type discreet struct {
+// redactor removes from the queue-worker's output what it prints of each call, on
+// one line: headers, with tokens, and bodies.
+type redactor struct {
 	log      io.Writer
 	line     []byte
 	dropping bool // until the line ends
 }
 
-func (d *discreet) Write(p []byte) (int, error) {
+func (r *redactor) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
 		part, rest, ended := bytes.Cut(p, []byte("\n"))
-		if p = rest; !d.dropping {
-			d.line = append(d.line, part...)
-			if i := bytes.Index(d.line, []byte(" Received on [")); i >= 0 {
-				d.line, d.dropping = append(d.line[:i], " Received a call"...), true
+		if p = rest; !r.dropping {
+			r.line = append(r.line, part...)
+			if i := bytes.Index(r.line, []byte(" Received on [")); i >= 0 {
+				r.line, r.dropping = append(r.line[:i], " Received a call"...), true
 			}
 		}
-		if ended || len(d.line) > process.MaxLine {
-			_, _ = d.log.Write(append(d.line, '\n'))
-			d.line = d.line[:0]
+		if ended || len(r.line) > process.MaxLine {
+			_, _ = r.log.Write(append(r.line, '\n'))
+			r.line = r.line[:0]
 		}
 		if ended {
-			d.dropping = false
+			r.dropping = false
 		}
 	}
 	return n, nil
 }
 
 func (p *part) run() {
-	defer close(p.gone)
+	defer close(p.done)
 	defer p.log.Close()
-	var quiet time.Time // until then nobody wants to hear: what the part needs may not be back
+	var quiet time.Time // exits before are not printed: what the part depends on may still be starting
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		began := time.Now()
 		p.starts.Add(1)
 		running, err := process.Start(p.command)
 		if err == nil {
-			slog.Info("started", "part", p.name, "pid", running.PID())
+			slog.Info("part started", "part", p.name, "pid", running.PID())
 			select {
 			case <-running.Done():
 				err = running.Err()
-			case <-p.again:
+			case <-p.restart:
 				running.Stop(syscall.SIGINT, time.Second)
-				slog.Info("renewed", "part", p.name)
+				slog.Info("part is restarted on request", "part", p.name)
 				backoff, quiet = firstBackoff, time.Now().Add(stableAfter)
 				continue
 			case <-p.stop:
@@ -105,25 +105,25 @@ func (p *part) run() {
 				signal, grace := p.signal, p.grace
 				p.mu.Unlock()
 				running.Stop(signal, grace)
-				slog.Info("stopped", "part", p.name, "how", fmt.Sprint(running.Err()))
+				slog.Info("part stopped", "part", p.name, "status", fmt.Sprint(running.Err()))
 				return
 			}
 		}
 		if time.Since(began) > stableAfter {
 			backoff = firstBackoff
 		}
-		how := "it exited with status 0"
+		status := "exit status 0"
 		if err != nil {
-			how = err.Error()
+			status = err.Error()
 		}
-		slog.Error("a part ended by itself", "part", p.name, "how", how, "restart_in", backoff.String())
+		slog.Error("part exited unexpectedly", "part", p.name, "status", status, "restart_in", backoff.String())
 		select {
 		case <-p.stop:
 			return
 		default:
 		}
 		if began.After(quiet) {
-			fmt.Fprintf(p.tell, "%s ended by itself (%s); it is started again\n", p.name, how)
+			fmt.Fprintf(p.terminal, "%s exited unexpectedly (%s); restarting it\n", p.name, status)
 		}
 		if p.ended != nil {
 			p.ended()
@@ -139,21 +139,22 @@ func (p *part) run() {
 // renew replaces the part's process by a new one.
 func (p *part) renew() {
 	select {
-	case p.again <- struct{}{}:
-	default: // it is asked for already
+	case p.restart <- struct{}{}:
+	default: // it is already requested
 	}
 }
 
-// end stops the part for good and returns when it is gone.
+// end stops the part and returns when its process has ended.
 func (p *part) end(signal syscall.Signal, grace time.Duration) {
 	p.mu.Lock()
 	p.signal, p.grace = signal, grace
 	p.mu.Unlock()
 	close(p.stop)
-	<-p.gone
+	<-p.done
 }
 
-// minimal is the environment of a part that needs none, over it what it needs.
+// minimal returns an environment with the few variables that every program needs,
+// and the given ones.
 func minimal(environment ...string) []string {
 	base := []string{}
 	for _, name := range []string{"PATH", "HOME", "TZ", "TMPDIR"} {

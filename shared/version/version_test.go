@@ -9,7 +9,7 @@ import (
 
 // TestPrograms builds a program as a release does, and asks it.
 func TestPrograms(t *testing.T) {
-	for _, program := range []string{"faasd/edge", "faasd/operator"} {
+	for _, program := range []string{"faasd/edge", "faasd/operator", "faasd/acceptance/demo"} {
 		binary := filepath.Join(t.TempDir(), "program")
 		build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-trimpath",
 			"-ldflags", "-s -w -X github.com/kiosk-shop/kiosk/shared/version.released=1.2.3",

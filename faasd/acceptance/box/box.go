@@ -1,7 +1,6 @@
-// Package box starts the local box as a person would, watches what it prints,
-// and ends it the gentle way or the hard one. Each box has its own ports and
-// its own folder, so that several can run beside each other and beside the one
-// that its developer works with.
+// Package box starts and stops local boxes for tests, as make run does. Each has its
+// own ports and its own folder, so that several can run at a time, beside the
+// developer's own.
 package box
 
 import (
@@ -24,14 +23,14 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
-// startTimeout bounds a start, which may have to compile everything.
+// startTimeout is how long a start may take, which may have to compile everything.
 const startTimeout = 5 * time.Minute
 
 // Options say what box to start.
 type Options struct {
 	Dir  string   // its DATA_DIR
-	Env  []string // NAME=value, above what every box is given
-	Root string   // the project's folder; empty: Root
+	Env  []string // NAME=value, in addition to what every box has
+	Root string   // the project's folder, by default what Root returns
 }
 
 // Box is a local box that was started.
@@ -41,23 +40,22 @@ type Box struct {
 	MongoName string // of its database
 	JWTSecret string
 	Options   Options
-	Ports     map[string]int // by the variable that sets them
-	Took      time.Duration  // from start to ready
+	Ports     map[string]int // by the name of their variable
+	Took      time.Duration  // how long the start took
 
 	cmd    *exec.Cmd
 	output *output
 	done   chan struct{} // closed when the supervisor has ended
 }
 
-// programs are the local box's supervisors by the project's folder that they
-// were compiled from, each once a process.
+// programs are the compiled supervisors, by the project's folder.
 var programs struct {
 	sync.Mutex
 	paths map[string]string
 }
 
-// program compiles the supervisor of the project in root, if that was not done
-// yet.
+// program returns the path of the supervisor of the project in root, and compiles
+// it at the first call. It fails if it does not compile.
 func program(root string) (string, error) {
 	programs.Lock()
 	defer programs.Unlock()
@@ -73,7 +71,7 @@ func program(root string) (string, error) {
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make run builds it
 	if text, err := build.CombinedOutput(); err != nil {
-		return "", errors.Join(fmt.Errorf("the local box does not compile: %w\n%s", err, text), os.RemoveAll(dir))
+		return "", errors.Join(fmt.Errorf("compile the local box: %w\n%s", err, text), os.RemoveAll(dir))
 	}
 	if programs.paths == nil {
 		programs.paths = map[string]string{}
@@ -82,7 +80,7 @@ func program(root string) (string, error) {
 	return path, nil
 }
 
-// Clean removes what was compiled.
+// Clean removes the compiled supervisors.
 func Clean() {
 	programs.Lock()
 	defer programs.Unlock()
@@ -92,7 +90,8 @@ func Clean() {
 	}
 }
 
-// Root is the project's folder: the nearest above with a stack.yml.
+// Root returns the project's folder: the nearest one, from the working directory
+// upwards, with a stack.yml. It fails if there is none.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -103,17 +102,17 @@ func Root() (string, error) {
 			return dir, nil
 		}
 		if filepath.Dir(dir) == dir {
-			return "", errors.New("there is no stack.yml above the current folder")
+			return "", errors.New("no stack.yml in the working directory or above: run this in the project's folder")
 		}
 		dir = filepath.Dir(dir)
 	}
 }
 
-// ports are the variables that name what the box listens on.
+// ports are the variables with the ports that the box listens on.
 var ports = []string{"PORT", "GATEWAY_PORT", "GRPC_PORT", "MONGO_PORT", "REDIS_PORT", "NATS_PORT", "SMTP_PORT", "MAIL_PORT", "TELEMETRY_PORT"}
 
-// New prepares a box on free ports. A MONGO_URI in the environment is the
-// database's server, in which the box gets a database of its own.
+// New returns a box with free ports, which is not started yet. If MONGO_URI is set,
+// the box uses that server, with a database of its own.
 func New(o Options) (*Box, error) {
 	b := &Box{Options: o, Ports: map[string]int{}, JWTSecret: rand.Text() + rand.Text(), MongoName: client.Unique("kiosk")}
 	for _, name := range ports {
@@ -134,8 +133,8 @@ func New(o Options) (*Box, error) {
 	return b, nil
 }
 
-// environment is what the box is started with: what a person's shell has, but
-// for the settings of tests of other things.
+// environment returns the box's environment: that of this process, without the
+// settings for tests of other things.
 func (b *Box) environment() []string {
 	var environment []string
 	for _, pair := range os.Environ() {
@@ -152,7 +151,7 @@ func (b *Box) environment() []string {
 	return append(environment, b.Options.Env...)
 }
 
-// Launch starts the box and does not wait for it.
+// Launch starts the box and does not wait until it is ready.
 func (b *Box) Launch() error {
 	root := b.Options.Root
 	if root == "" {
@@ -169,8 +168,8 @@ func (b *Box) Launch() error {
 	cmd.Dir, cmd.Env = root, b.environment()
 	b.output = &output{ready: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = b.output, b.output
-	// A group of its own, so that what interrupts the tests does not also
-	// interrupt the box before it is asked to stop.
+	// A process group of its own, so that Ctrl-C in the tests' terminal does not
+	// interrupt the box before Stop does.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -183,8 +182,9 @@ func (b *Box) Launch() error {
 	return nil
 }
 
-// Start starts the box and waits until it says that it is ready. It may be
-// called again after the box has ended: the folder is the same then.
+// Start starts the box and waits until it is ready. It may be called again after
+// the box has ended, and then uses the same folder. It fails if the box ends, or is
+// not ready in time.
 func (b *Box) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -212,16 +212,17 @@ func (b *Box) Start(ctx context.Context) error {
 // Done is closed when the supervisor has ended.
 func (b *Box) Done() <-chan struct{} { return b.done }
 
-// ExitCode is the supervisor's, after Done.
+// ExitCode returns the supervisor's exit code, after Done.
 func (b *Box) ExitCode() int { return b.cmd.ProcessState.ExitCode() }
 
-// Output is what the supervisor has printed so far.
+// Output returns what the supervisor has printed so far.
 func (b *Box) Output() string { return b.output.String() }
 
 // Signal sends the supervisor a signal.
 func (b *Box) Signal(s syscall.Signal) error { return b.cmd.Process.Signal(s) }
 
-// Stop asks the box to stop and waits until it has; after a minute it kills it.
+// Stop sends SIGTERM and waits until the box has ended. It fails if that takes more
+// than a minute, and then kills the box.
 func (b *Box) Stop() error {
 	if err := b.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -231,27 +232,27 @@ func (b *Box) Stop() error {
 		return nil
 	case <-time.After(time.Minute):
 		b.Kill()
-		return errors.New("the box did not stop when it was asked to")
+		return errors.New("the box did not stop within a minute of SIGTERM")
 	}
 }
 
-// Kill ends every process of the box with SIGKILL, as a power cut would, the
-// supervisor first so that it mends nothing. It returns when all are gone.
+// Kill sends SIGKILL to every process of the box, as a power failure would, first to
+// the supervisor so that it restarts nothing. It returns when all have ended.
 func (b *Box) Kill() {
-	family := b.Processes()
+	processes := b.Processes()
 	_ = b.cmd.Process.Kill()
-	for _, p := range family {
+	for _, p := range processes {
 		p.kill()
 	}
 	<-b.done
-	for _, p := range family {
+	for _, p := range processes {
 		for p.Alive() {
 			time.Sleep(time.Millisecond)
 		}
 	}
 }
 
-// Logs gives the last lines of each log file of the box that has any.
+// Logs returns the last lines of each of the box's log files.
 func (b *Box) Logs(lines int) string {
 	var all bytes.Buffer
 	_ = filepath.WalkDir(filepath.Join(b.Options.Dir, "logs"), func(path string, entry fs.DirEntry, err error) error {
@@ -269,7 +270,7 @@ func (b *Box) Logs(lines int) string {
 	return all.String()
 }
 
-// Share gives another box's folder what this one has compiled.
+// Share links this box's compiled programs into another box's folder.
 func (b *Box) Share(dir string) error {
 	for _, folder := range []string{"bin", "gateway/images"} {
 		source := filepath.Join(b.Options.Dir, folder)
@@ -294,22 +295,22 @@ func (b *Box) Share(dir string) error {
 	return nil
 }
 
-// output collects what the box prints, and notices the line that begins with
-// "ready ".
+// output collects what the box prints, and closes ready at the line that begins
+// with "ready ".
 type output struct {
 	ready chan struct{}
 
-	mu   sync.Mutex
-	text bytes.Buffer
-	said bool
+	mu     sync.Mutex
+	text   bytes.Buffer
+	closed bool
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.text.Write(p)
-	if !o.said && (bytes.HasPrefix(o.text.Bytes(), []byte("ready ")) || bytes.Contains(o.text.Bytes(), []byte("\nready "))) {
-		o.said = true
+	if !o.closed && (bytes.HasPrefix(o.text.Bytes(), []byte("ready ")) || bytes.Contains(o.text.Bytes(), []byte("\nready "))) {
+		o.closed = true
 		close(o.ready)
 	}
 	return len(p), nil

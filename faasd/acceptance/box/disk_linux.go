@@ -2,9 +2,8 @@ package box
 
 import "golang.org/x/sys/unix"
 
-// FillDisk lets the process write to no file (or again to any), as if its disk
-// were full: what it tries fails with EFBIG. The process must be a child of
-// one's own user.
+// FillDisk makes all writes of the process to files fail, as a full disk does, or
+// ends that: they fail with EFBIG. The process must belong to the same user.
 func (p Process) FillDisk(full bool) error {
 	var limit unix.Rlimit
 	if err := unix.Prlimit(p.PID, unix.RLIMIT_FSIZE, nil, &limit); err != nil {

@@ -5,4 +5,4 @@ package box
 import "errors"
 
 // FillDisk works on Linux only.
-func (Process) FillDisk(bool) error { return errors.New("a disk can be filled on Linux only") }
+func (Process) FillDisk(bool) error { return errors.New("writes can be made to fail on Linux only") }

@@ -8,16 +8,16 @@ import (
 	"syscall"
 )
 
-// Process is a process of a box: a number may be given to another one later,
-// together with the time it began it is unique.
+// Process is a process of a box. A PID may be used again; together with the start
+// time it is unique.
 type Process struct {
 	PID   int
 	Name  string
 	began string
 }
 
-// Alive tells whether the process is there; one that ended wholly and that
-// nobody has asked about yet (a zombie) is not.
+// Alive reports whether the process is running. A zombie without other threads is
+// not.
 func (p Process) Alive() bool {
 	now, _, ok := look(p.PID)
 	return ok && now.began == p.began
@@ -36,9 +36,9 @@ func (p Process) kill() {
 	}
 }
 
-// Processes lists what runs of the box: the supervisor, everything that was
-// started by it or by one of its children, and whatever runs one of the
-// programs in its folder. It reads /proc, so it finds nothing but on Linux.
+// Processes returns the box's running processes: the supervisor, its descendants,
+// and all that run a program in the box's folder. It reads /proc, so it returns
+// nothing on other systems than Linux.
 func (b *Box) Processes() []Process {
 	all, parents := map[int]Process{}, map[int]int{}
 	entries, err := os.ReadDir("/proc")
@@ -54,13 +54,13 @@ func (b *Box) Processes() []Process {
 			all[pid], parents[pid] = p, parent
 		}
 	}
-	var family []Process
+	var found []Process
 	for pid, p := range all {
 		if b.owns(pid, parents) {
-			family = append(family, p)
+			found = append(found, p)
 		}
 	}
-	return family
+	return found
 }
 
 func (b *Box) owns(pid int, parents map[int]int) bool {
@@ -68,7 +68,7 @@ func (b *Box) owns(pid int, parents map[int]int) bool {
 	if err == nil && strings.HasPrefix(path, b.Options.Dir+string(filepath.Separator)) {
 		return true
 	}
-	for range len(parents) { // no longer than the longest line of ancestors
+	for range len(parents) { // bounds the walk to the ancestors
 		if b.cmd != nil && pid == b.cmd.Process.Pid {
 			return true
 		}
@@ -87,7 +87,7 @@ func look(pid int) (p Process, parent int, ok bool) {
 	if err != nil {
 		return p, 0, false
 	}
-	// The name is in parentheses and may hold anything.
+	// The name is in parentheses and may contain any character.
 	open, closed := strings.IndexByte(string(text), '('), strings.LastIndexByte(string(text), ')')
 	if open < 0 || closed < open {
 		return p, 0, false
@@ -96,8 +96,8 @@ func look(pid int) (p Process, parent int, ok bool) {
 	if len(fields) < 20 || fields[0] == "X" {
 		return p, 0, false
 	}
-	// A zombie's first thread has ended. While others have not, the process
-	// still has its files and ports.
+	// A process is a zombie when its first thread has ended. It keeps its files and
+	// ports until the other threads have ended, too.
 	if threads := fields[17]; fields[0] == "Z" && (threads == "0" || threads == "1") {
 		return p, 0, false
 	}

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// asLeader makes a process of this program end its first thread, and go on.
+// asLeader is the variable that makes this program end its first thread and keep
+// running.
 const asLeader = "BOX_TEST_LEADER"
 
 func init() { // runs on the first thread
@@ -22,8 +23,8 @@ func init() { // runs on the first thread
 	}
 }
 
-// A process whose first thread has ended is a zombie to look at, and still has
-// its ports until its other threads have ended too.
+// A process whose first thread has ended looks like a zombie, but keeps its ports
+// until its other threads have ended.
 func TestAlive(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), asLeader+"=1")
@@ -34,7 +35,7 @@ func TestAlive(t *testing.T) {
 	defer func() { _ = cmd.Process.Kill() }()
 	p, _, ok := look(cmd.Process.Pid)
 	if !ok {
-		t.Fatal("the process is not there")
+		t.Fatal("the process does not exist")
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	for state := ""; !strings.Contains(state, ") Z "); {
@@ -46,12 +47,12 @@ func TestAlive(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	if !p.Alive() {
-		t.Error("with threads that run it counts as gone")
+		t.Error("Alive is false while other threads run, want true")
 	}
 	p.kill()
 	for p.Alive() {
 		if time.Now().After(deadline) {
-			t.Fatal("killed, it counts as alive")
+			t.Fatal("Alive is true after SIGKILL, want false")
 		}
 		time.Sleep(time.Millisecond)
 	}

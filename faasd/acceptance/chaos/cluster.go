@@ -23,38 +23,39 @@ import (
 )
 
 const (
-	deletePod kind = "pod"     // deleted, with or without time to end in order
-	rollout   kind = "rollout" // every pod is replaced, one after the other
-	serverOff kind = "server"  // of three, one is gone for a while
-	node      kind = "node"    // its kubelet ends and starts again
+	deletePod kind = "pod"     // a pod is deleted, with or without its grace period
+	rollout   kind = "rollout" // every pod of a deployment is replaced, one after the other
+	serverOff kind = "server"  // one of three servers is removed for a while
+	node      kind = "node"    // the node's kubelet is restarted
 )
 
-// workloads are what the pods of the cluster belong to, NAMESPACE/NAME.
+// workloads are the cluster's deployments and stateful sets that are not
+// functions, as NAMESPACE/NAME.
 var workloads = []string{
 	"kiosk/kiosk-edge", "kiosk/kiosk-nats", "kube-system/coredns",
 	"openfaas/gateway", "openfaas/queue", "openfaas/queue-worker",
 	"stores/documents", "stores/redis", "stores/mail",
 }
 
-// clusterDeck is deck, of what goes wrong in a cluster.
-func clusterDeck(random *rand.Rand) []fault {
-	cards := eventFaults()
+// clusterRound returns every fault of a cluster once, in random order.
+func clusterRound(random *rand.Rand) []fault {
+	faults := eventFaults()
 	for _, name := range functions {
-		cards = append(cards, fault{Kind: deletePod, Target: "openfaas-fn/" + name}, fault{Kind: rollout, Target: "openfaas-fn/" + name})
+		faults = append(faults, fault{Kind: deletePod, Target: "openfaas-fn/" + name}, fault{Kind: rollout, Target: "openfaas-fn/" + name})
 	}
 	for _, name := range workloads {
-		cards = append(cards, fault{Kind: deletePod, Target: name})
+		faults = append(faults, fault{Kind: deletePod, Target: name})
 	}
-	cards = append(cards, fault{Kind: rollout, Target: "kiosk/kiosk-edge"}, fault{Kind: node, Target: "kubelet"})
-	random.Shuffle(len(cards), func(i, j int) { cards[i], cards[j] = cards[j], cards[i] })
-	// It lasts longest, so it begins early.
-	return slices.Insert(cards, random.IntN(len(cards)/4), fault{Kind: serverOff, Target: "kiosk/kiosk-nats", For: time.Minute})
+	faults = append(faults, fault{Kind: rollout, Target: "kiosk/kiosk-edge"}, fault{Kind: node, Target: "kubelet"})
+	random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	// This one lasts longest, so it begins early.
+	return slices.Insert(faults, random.IntN(len(faults)/4), fault{Kind: serverOff, Target: "kiosk/kiosk-nats", For: time.Minute})
 }
 
-// cluster is the running Kubernetes of make cluster.
+// cluster is the Kubernetes cluster of make cluster, in whose folder it lives.
 type cluster struct{ dir string }
 
-// kubectl runs a command to its end, and returns what it printed.
+// kubectl runs a command and returns its output. It fails if the command does.
 func (c *cluster) kubectl(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
@@ -65,7 +66,7 @@ func (c *cluster) kubectl(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// pods are those of a workload that run.
+// pods returns the names of a workload's running pods. It fails if there are none.
 func (c *cluster) pods(ctx context.Context, workload string) ([]string, error) {
 	namespace, name, _ := strings.Cut(workload, "/")
 	out, err := c.kubectl(ctx, "-n", namespace, "get", "pods", "--field-selector=status.phase=Running", "-o", "json")
@@ -86,60 +87,60 @@ func (c *cluster) pods(ctx context.Context, workload string) ([]string, error) {
 	var found []string
 	for _, pod := range list.Items {
 		rest, ok := strings.CutPrefix(pod.Metadata.Name, name+"-")
-		// queue-0 and orders-7f-x, and not queue-worker-7f-x.
+		// Matches queue-0 and orders-7f-x, but not queue-worker-7f-x.
 		if ok && strings.Count(rest, "-") <= 1 && rest != "" && pod.Metadata.DeletionTimestamp == "" {
 			found = append(found, pod.Metadata.Name)
 		}
 	}
 	if len(found) == 0 {
-		return nil, errors.New("it does not run")
+		return nil, errors.New("not running")
 	}
 	return found, nil
 }
 
-// strikeCluster is strike, for what goes wrong in a cluster only.
-func (g *gremlin) strikeCluster(ctx context.Context, f fault) (string, error) {
+// injectCluster is inject, for the kinds that only a cluster has.
+func (inj *injector) injectCluster(ctx context.Context, f fault) (string, error) {
 	namespace, name, _ := strings.Cut(f.Target, "/")
 	switch f.Kind {
 	case deletePod:
-		pods, err := g.cluster.pods(ctx, f.Target)
+		pods, err := inj.cluster.pods(ctx, f.Target)
 		if err != nil {
 			return "", err
 		}
 		pod := pods[int(f.Pick/2)%len(pods)]
-		args, how := []string{"-n", namespace, "delete", "pod", pod, "--wait=false"}, " is asked to end"
+		args, how := []string{"-n", namespace, "delete", "pod", pod, "--wait=false"}, " is deleted"
 		if f.Pick%2 == 0 {
-			// Not by force: there would be two of one name.
-			args, how = append(args, "--grace-period=1"), " has a second to end"
+			// Not by force: then two pods could have the same name.
+			args, how = append(args, "--grace-period=1"), " is deleted with a grace period of 1 s"
 		}
-		_, err = g.cluster.kubectl(ctx, args...)
+		_, err = inj.cluster.kubectl(ctx, args...)
 		return pod + how, err
 	case rollout:
-		_, err := g.cluster.kubectl(ctx, "-n", namespace, "rollout", "restart", "deployment/"+name)
+		_, err := inj.cluster.kubectl(ctx, "-n", namespace, "rollout", "restart", "deployment/"+name)
 		return "every pod is replaced", err
 	case serverOff:
 		scale := func(ctx context.Context, replicas int) error {
-			_, err := g.cluster.kubectl(ctx, "-n", namespace, "scale", "statefulset/"+name, fmt.Sprintf("--replicas=%d", replicas))
+			_, err := inj.cluster.kubectl(ctx, "-n", namespace, "scale", "statefulset/"+name, fmt.Sprintf("--replicas=%d", replicas))
 			return err
 		}
 		if err := scale(ctx, 2); err != nil {
 			return "", err
 		}
-		g.paused.Go(func() {
-			// Not earlier, even if the run ends: see calm.
+		inj.paused.Go(func() {
+			// Not earlier, even if the run ends: undo waits for it.
 			time.Sleep(f.For)
 			if err := scale(context.WithoutCancel(ctx), 3); err != nil {
-				g.journal.violate(nothingStuck, "the third server does not come back: %v", err)
+				inj.journal.violate(nothingStuck, "the third server was not added again: %v", err)
 			}
 		})
-		return fmt.Sprintf("one of three is gone for %.0f s", f.For.Seconds()), nil
+		return fmt.Sprintf("one of three is removed for %.0f s", f.For.Seconds()), nil
 	case node:
-		return "ended and started", g.restartKubelet(context.WithoutCancel(ctx))
+		return "restarted", inj.restartKubelet(context.WithoutCancel(ctx))
 	}
-	panic("an unknown fault: " + f.Kind)
+	panic("unknown kind of fault: " + f.Kind)
 }
 
-func (g *gremlin) restartKubelet(ctx context.Context) error {
+func (inj *injector) restartKubelet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	root, err := box.Root()
@@ -147,14 +148,14 @@ func (g *gremlin) restartKubelet(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "kubernetes", "cluster", "cluster.sh"), "restart-kubelet")
-	cmd.Env = append(os.Environ(), "CLUSTER_DIR="+g.cluster.dir)
+	cmd.Env = append(os.Environ(), "CLUSTER_DIR="+inj.cluster.dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fatalError{fmt.Errorf("the kubelet does not start again: %w: %s", err, out)}
+		return fatalError{fmt.Errorf("restart the kubelet: %w: %s", err, out)}
 	}
 	return nil
 }
 
-// rest waits until every pod is as it is to be.
+// rest waits until every workload has all its pods. It fails if one does not.
 func (c *cluster) rest(ctx context.Context) error {
 	all := slices.Clone(workloads)
 	for _, name := range functions {
@@ -173,7 +174,7 @@ func (c *cluster) rest(ctx context.Context) error {
 	return nil
 }
 
-// empty makes the shop one that nobody has used, but for its administrator.
+// empty deletes everything from the shop but its administrators.
 func empty(ctx context.Context, db *mongo.Database, js jetstream.JetStream, shop *client.Client) error {
 	for _, name := range []string{"users", "products", "stock_movements", "orders", "outbox", "mails"} {
 		filter := bson.D{}

@@ -13,12 +13,13 @@ import (
 )
 
 // cutConnections resets every established TCP connection of the processes that
-// has the port at either end, and tells how many there were.
+// has the port at either end, and returns their number. It fails where the kernel
+// does not allow it.
 //
-// It takes a process's own socket (pidfd_getfd(2), allowed for one's children)
-// and disconnects it (connect(2) with AF_UNSPEC), upon which the kernel sends a
-// RST: both ends see what they would see of a broken line. No proxy has to
-// stand between the parts for that, so that what is tested is the box as it is.
+// It duplicates the process's socket (pidfd_getfd(2), allowed for child
+// processes) and disconnects it (connect(2) with AF_UNSPEC), for which the kernel
+// sends a RST: both ends see a reset connection. This needs no proxy between the
+// parts, so the box is tested as it is.
 func cutConnections(pids []int, port int) (int, error) {
 	inodes, err := established(port)
 	if err != nil || len(inodes) == 0 {
@@ -29,7 +30,7 @@ func cutConnections(pids []int, port int) (int, error) {
 		cut, err := cutSockets(pid, inodes)
 		n += cut
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
-			denied = fmt.Errorf("this machine does not let us cut connections: %w", err)
+			denied = fmt.Errorf("this machine does not allow to reset another process's connections: %w", err)
 		}
 	}
 	if n == 0 {
@@ -38,8 +39,8 @@ func cutConnections(pids []int, port int) (int, error) {
 	return n, nil
 }
 
-// established gives the inodes of the sockets on IPv4, the box's only protocol:
-// see proc_net_tcp.txt of the kernel.
+// established returns the inodes of the established IPv4 sockets with the port at
+// either end: see the kernel's proc_net_tcp.txt. The box uses no IPv6.
 func established(port int) (map[string]bool, error) {
 	text, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {

@@ -5,5 +5,5 @@ package main
 import "errors"
 
 func cutConnections([]int, int) (int, error) {
-	return 0, errors.New("connections can be cut on Linux only")
+	return 0, errors.New("connections can be reset on Linux only")
 }

@@ -8,25 +8,26 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// journal is what the clients did and were told: the shop is held to it.
+// journal records what the clients requested and how they were answered. The
+// shop's state is checked against it.
 type journal struct {
 	mu         sync.Mutex
 	customers  []*customer
 	members    []*member
 	intents    []*intent
-	goods      []*good
-	answers    map[string]int // by request and status; status 0: none came
-	ordering   []time.Duration
-	looks      map[string]int      // how often something was looked at while all went on
-	violations map[string][]string // by invariant: what was seen while it went on
+	catalogue  []*product
+	answers    map[string]int      // by request and status; status 0 means no answer
+	ordering   []time.Duration     // how long POST /api/orders took
+	looks      map[string]int      // by invariant: how often it was checked during the faults
+	violations map[string][]string // by invariant: violations seen during the faults
 }
 
 func newJournal() *journal {
 	return &journal{answers: map[string]int{}, looks: map[string]int{}, violations: map[string][]string{}}
 }
 
-// customer is somebody with an account, or with none if registered is false:
-// then perhaps, as no answer told.
+// customer is a person with an account. If registered is false, the answer to
+// the registration was lost, and the account may or may not exist.
 type customer struct {
 	email, password string
 
@@ -37,46 +38,46 @@ type customer struct {
 	since      time.Time
 }
 
-// intent is an order that a customer wants, once, however often he asks.
+// intent is an order that a customer wants once, however often they request it.
 type intent struct {
 	by    *customer
-	key   string // the Idempotency-Key; empty: none, then he asks but once
+	key   string // the Idempotency-Key; without one they request it only once
 	items []client.Item
 
-	// Guarded by the journal; id is written once, before others learn of it.
-	id        string          // of the order, by the first answer that named one
-	ids       map[string]bool // that answers named: more than one is too many
-	gone      bool            // he never asked again
-	lost      int             // requests without an answer that tells what became of them
+	// Guarded by the journal; id is written once, before it is shared.
+	id        string          // the order's, from the first answer that has one
+	ids       map[string]bool // all ids in answers: more than one is a violation
+	abandoned bool            // not requested again, although the answer was lost
+	lost      int             // requests whose outcome is unknown
 	refused   bool
-	cancelled int // answers that said it was cancelled by this request
-	completed int
+	cancelled int // answers 200 to a cancellation
+	completed int // answers 200 to a completion
 }
 
-// good is a product that an administrator wanted to have.
-type good struct {
-	name  string // nobody else's
-	stock int    // that it began with
+// product is one that an administrator requested.
+type product struct {
+	name  string // unique
+	stock int    // its initial stock
 	price int    // minor units
 
 	// Guarded by the journal.
-	id      string // empty: no answer came
+	id      string // empty if the answer was lost
 	acked   []int  // corrections of its stock that were answered 200
-	unknown []int  // those whose answer was lost
-	deleted int    // 0 no, 1 perhaps, 2 yes
+	unknown []int  // corrections whose answer was lost
+	deleted int    // 0 no, 1 unknown, 2 yes
 }
 
-// do changes the journal.
+// do calls change with the journal locked.
 func (j *journal) do(change func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	change()
 }
 
-// violate notes what must not be.
+// violate records a violation of an invariant.
 func (j *journal) violate(invariant, format string, args ...any) {
 	j.do(func() { j.violations[invariant] = append(j.violations[invariant], fmt.Sprintf(format, args...)) })
 }
 
-// looked counts a look at something that must hold at any time.
+// looked counts a check of an invariant during the faults.
 func (j *journal) looked(at string) { j.do(func() { j.looks[at]++ }) }

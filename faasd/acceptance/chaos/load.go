@@ -14,8 +14,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// load is customers and administrators who use the shop through its front
-// door, and do not despair.
+// load is customers and administrators who use the shop through its front door,
+// and retry what fails.
 type load struct {
 	shop    *client.Client
 	journal *journal
@@ -24,46 +24,46 @@ type load struct {
 	stop    chan struct{} // closed: nobody begins anything new
 
 	mu       sync.Mutex
-	trending *good // of which there are but a few, and everybody wants it
+	trending *product // in short supply, and in demand
 	placed   []*intent
 
-	shelves []*good // what is always there; the first sells best
+	staples []*product // always in the catalogue; the first sells best
 }
 
 const (
-	shelf  = 24 // products that are always there
-	admins = 2
+	stapleCount = 24
+	admins      = 2
 )
 
-// open makes the shop what the load expects to find.
+// open creates the staples and the first customers.
 func (l *load) open(ctx context.Context, customers int) error {
 	random := rand.New(rand.NewPCG(l.seed, 1))
-	for i := range shelf {
+	for i := range stapleCount {
 		stock := 20 + random.IntN(400)
-		g := l.create(ctx, fmt.Sprintf("good %d", i), stock, 100+random.IntN(9900))
+		g := l.create(ctx, fmt.Sprintf("staple %d", i), stock, 100+random.IntN(9900))
 		if g.id == "" {
-			return errors.New("a product cannot be created")
+			return errors.New("a product was not created")
 		}
-		l.shelves = append(l.shelves, g)
+		l.staples = append(l.staples, g)
 	}
 	for range customers {
 		if c := l.register(ctx); c == nil {
-			return errors.New("a customer cannot register")
+			return errors.New("a customer was not registered")
 		}
 	}
 	return nil
 }
 
-// run has them all at it until stop is closed.
+// run has all clients use the shop until stop is closed.
 func (l *load) run(ctx context.Context, customers int) {
-	var people sync.WaitGroup
+	var clients sync.WaitGroup
 	regulars := slices.Clone(l.journal.customers)
 	for i := range customers {
-		people.Go(func() {
+		clients.Go(func() {
 			random := rand.New(rand.NewPCG(l.seed, uint64(1000+i)))
 			c := regulars[i]
 			for l.pause(time.Duration(20+random.IntN(180)) * time.Millisecond) {
-				if random.IntN(100) == 0 { // somebody new takes this one's place
+				if random.IntN(100) == 0 { // a new customer replaces this one
 					l.logout(ctx, c)
 					if n := l.register(ctx); n != nil {
 						c = n
@@ -74,20 +74,20 @@ func (l *load) run(ctx context.Context, customers int) {
 		})
 	}
 	for i := range members {
-		people.Go(func() { l.membership(ctx, rand.New(rand.NewPCG(l.seed, uint64(3000+i)))) })
+		clients.Go(func() { l.membership(ctx, rand.New(rand.NewPCG(l.seed, uint64(3000+i)))) })
 	}
 	for i := range admins {
-		people.Go(func() {
+		clients.Go(func() {
 			random := rand.New(rand.NewPCG(l.seed, uint64(2000+i)))
 			for l.pause(time.Duration(50+random.IntN(250)) * time.Millisecond) {
 				l.shopkeeping(ctx, random)
 			}
 		})
 	}
-	people.Wait()
+	clients.Wait()
 }
 
-// pause reports false when it is time to go home.
+// pause waits for d, and reports whether to go on: false means that stop is closed.
 func (l *load) pause(d time.Duration) bool {
 	select {
 	case <-l.stop:
@@ -116,7 +116,7 @@ func (l *load) shopping(ctx context.Context, random *rand.Rand, c *customer) {
 	case n < 99:
 		l.call(ctx, c, "GET /api/users/me", client.Request{Method: "GET", Path: "/api/users/me"}, 200)
 	default:
-		c.forget() // logs in anew
+		c.forget() // to log in anew
 	}
 }
 
@@ -127,7 +127,7 @@ func (l *load) shopkeeping(ctx context.Context, random *rand.Rand) {
 			l.setStatus(ctx, l.admin, i, client.Completed)
 		}
 	case n < 50:
-		if i := l.recent(random); i != nil { // which may be completed: a return
+		if i := l.recent(random); i != nil { // if it is completed: a return
 			l.setStatus(ctx, l.admin, i, client.Cancelled)
 		}
 	case n < 85:
@@ -143,7 +143,7 @@ func (l *load) shopkeeping(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// own is an order of the customer's that was answered.
+// own returns a recent order of the customer's, or nil.
 func (l *load) own(random *rand.Rand, c *customer) *intent {
 	var mine []*intent
 	l.mu.Lock()
@@ -159,6 +159,7 @@ func (l *load) own(random *rand.Rand, c *customer) *intent {
 	return mine[random.IntN(len(mine))]
 }
 
+// recent returns a recent order of anybody's, or nil.
 func (l *load) recent(random *rand.Rand) *intent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -169,7 +170,8 @@ func (l *load) recent(random *rand.Rand) *intent {
 	return last[random.IntN(len(last))]
 }
 
-// buy orders something.
+// buy places an order, in one of the ways in which clients do: without a key,
+// hanging up, several times at once, or with retries.
 func (l *load) buy(ctx context.Context, random *rand.Rand, c *customer) {
 	i := &intent{by: c, key: client.Unique("order"), ids: map[string]bool{}}
 	for range 1 + random.IntN(3) {
@@ -185,16 +187,16 @@ func (l *load) buy(ctx context.Context, random *rand.Rand, c *customer) {
 	l.journal.do(func() { l.journal.intents = append(l.journal.intents, i) })
 	impatience := time.Duration(2000+random.IntN(6000)) * time.Millisecond
 	switch {
-	case mode < 5: // without a key nobody may ask twice
+	case mode < 5: // without a key a retry would be a second order
 		l.place(ctx, i, impatience)
 		return
-	case mode < 15: // hangs up, and half of them never come back
+	case mode < 15: // hangs up; half of these never retry
 		l.place(ctx, i, time.Duration(1+random.IntN(60))*time.Millisecond)
 		if mode < 10 {
-			l.journal.do(func() { i.gone = true })
+			l.journal.do(func() { i.abandoned = true })
 			return
 		}
-	case mode < 25: // a nervous finger
+	case mode < 25: // a double click
 		var twins sync.WaitGroup
 		for range 2 + random.IntN(2) {
 			twins.Go(func() { l.place(ctx, i, impatience) })
@@ -210,9 +212,9 @@ func (l *load) buy(ctx context.Context, random *rand.Rand, c *customer) {
 		}
 	}
 	switch random.IntN(20) {
-	case 0, 1: // the answer, please, once more
+	case 0, 1: // requests the same answer again
 		l.place(ctx, i, impatience)
-	case 2: // the key again, for something else
+	case 2: // uses the key for another order
 		if i.id != "" {
 			other := append(slices.Clone(i.items), client.Item{ProductID: i.items[0].ProductID, Quantity: 7})
 			l.call(ctx, c, "POST /api/orders with a used key", client.Request{
@@ -222,7 +224,7 @@ func (l *load) buy(ctx context.Context, random *rand.Rand, c *customer) {
 	}
 }
 
-func (l *load) choose(random *rand.Rand) *good {
+func (l *load) choose(random *rand.Rand) *product {
 	l.mu.Lock()
 	trending := l.trending
 	l.mu.Unlock()
@@ -230,13 +232,12 @@ func (l *load) choose(random *rand.Rand) *good {
 	case n < 2 && trending != nil:
 		return trending
 	case n < 5:
-		return l.shelves[0]
+		return l.staples[0]
 	}
-	return l.shelves[random.IntN(shelf)]
+	return l.staples[random.IntN(stapleCount)]
 }
 
-// place asks for the order once, and tells whether there is nothing more to
-// ask for.
+// place requests the order once, and reports whether its outcome is known.
 func (l *load) place(ctx context.Context, i *intent, patience time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -249,21 +250,21 @@ func (l *load) place(ctx context.Context, i *intent, patience time.Duration) boo
 	sent, a, ok := l.send(ctx, i.by, "POST /api/orders", r, statuses...)
 	switch {
 	case !ok || a.Status == 409:
-		// 409 too leaves it open: it is the answer to a request that overtook
-		// itself, as when its connection broke and it was sent again.
+		// 409 leaves the outcome open, too: the first request is still in flight,
+		// as when its connection broke and it was sent again.
 		l.journal.do(func() {
 			if sent {
 				i.lost++
 			}
 		})
 		return false
-	case a.Status == 422: // something of it was taken off the shelf meanwhile
+	case a.Status == 422: // one of its products was deleted meanwhile
 		l.journal.do(func() { i.refused = true })
 		return true
 	}
 	var o client.Order
 	if err := a.Decode(&o); err != nil || len(o.ID) != 24 {
-		l.journal.violate(contract, "POST /api/orders answers 201 with %q (%v)", a.Body, err)
+		l.journal.violate(contract, "POST /api/orders was answered 201 with %q (%v)", a.Body, err)
 		return true
 	}
 	first := false
@@ -315,23 +316,23 @@ func (l *load) setStatus(ctx context.Context, c *customer, i *intent, status str
 	}
 }
 
-// look reads an order that has to be there.
+// look reads an order that has to exist.
 func (l *load) look(ctx context.Context, c *customer, id string) {
 	a, ok := l.call(ctx, c, "GET /api/orders/{id}", client.Request{Method: "GET", Path: "/api/orders/" + id}, 200, 404)
 	if !ok {
 		return
 	}
 	if a.Status == 404 {
-		l.journal.violate(notLost, "order %s was answered 201, and GET answers 404 at %s", id, time.Now().Format(time.StampMilli))
+		l.journal.violate(notLost, "order %s was answered 201, and GET was answered 404 at %s", id, time.Now().Format(time.StampMilli))
 		return
 	}
 	var o client.Order
 	if err := a.Decode(&o); err != nil || !legal(o.Status, o.Stock) {
-		l.journal.violate(consistent, "GET /api/orders/%s answers %s (%v)", id, a.Body, err)
+		l.journal.violate(consistent, "GET /api/orders/%s was answered %s (%v)", id, a.Body, err)
 	}
 }
 
-// browse reads products, none of which may ever be there less than not at all.
+// browse reads products, whose stock must never be negative.
 func (l *load) browse(ctx context.Context, random *rand.Rand) {
 	var products []client.Product
 	if random.IntN(2) == 0 {
@@ -350,16 +351,16 @@ func (l *load) browse(ctx context.Context, random *rand.Rand) {
 	l.journal.looked(neverNegative)
 	for _, p := range products {
 		if p.Stock < 0 {
-			l.journal.violate(neverNegative, "the API says at %s that of product %s there are %d", time.Now().Format(time.StampMilli), p.ID, p.Stock)
+			l.journal.violate(neverNegative, "at %s, product %s has a stock of %d in the API", time.Now().Format(time.StampMilli), p.ID, p.Stock)
 		}
 	}
 }
 
-// create adds a product. There is no key for that: a product whose answer was
-// lost is left alone.
-func (l *load) create(ctx context.Context, name string, stock, price int) *good {
-	g := &good{name: name, stock: stock, price: price}
-	l.journal.do(func() { l.journal.goods = append(l.journal.goods, g) })
+// create adds a product. This request has no idempotency key, so one whose answer
+// was lost is not repeated.
+func (l *load) create(ctx context.Context, name string, stock, price int) *product {
+	g := &product{name: name, stock: stock, price: price}
+	l.journal.do(func() { l.journal.catalogue = append(l.journal.catalogue, g) })
 	a, ok := l.call(ctx, l.admin, "POST /api/inventory", client.Request{
 		Method: "POST", Path: "/api/inventory", Body: client.NewProduct{Name: name, Category: "chaos", Stock: stock, Price: float64(price) / 100},
 	}, 201)
@@ -370,8 +371,8 @@ func (l *load) create(ctx context.Context, name string, stock, price int) *good 
 	return g
 }
 
-// restock puts pieces on the shelf, as a shopkeeper does who has looked first:
-// what was sold between his look and his word must not be lost.
+// restock adds to a product's stock, with the ETag that it has read before: what
+// is sold between the two requests must not be lost.
 func (l *load) restock(ctx context.Context, random *rand.Rand) {
 	g := l.choose(random)
 	path := "/api/inventory/" + g.id
@@ -400,14 +401,14 @@ func (l *load) restock(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// delist takes a product off the shelf that was once in fashion.
+// delist deletes a product that was once trending.
 func (l *load) delist(ctx context.Context, random *rand.Rand) {
 	l.mu.Lock()
 	trending := l.trending
 	l.mu.Unlock()
-	var old []*good
+	var old []*product
 	l.journal.do(func() {
-		for _, g := range l.journal.goods[shelf:] {
+		for _, g := range l.journal.catalogue[stapleCount:] {
 			if g.id != "" && g != trending && g.deleted == 0 {
 				old = append(old, g)
 			}
@@ -423,8 +424,8 @@ func (l *load) delist(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// register opens an account and gives its customer, or nil if that took too
-// long.
+// register opens an account and returns its customer, or nil if no attempt had
+// an answer.
 func (l *load) register(ctx context.Context) *customer {
 	name := client.Unique("customer")
 	c := &customer{email: name + "@example.com", password: "correct horse " + name}
@@ -434,9 +435,9 @@ func (l *load) register(ctx context.Context) *customer {
 			Method: "POST", Path: "/api/users/register", Body: client.NewAccount{Email: c.email, Password: c.password},
 		}, 201, 409)
 		if ok && a.Status == 409 && try == 0 {
-			l.journal.violate(contract, "%s registers for the first time, and is told 409", c.email)
+			l.journal.violate(contract, "the first registration of %s was answered 409", c.email)
 		}
-		if ok { // 409: an earlier attempt went through, unheard
+		if ok { // 409: an earlier attempt succeeded, and its answer was lost
 			var made struct{ ID string }
 			if a.Status == 201 && a.Decode(&made) != nil {
 				return nil
@@ -461,10 +462,12 @@ func (l *load) logout(ctx context.Context, c *customer) {
 	}
 }
 
-// tokenAge is when a customer logs in anew: a token lives for 15 minutes.
+// tokenAge is after how long a customer logs in anew. Tokens expire after 15
+// minutes.
 const tokenAge = 10 * time.Minute
 
-// login gives the customer's token.
+// login returns the customer's token, and logs in first if that is too old or
+// missing. It reports false if that was not answered.
 func (l *load) login(ctx context.Context, c *customer) (string, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -489,8 +492,8 @@ func (c *customer) forget() {
 	c.mu.Unlock()
 }
 
-// call sends a request as the customer, or as nobody; ok is false where no
-// answer told what became of it.
+// call sends a request as the customer, or without a token if c is nil. It
+// reports false if the outcome of the request is unknown.
 func (l *load) call(ctx context.Context, c *customer, what string, r client.Request, statuses ...int) (client.Answer, bool) {
 	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
 	defer cancel()
@@ -501,7 +504,8 @@ func (l *load) call(ctx context.Context, c *customer, what string, r client.Requ
 	return a, ok
 }
 
-// send is call that also tells whether the request itself was sent.
+// send is call, and also reports whether the request was sent: it is not if the
+// login before it fails.
 func (l *load) send(ctx context.Context, c *customer, what string, r client.Request, statuses ...int) (sent bool, a client.Answer, ok bool) {
 	token, ok := l.login(ctx, c)
 	if !ok {
@@ -512,8 +516,9 @@ func (l *load) send(ctx context.Context, c *customer, what string, r client.Requ
 	return true, a, ok
 }
 
-// request sends a request and holds its answer to the contract: one of the
-// statuses, or 503 with Retry-After, or 504.
+// request sends a request and checks its answer against the contract: one of the
+// statuses, 503 with Retry-After, or 504. It reports false if there is no answer,
+// or one of the last two.
 func (l *load) request(ctx context.Context, what string, r client.Request, statuses ...int) (client.Answer, bool) {
 	a, err := l.shop.Do(ctx, r)
 	l.journal.do(func() { l.journal.answers[fmt.Sprintf("%-45s %d", what, a.Status)]++ })
@@ -523,23 +528,24 @@ func (l *load) request(ctx context.Context, what string, r client.Request, statu
 	case a.Status == 503 && a.Header.Get("Retry-After") != "", a.Status == 504:
 		return a, false
 	case !slices.Contains(statuses, a.Status):
-		l.journal.violate(contract, "%s answers %d: %s (call %s at %s)", what, a.Status, strings.TrimSpace(string(a.Body)), a.Header.Get("X-Call-Id"), time.Now().Format(time.StampMilli))
+		l.journal.violate(contract, "%s was answered %d: %s (call %s at %s)", what, a.Status, strings.TrimSpace(string(a.Body)), a.Header.Get("X-Call-Id"), time.Now().Format(time.StampMilli))
 		return a, false
 	}
 	return a, true
 }
 
-// resolve has every customer who was left without an answer ask once more, now
-// that all is well, but for those who went for good: an order that was made
-// unheard is told, one that was not is made. It gives the number of them.
+// resolve requests again, now that no fault is injected, each order whose outcome
+// is unknown and which was not abandoned. If it exists, the answer names it;
+// otherwise it is placed now. resolve returns their number, and fails if one is
+// not answered before ctx ends.
 func (l *load) resolve(ctx context.Context) (int, error) {
 	n := 0
 	for _, i := range l.journal.intents {
-		if i.key == "" || i.id != "" || i.refused || i.lost == 0 || i.gone {
+		if i.key == "" || i.id != "" || i.refused || i.lost == 0 || i.abandoned {
 			continue
 		}
 		n++
-		// 409 as long as the lock lives of a function that died with the key.
+		// It is answered 409 while the lock of a function that was killed lasts.
 		if err := client.Until(ctx, "an answer to "+i.key, func() (bool, error) { return l.place(ctx, i, 12*time.Second), nil }); err != nil {
 			return n, err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -10,47 +11,47 @@ import (
 type kind string
 
 const (
-	kill     kind = "kill -9"  // of one process, which its supervisor starts again
-	killAll  kind = "power"    // of every process at once, or of the supervisor, which takes all with it; then a new start
-	stopCont kind = "pause"    // SIGSTOP, then SIGCONT: a peer that neither answers nor ends
+	kill     kind = "kill -9"  // SIGKILL to one process; its supervisor restarts it
+	killAll  kind = "power"    // SIGKILL to every process, or to the supervisor, whose children then end; then a restart
+	stopCont kind = "pause"    // SIGSTOP, then SIGCONT: a peer that neither answers nor closes
 	cut      kind = "cut"      // every TCP connection to one part is reset
-	diskFull kind = "disk"     // full for a while: whatever it writes is refused
-	mailbox  kind = "mail"     // the mail server refuses, hangs, or takes a mail and does not say so
-	poison   kind = "poison"   // an event that nobody can ever handle
-	repeat   kind = "repeated" // an event that was handled is published again
+	diskFull kind = "disk"     // every write of one process fails for a while
+	mailbox  kind = "mail"     // the mail server refuses, hangs, or accepts a mail without confirming it
+	poison   kind = "poison"   // an event that no worker can handle
+	repeat   kind = "repeated" // an event is published a second time
 )
 
 // fault is one thing that goes wrong.
 type fault struct {
-	After  time.Duration // since the fault before was done
+	After  time.Duration // delay since the previous fault
 	Kind   kind
-	Target string        // the part, the function, or the way in which it fails
-	Pick   uint32        // which of several replicas
-	For    time.Duration // of a pause, or of a full disk
-	Count  int           // of mails
+	Target string        // the part, the function, or the mode of failure
+	Pick   uint32        // selects one of several replicas
+	For    time.Duration // how long a pause or a full disk lasts
+	Count  int           // how many mails are affected
 }
 
 // The parts of the box, by the names of their programs, and its functions.
 var (
 	parts     = []string{"documents", "nats", "redis", "mail", "nats-streaming-server", "nats-queue-worker", "gateway", "edge"}
 	functions = []string{"register", "authenticate", "users", "products", "create-order", "orders", "send-email", "inventory-updater", "outbox-relay"}
-	// replicated are the functions that run twice here, so that two of a kind
-	// work on the same things while one of them fails.
+	// replicated are the functions that run with two replicas, so that one keeps
+	// working on the same data while the other fails.
 	replicated = []string{"create-order", "orders", "send-email", "inventory-updater", "outbox-relay"}
-	// stores are the parts that keep things on the disk.
+	// stores are the parts that write to the disk.
 	stores = []string{"documents", "nats", "nats-streaming-server"}
-	// ports are what connections are cut to: the variable that sets the port.
+	// ports are the variables with the ports whose connections are cut.
 	ports = map[string]string{"documents": "MONGO_PORT", "nats": "NATS_PORT", "redis": "REDIS_PORT", "mail": "SMTP_PORT", "gateway": "GATEWAY_PORT", "edge": "PORT"}
 )
 
-// plan is an endless row of faults that the seed alone decides. The faults are
-// dealt like cards, deck after deck: in each deck every one of them comes once,
-// so that a run of a minute has seen nearly all of them, whatever its seed.
-func plan(seed uint64, deck func(*rand.Rand) []fault) iter.Seq[fault] {
+// plan is an endless sequence of faults, which depends on the seed alone. It
+// consists of rounds, each of which has every fault once, in random order: so a
+// run of a minute covers nearly all of them, whatever its seed.
+func plan(seed uint64, round func(*rand.Rand) []fault) iter.Seq[fault] {
 	return func(yield func(fault) bool) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		for {
-			for _, f := range deck(random) {
+			for _, f := range round(random) {
 				f.After = 200*time.Millisecond + time.Duration(random.Int64N(int64(1800*time.Millisecond)))
 				f.Pick = random.Uint32()
 				if f.Kind == stopCont || f.Kind == diskFull {
@@ -64,48 +65,47 @@ func plan(seed uint64, deck func(*rand.Rand) []fault) iter.Seq[fault] {
 	}
 }
 
-func deck(random *rand.Rand) []fault {
-	var cards []fault
+// round returns every fault of a box once, in random order.
+func round(random *rand.Rand) []fault {
+	var faults []fault
 	for _, target := range append(append([]string{}, parts...), functions...) {
-		cards = append(cards, fault{Kind: kill, Target: target})
+		faults = append(faults, fault{Kind: kill, Target: target})
 	}
 	for _, target := range append(append([]string{}, parts...), replicated...) {
-		cards = append(cards, fault{Kind: stopCont, Target: target})
+		faults = append(faults, fault{Kind: stopCont, Target: target})
 	}
 	for _, target := range stores {
-		cards = append(cards, fault{Kind: diskFull, Target: target})
+		faults = append(faults, fault{Kind: diskFull, Target: target})
 	}
 	for _, target := range parts {
 		if ports[target] != "" {
-			cards = append(cards, fault{Kind: cut, Target: target})
+			faults = append(faults, fault{Kind: cut, Target: target})
 		}
 	}
-	cards = append(cards,
+	faults = append(faults,
 		fault{Kind: mailbox, Target: "tempfail", Count: 1 + random.IntN(10)},
 		fault{Kind: mailbox, Target: "tempfail", Count: 1 + random.IntN(40)},
 		fault{Kind: mailbox, Target: "permfail", Count: 1 + random.IntN(3)},
 		fault{Kind: mailbox, Target: "hang", Count: 1 + random.IntN(2)},
 		fault{Kind: mailbox, Target: "drop_after_data", Count: 1 + random.IntN(5)},
 	)
-	cards = append(cards, eventFaults()...)
-	random.Shuffle(len(cards), func(i, j int) { cards[i], cards[j] = cards[j], cards[i] })
-	// The two that take longest come one in each half: a short run has one, and
-	// none has both in a row.
-	half := len(cards) / 2
-	everything := []fault{{Kind: killAll, Target: "box"}, {Kind: killAll, Target: "supervisor"}}
-	random.Shuffle(2, func(i, j int) { everything[i], everything[j] = everything[j], everything[i] })
-	second := half + random.IntN(half)
+	faults = append(faults, eventFaults()...)
+	random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	// The two that take longest come one in each half: a short run has one of
+	// them, and they never follow each other.
+	half := len(faults) / 2
+	restarts := []fault{{Kind: killAll, Target: "box"}, {Kind: killAll, Target: "supervisor"}}
+	random.Shuffle(2, func(i, j int) { restarts[i], restarts[j] = restarts[j], restarts[i] })
 	first := half/4 + random.IntN(half/2)
-	dealt := append([]fault{}, cards[:first]...)
-	dealt = append(append(dealt, everything[0]), cards[first:second]...)
-	return append(append(dealt, everything[1]), cards[second:]...)
+	second := half + random.IntN(half)
+	return slices.Concat(faults[:first], restarts[:1], faults[first:second], restarts[1:], faults[second:])
 }
 
-// eventFaults are those that need no knowledge of what the shop runs on.
+// eventFaults are those that work on a box and on a cluster.
 func eventFaults() []fault {
-	cards := []fault{{Kind: poison, Target: "no JSON"}, {Kind: poison, Target: "no such order"}}
+	faults := []fault{{Kind: poison, Target: "no JSON"}, {Kind: poison, Target: "no such order"}}
 	for range 4 {
-		cards = append(cards, fault{Kind: repeat, Target: "order.created"})
+		faults = append(faults, fault{Kind: repeat, Target: "order.created"})
 	}
-	return cards
+	return faults
 }

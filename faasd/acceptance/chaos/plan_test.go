@@ -9,7 +9,7 @@ import (
 
 func take(seed uint64, n int) []fault {
 	var faults []fault
-	for f := range plan(seed, deck) {
+	for f := range plan(seed, round) {
 		if faults = append(faults, f); len(faults) == n {
 			break
 		}
@@ -17,19 +17,19 @@ func take(seed uint64, n int) []fault {
 	return faults
 }
 
-func TestPlanIsTheSeeds(t *testing.T) {
+func TestSeedDecidesPlan(t *testing.T) {
 	if !reflect.DeepEqual(take(7, 300), take(7, 300)) {
-		t.Error("the same seed gives two plans")
+		t.Error("the same seed made two different plans")
 	}
 	if reflect.DeepEqual(take(7, 10), take(8, 10)) {
-		t.Error("two seeds give the same plan")
+		t.Error("two seeds made the same plan")
 	}
 }
 
-// A run of a minute sees about one deck, so each has to be whole.
-func TestEveryDeckIsWhole(t *testing.T) {
+// A run of a minute covers about one round, so each has to be complete.
+func TestEveryRoundIsComplete(t *testing.T) {
 	for seed := range uint64(50) {
-		size := len(deck(rand.New(rand.NewPCG(seed, 0))))
+		size := len(round(rand.New(rand.NewPCG(seed, 0))))
 		faults := take(seed, 2*size)
 		for _, half := range [][]fault{faults[:size], faults[size:]} {
 			seen, length := map[string]int{}, time.Duration(0)
@@ -52,22 +52,22 @@ func TestEveryDeckIsWhole(t *testing.T) {
 				t.Errorf("seed %d: %v", seed, seen)
 			}
 			if length > 90*time.Second {
-				t.Errorf("seed %d: a deck takes %s", seed, length)
+				t.Errorf("seed %d: a round takes %s", seed, length)
 			}
 		}
 	}
 }
 
-// Within a deck everything that a cluster runs loses a pod, every function is
-// replaced, and the fault that lasts a minute begins early.
-func TestEveryClusterDeckIsWhole(t *testing.T) {
+// Within a round every workload loses a pod, every function is replaced, and the
+// fault that lasts a minute begins early.
+func TestEveryClusterRoundIsComplete(t *testing.T) {
 	for seed := range uint64(50) {
-		cards := clusterDeck(rand.New(rand.NewPCG(seed, 0)))
+		faults := clusterRound(rand.New(rand.NewPCG(seed, 0)))
 		seen := map[string]int{}
-		for i, f := range cards {
+		for i, f := range faults {
 			seen[string(f.Kind)+" "+f.Target]++
-			if f.Kind == serverOff && (f.For != time.Minute || i > len(cards)/4) {
-				t.Errorf("seed %d: a server is gone for %s from card %d of %d", seed, f.For, i, len(cards))
+			if f.Kind == serverOff && (f.For != time.Minute || i > len(faults)/4) {
+				t.Errorf("seed %d: a server is removed for %s, as fault %d of %d", seed, f.For, i, len(faults))
 			}
 		}
 		expected := []string{"node kubelet", "rollout kiosk/kiosk-edge", "server kiosk/kiosk-nats"}

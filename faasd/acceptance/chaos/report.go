@@ -10,38 +10,38 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// account tells what was done, and how the shop bore it.
-func (v *verdicts) account(s *state, j *journal, g *gremlin, took, settled time.Duration) {
+// report prints which faults were injected, and what the clients were answered.
+func (v *verdicts) report(s *state, j *journal, inj *injector, took, settled time.Duration) {
 	say("\nFaults")
 	byKind, missed := map[string]int{}, 0
-	for name, n := range g.done {
+	for name, n := range inj.done {
 		for _, k := range []kind{kill, killAll, stopCont, diskFull, cut, mailbox, poison, repeat, deletePod, rollout, serverOff, node} {
 			if strings.HasPrefix(name, string(k)+" ") {
 				byKind[string(k)] += n
 			}
 		}
 	}
-	for _, n := range g.missed {
+	for _, n := range inj.missed {
 		missed += n
 	}
-	for _, name := range slices.Sorted(maps.Keys(g.done)) {
-		say("  %-34s %4d", name, g.done[name])
+	for _, name := range slices.Sorted(maps.Keys(inj.done)) {
+		say("  %-34s %4d", name, inj.done[name])
 	}
-	say("  by kind: %s; missed, as the victim was not there: %d", tally(byKind), missed)
+	say("  by kind: %s; missed, since the target was not running: %d", tally(byKind), missed)
 
 	say("\nLoad, in %.1f s of faults", took.Seconds())
-	requests, silent, refused := 0, 0, 0
+	requests, unanswered, unavailable := 0, 0, 0
 	for _, name := range slices.Sorted(maps.Keys(j.answers)) {
 		say("  %s %6d", name, j.answers[name])
 		requests += j.answers[name]
 		switch status := name[strings.LastIndexByte(name, ' ')+1:]; status {
 		case "0":
-			silent += j.answers[name]
+			unanswered += j.answers[name]
 		case "503", "504":
-			refused += j.answers[name]
+			unavailable += j.answers[name]
 		}
 	}
-	say("  %d requests, %.0f a second: %d without an answer, %d answered 503 or 504", requests, float64(requests)/took.Seconds(), silent, refused)
+	say("  %d requests, %.0f a second: %d without an answer, %d answered 503 or 504", requests, float64(requests)/took.Seconds(), unanswered, unavailable)
 	say("  POST /api/orders answered 201 within %s", quantiles(j.ordering))
 	var decided []time.Duration
 	ends := map[string]int{}
@@ -67,13 +67,13 @@ func quantiles(all []time.Duration) string {
 	return fmt.Sprintf("p50 %s, p95 %s, p99 %s, max %s", at(0.5), at(0.95), at(0.99), at(1))
 }
 
-// mostEvidence is how many of the things that break an invariant are printed.
+// mostEvidence is how many violations of an invariant are printed.
 const mostEvidence = 10
 
-// print tells the verdicts.
+// print prints the notes, and for each invariant whether it holds.
 func (v *verdicts) print(s settings) {
 	if len(v.notes) > 0 {
-		say("\nTo be told")
+		say("\nNotes")
 		for _, note := range v.notes {
 			say("  %s", note)
 		}

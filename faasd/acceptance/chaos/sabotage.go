@@ -2,13 +2,13 @@ package main
 
 import "github.com/kiosk-shop/kiosk/faasd/acceptance/sabotage"
 
-// guards are what keeps the shop's promises, each with the edits that take it
-// away. They are made in a copy of the sources, so that the product needs no
-// switch for them. A run with a guard removed has to fail, or it would not
-// notice if somebody removed it by mistake.
+// guards are the pieces of code that the shop's guarantees depend on, each with
+// the edits that remove it. The edits are made in a copy of the sources, so that
+// the shop needs no switch for them. A run with a guard removed has to fail:
+// otherwise it would not notice if the guard was removed by mistake.
 var guards = sabotage.Guards{
-	// The filter of the $inc no longer asks for enough stock, and nobody looks
-	// first.
+	// The filter of the $inc no longer requires enough stock, and the stock is not
+	// checked before.
 	"stock": {{
 		File: "shared/mongodb/products.go",
 		Old:  `if m.Delta < 0 {`,
@@ -18,9 +18,9 @@ var guards = sabotage.Guards{
 		Old:  `return left[l.ProductID] < l.Quantity`,
 		New:  `return false`,
 	}},
-	// An order's state is not looked at when its event comes, nor its revision;
-	// and the ledger's index does not refuse to note the same movement twice.
-	// Each of the guards is enough, so all of them go.
+	// An order's state is not checked when its event arrives, and the ledger's
+	// index accepts the same movement twice. Either guard is enough, so both are
+	// removed.
 	"once": {{
 		File: "shared/order/fulfil.go", Old: `return o.Stock != StockPending`, New: `return false`,
 	}, {
@@ -28,7 +28,7 @@ var guards = sabotage.Guards{
 		Old:  `options.Index().SetUnique(true).SetPartialFilterExpression(exists("order_id"))`,
 		New:  `options.Index().SetPartialFilterExpression(exists("order_id"))`,
 	}},
-	// Nothing is stored: events and letters are delivered once, by whoever decided.
+	// No entry is stored: events and letters are sent once, without a retry.
 	"outbox": {{
 		File: "shared/outbox/outbox.go",
 		Old: `	if err := o.store.Add(ctx, entries...); err != nil {
@@ -37,11 +37,11 @@ var guards = sabotage.Guards{
 `,
 		New: ``,
 	}},
-	// Entries are stored, and nobody comes back for them.
+	// Entries are stored, and the relay does not deliver them.
 	"relay": {{
 		File: "functions/outbox-relay/handler.go", Old: `n, err := once(ctx, batch)`, New: `n, err := 0, error(nil)`,
 	}},
-	// A letter with a link goes out, and the link is not stored with it.
+	// A letter with a link is sent, and the link is not stored.
 	"link": {{
 		File: "shared/user/link.go",
 		Old: `		if err := s.Users.Update(ctx, u); err != nil {
@@ -50,7 +50,7 @@ var guards = sabotage.Guards{
 		if l.Issued {`,
 		New: `		if l.Issued {`,
 	}},
-	// A key that is taken can be taken again: a lock in Redis is left.
+	// The index accepts a key twice: only a lock in Redis is left.
 	"idempotency": {{
 		File: "shared/mongodb/orders.go",
 		Old:  `options.Index().SetUnique(true).SetPartialFilterExpression(exists("key"))`,

@@ -6,8 +6,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 )
 
-// What a sabotage replaces must be there, or it would fail only when somebody
-// wants to see it.
+// The text that each edit replaces must exist, or -sabotage would fail when it is
+// used.
 func TestEverySabotageFits(t *testing.T) {
 	root, err := box.Root()
 	if err != nil {

@@ -10,22 +10,22 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 )
 
-// settle waits until the shop has done all it has to do: no entry waits in the
-// outbox, no order for its stock, no event for a worker, and nothing is left in
-// OpenFaaS's queue. What it waited for in vain is the error.
+// settle waits until the shop has nothing left to do: no outbox entry, no order
+// with pending stock, no event for a worker, no call in OpenFaaS's queue. It
+// fails with what is left when ctx ends.
 func settle(ctx context.Context, db *mongo.Database, js jetstream.JetStream, l *load) error {
-	began, told := time.Now(), time.Now()
+	began, printed := time.Now(), time.Now()
 	for {
-		w, err := lookBriefly(ctx, db, js)
+		w, err := countBriefly(ctx, db, js)
 		if err == nil && w.nothing() {
 			break
 		}
-		if time.Since(told) > 15*time.Second {
-			told = time.Now()
-			say("%6.1f s  the shop catches up: %v %s", time.Since(began).Seconds(), w, problem(err))
+		if time.Since(printed) > 15*time.Second {
+			printed = time.Now()
+			say("%6.1f s  the shop is catching up: %v %s", time.Since(began).Seconds(), w, problem(err))
 		}
 		if !sleep(ctx, 250*time.Millisecond) {
-			return fmt.Errorf("the shop has still to do: %v %s", w, problem(err))
+			return fmt.Errorf("the shop has not caught up: %v %s", w, problem(err))
 		}
 	}
 	for {
@@ -39,10 +39,10 @@ func settle(ctx context.Context, db *mongo.Database, js jetstream.JetStream, l *
 	}
 }
 
-func lookBriefly(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (waiting, error) {
+func countBriefly(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (waiting, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	return look(ctx, db, js)
+	return countWaiting(ctx, db, js)
 }
 
 func problem(err error) string {

@@ -17,8 +17,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// state is all that the shop keeps, read where it keeps it: what is checked
-// must not depend on the code that is checked.
+// state is all that the shop has stored. It is read from the stores directly:
+// the checks must not depend on the code that they check.
 type state struct {
 	users     []userDoc
 	products  []productDoc
@@ -27,12 +27,12 @@ type state struct {
 	keys      []keyDoc // of the orders
 	outbox    []entryDoc
 	mails     []recordDoc
-	raw       map[string]string // the documents of a collection, as they are stored
+	raw       map[string]string // by collection: its documents as JSON
 
-	events []event        // of the stream ORDERS
-	dead   []event        // of the stream DEAD_LETTERS
-	sent   []client.Mail  // that the sink has
-	api    []client.Order // all orders, as the shop lists them
+	events []event        // in the stream ORDERS
+	dead   []event        // in the stream DEAD_LETTERS
+	sent   []client.Mail  // in the mail sink
+	api    []client.Order // as GET /api/orders lists them
 }
 
 type userDoc struct {
@@ -116,8 +116,8 @@ type event struct {
 	Payload  string
 }
 
-// inside opens the shop's database, as it is kept and not as the shop sees it.
-func inside(uri, name string) (*mongo.Database, error) {
+// openDatabase connects to the shop's database directly, without the shop's code.
+func openDatabase(uri, name string) (*mongo.Database, error) {
 	c, err := mongo.Connect(options.Client().ApplyURI(uri).SetTimeout(20 * time.Second).SetServerSelectionTimeout(20 * time.Second).SetReadConcern(readconcern.Majority()))
 	if err != nil {
 		return nil, err
@@ -125,7 +125,8 @@ func inside(uri, name string) (*mongo.Database, error) {
 	return c.Database(name), nil
 }
 
-// readState reads everything.
+// readState reads the database, the streams, the mail sink and the API's list of
+// orders. It fails where one of them cannot be read completely.
 func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, shop *load) (*state, error) {
 	var s state
 	for name, into := range map[string]any{
@@ -178,7 +179,7 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 		a, ok := shop.call(ctx, shop.admin, "GET /api/orders", client.Request{Method: "GET", Path: path}, 200)
 		var orders []client.Order
 		if !ok {
-			return nil, errors.New("the orders cannot be listed")
+			return nil, errors.New("GET /api/orders failed")
 		}
 		if err := a.Decode(&orders); err != nil {
 			return nil, err
@@ -192,10 +193,10 @@ func readState(ctx context.Context, db *mongo.Database, js jetstream.JetStream, 
 	return &s, nil
 }
 
-// nextLink finds where a list goes on.
+// nextLink finds a list's next page.
 var nextLink = regexp.MustCompile(`<([^>]*)>; rel="next"`)
 
-// readStream reads a whole stream, without a consumer that would stay.
+// readStream returns all messages of a stream. Its consumer is ephemeral.
 func readStream(ctx context.Context, js jetstream.JetStream, name string) ([]event, error) {
 	stream, err := js.Stream(ctx, name)
 	if err != nil {
@@ -236,21 +237,22 @@ func readStream(ctx context.Context, js jetstream.JetStream, name string) ([]eve
 	}
 }
 
-// waiting is what the shop has still to do.
+// waiting counts the work that the shop has not done yet.
 type waiting struct {
-	entries int64  // of the outbox, neither confirmed nor given up
-	orders  int64  // whose stock is neither taken nor short
-	events  uint64 // that no worker has seen
-	unacked int    // that a worker has, or had
+	entries int64  // outbox entries that are not delivered and will be retried
+	orders  int64  // orders whose stock is PENDING
+	events  uint64 // events that were not yet sent to a worker
+	unacked int    // events that were sent to a worker and not acknowledged
 }
 
 func (w waiting) nothing() bool { return w == waiting{} }
 
 func (w waiting) String() string {
-	return fmt.Sprintf("%d outbox entries, %d orders without their stock, %d events unseen, %d unacknowledged", w.entries, w.orders, w.events, w.unacked)
+	return fmt.Sprintf("%d outbox entries, %d orders with pending stock, %d events not delivered, %d not acknowledged", w.entries, w.orders, w.events, w.unacked)
 }
 
-func look(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (w waiting, err error) {
+// countWaiting returns what is left to do. It fails where a store does not answer.
+func countWaiting(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (w waiting, err error) {
 	exists := bson.D{{Key: "next_attempt", Value: bson.D{{Key: "$exists", Value: true}}}}
 	if w.entries, err = db.Collection("outbox").CountDocuments(ctx, exists); err != nil {
 		return w, err
@@ -266,9 +268,9 @@ func look(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (w wa
 	return w, nil
 }
 
-// watch looks into the database again and again while everything goes on: at
-// any moment no stock may be below zero, and of every product the stock must
-// be the sum of its ledger.
+// watch reads the database repeatedly until ctx ends, since at any moment no
+// stock may be below zero, and every product's stock must be the sum of its
+// ledger.
 func watch(ctx context.Context, db *mongo.Database, j *journal) {
 	for sleep(ctx, 200*time.Millisecond) {
 		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -278,15 +280,16 @@ func watch(ctx context.Context, db *mongo.Database, j *journal) {
 			j.looked(neverNegative)
 		}
 		for _, p := range below {
-			j.violate(neverNegative, "the database says at %s that of product %s (%s) there are %d", time.Now().Format(time.StampMilli), p.ID.Hex(), p.Name, p.Stock)
+			j.violate(neverNegative, "at %s, product %s (%s) has a stock of %d in the database", time.Now().Format(time.StampMilli), p.ID.Hex(), p.Name, p.Stock)
 		}
-		lookAtLedger(attempt, db, j)
+		checkLedger(attempt, db, j)
 		cancel()
 	}
 }
 
-// lookAtLedger compares one product's stock and ledger as of one moment.
-func lookAtLedger(ctx context.Context, db *mongo.Database, j *journal) {
+// checkLedger compares the stock of the product that changed last with the sum of
+// its ledger, in one snapshot.
+func checkLedger(ctx context.Context, db *mongo.Database, j *journal) {
 	session, err := db.Client().StartSession()
 	if err != nil {
 		return
@@ -325,6 +328,6 @@ func lookAtLedger(ctx context.Context, db *mongo.Database, j *journal) {
 	}
 	j.looked(ledger)
 	if p.Stock != sum.Stock {
-		j.violate(ledger, "at %s product %s (%s) has %d pieces, and its ledger says %d", time.Now().Format(time.StampMilli), p.ID.Hex(), p.Name, p.Stock, sum.Stock)
+		j.violate(ledger, "at %s, product %s (%s) has a stock of %d, and its ledger sums to %d", time.Now().Format(time.StampMilli), p.ID.Hex(), p.Name, p.Stock, sum.Stock)
 	}
 }

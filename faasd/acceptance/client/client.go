@@ -1,7 +1,6 @@
-// Package client calls a running Kiosk as the world does: its REST routes
-// through either of its two HTTP doors, its events, and the mails that the
-// local box's sink has caught. It knows the shop's contract and nothing of the
-// shop's code, so that what is tested with it is the contract.
+// Package client calls a running Kiosk from outside: its REST routes, at the
+// front door or at the gateway, its events, and the mails in the local box's sink.
+// It uses nothing of the shop's code, so that tests with it test the contract.
 package client
 
 import (
@@ -17,7 +16,7 @@ import (
 	"time"
 )
 
-// Door is one of the two ways in for HTTP.
+// Door is one of the two HTTP servers that clients can use.
 type Door int
 
 const (
@@ -32,8 +31,8 @@ func (d Door) String() string {
 	return "front door"
 }
 
-// functions tells where a path of the front door is found at the gateway. The
-// first row that fits counts; what follows the path is kept.
+// functions maps paths of the front door to paths of the gateway. The first row
+// that matches counts; the rest of the path is kept.
 var functions = []struct{ method, path, function string }{
 	{"", "/api/users/register", "/function/register"},
 	{"", "/api/users/authenticate", "/function/authenticate"},
@@ -49,7 +48,7 @@ var functions = []struct{ method, path, function string }{
 	{"", "/api/email", "/function/send-email"},
 }
 
-// Path gives the path at the door of a request whose front door path is path.
+// Path returns the path at this door for a path of the front door.
 func (d Door) Path(method, path string) string {
 	if d == FrontDoor {
 		return path
@@ -66,13 +65,13 @@ func (d Door) Path(method, path string) string {
 // Request is one call of the shop's REST contract.
 type Request struct {
 	Method string
-	Path   string // as the front door has it, with its query
-	Token  string // goes into Authorization; empty: none
+	Path   string // at the front door, with the query
+	Token  string // for Authorization: Bearer; may be empty
 	Header http.Header
-	Body   any // nil: none; string and []byte: as they are; else as JSON
+	Body   any // nil: none; string and []byte: as they are; anything else: as JSON
 }
 
-// Answer is what came back.
+// Answer is the response to a request.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -80,16 +79,17 @@ type Answer struct {
 	Took   time.Duration
 }
 
-// Decode reads the answer's JSON.
+// Decode decodes the answer's JSON body. It fails if the body is not JSON, or does
+// not fit v.
 func (a Answer) Decode(v any) error {
 	if err := json.Unmarshal(a.Body, v); err != nil {
-		return fmt.Errorf("the answer is not what was expected: %w", err)
+		return fmt.Errorf("decode the answer: %w", err)
 	}
 	return nil
 }
 
-// maxAnswer bounds an answer, in bytes: the shop's longest lists and mailboxes
-// are far below it.
+// maxAnswer is the largest answer that is read, in bytes. The shop's longest lists
+// and mailboxes are far below it.
 const maxAnswer = 256 << 20
 
 // Client calls one Kiosk through one door. It may be used by many goroutines.
@@ -99,8 +99,8 @@ type Client struct {
 	HTTP   *http.Client
 }
 
-// New makes a client whose calls take 30 seconds at the most. It follows no
-// redirection: the contract has none.
+// New returns a client whose calls time out after 30 seconds. It does not follow
+// redirects: the contract has none.
 func New(t Target, door Door) *Client {
 	return &Client{Target: t, Door: door, HTTP: &http.Client{
 		Timeout:       30 * time.Second,
@@ -109,12 +109,12 @@ func New(t Target, door Door) *Client {
 	}}
 }
 
-// Through gives the same client at another door.
+// Through returns the same client for another door.
 func (c *Client) Through(door Door) *Client {
 	return &Client{Target: c.Target, Door: door, HTTP: c.HTTP}
 }
 
-// URL is where the client sends a request.
+// URL returns the address of a request at the client's door.
 func (c *Client) URL(method, path string) string {
 	base := c.Target.Front
 	if c.Door == Functions {
@@ -123,8 +123,8 @@ func (c *Client) URL(method, path string) string {
 	return base + c.Door.Path(method, path)
 }
 
-// Do sends a request. Any answer is an answer: an error means that there was
-// none.
+// Do sends a request and returns its answer, whatever the status. It fails if there
+// is no answer.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	return c.send(ctx, c.URL(r.Method, r.Path), r)
 }
@@ -172,22 +172,22 @@ func encode(body any) (io.Reader, error) {
 	return bytes.NewReader(text), err
 }
 
-// Ready tells whether the front door answers.
+// Ready fails unless the front door says that it is ready.
 func (c *Client) Ready(ctx context.Context) error {
 	a, err := c.send(ctx, c.Target.Front+"/readyz", Request{Method: http.MethodGet})
 	if err == nil && a.Status != http.StatusOK {
-		err = fmt.Errorf("it answers %d", a.Status)
+		err = fmt.Errorf("GET /readyz was answered %d", a.Status)
 	}
 	return err
 }
 
-// SendLater has a mail sent through OpenFaaS's queue: it answers 202.
+// SendLater sends a mail through OpenFaaS's queue, which answers 202.
 func (c *Client) SendLater(ctx context.Context, token string, m NewMail, header http.Header) (Answer, error) {
 	return c.send(ctx, c.Target.Gateway+"/async-function/send-email", Request{Method: http.MethodPost, Token: token, Header: header, Body: m})
 }
 
-// Mails gives what the sink has caught for an address, oldest first; for an
-// empty one, all of it.
+// Mails returns the sink's mails to an address, oldest first; for an empty address,
+// all mails. It fails if the sink does not answer.
 func (c *Client) Mails(ctx context.Context, to string) ([]Mail, error) {
 	address := c.Target.Mail + "/api/messages"
 	if to != "" {
@@ -198,7 +198,7 @@ func (c *Client) Mails(ctx context.Context, to string) ([]Mail, error) {
 		return nil, err
 	}
 	if a.Status != http.StatusOK {
-		return nil, fmt.Errorf("the mail sink answers %d", a.Status)
+		return nil, fmt.Errorf("the mail sink answered %d", a.Status)
 	}
 	var newestFirst, mails []Mail
 	if err := a.Decode(&newestFirst); err != nil {
@@ -210,14 +210,15 @@ func (c *Client) Mails(ctx context.Context, to string) ([]Mail, error) {
 	return mails, nil
 }
 
-// Pending is how many events and mails the shop has yet to deliver.
+// Pending returns how many events and mails the outbox has still to deliver. It
+// fails if outbox-relay does not answer.
 func (c *Client) Pending(ctx context.Context) (int, error) {
 	a, err := c.send(ctx, c.Target.Gateway+"/function/outbox-relay", Request{Method: http.MethodGet})
 	if err != nil {
 		return 0, err
 	}
 	if a.Status != http.StatusOK {
-		return 0, fmt.Errorf("the outbox relay answers %d", a.Status)
+		return 0, fmt.Errorf("outbox-relay answered %d", a.Status)
 	}
 	var answer struct{ Pending int }
 	err = a.Decode(&answer)

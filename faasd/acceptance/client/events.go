@@ -10,24 +10,25 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Event is an event about an order as a plain subscriber sees it.
+// Event is an event about an order, as a plain subscriber receives it.
 type Event struct {
 	Subject string
-	ID      string // of the event: the header Nats-Msg-Id
+	ID      string // the header Nats-Msg-Id
 	Header  nats.Header
 	Payload string
 }
 
-// Events listens to everything about orders, as any service beside the shop
-// could: with a plain subscription, no stream and no consumer.
+// Events subscribes to all events about orders, as any other service could: with a
+// plain subscription, without a stream or a consumer.
 type Events struct {
 	conn *nats.Conn
 
-	mu    sync.Mutex
-	heard []Event
+	mu     sync.Mutex
+	events []Event
 }
 
-// Listen subscribes to order.> on the NATS server at url.
+// Listen subscribes to order.> on the NATS server at url. It fails if the server
+// does not answer.
 func Listen(url string) (*Events, error) {
 	conn, err := nats.Connect(url, nats.Name("kiosk-listener"), nats.Timeout(5*time.Second), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond))
 	if err != nil {
@@ -37,10 +38,10 @@ func Listen(url string) (*Events, error) {
 	_, err = conn.Subscribe("order.>", func(m *nats.Msg) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.heard = append(e.heard, Event{Subject: m.Subject, ID: m.Header.Get("Nats-Msg-Id"), Header: m.Header, Payload: string(m.Data)})
+		e.events = append(e.events, Event{Subject: m.Subject, ID: m.Header.Get("Nats-Msg-Id"), Header: m.Header, Payload: string(m.Data)})
 	})
 	if err == nil {
-		err = conn.Flush() // from here on the server knows of us
+		err = conn.Flush() // the server has the subscription now
 	}
 	if err != nil {
 		conn.Close()
@@ -49,13 +50,13 @@ func Listen(url string) (*Events, error) {
 	return e, nil
 }
 
-// About gives the events that mention an order, in the order they were heard,
-// each once: a repetition has the ID of the first.
+// About returns the events about an order, in the order of their arrival, without
+// those whose ID has come before.
 func (e *Events) About(order string) []Event {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var found []Event
-	for _, event := range e.heard {
+	for _, event := range e.events {
 		known := slices.ContainsFunc(found, func(f Event) bool { return f.ID != "" && f.ID == event.ID })
 		if !known && strings.Contains(event.Payload, order) {
 			found = append(found, event)

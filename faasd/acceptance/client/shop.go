@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The bodies of the contract, as a client writes and reads them.
+// The bodies of requests and answers.
 
 // NewAccount is the body of POST /api/users/register.
 type NewAccount struct {
@@ -88,7 +88,7 @@ type Item struct {
 	UnitPrice float64 `json:"unit_price,omitempty"`
 }
 
-// Order is an order, and what answers its placing.
+// Order is an order, and the answer to placing one.
 type Order struct {
 	ID        string    `json:"id"`
 	UserID    string    `json:"user_id"`
@@ -118,7 +118,7 @@ type NewStatus struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// What an order's status and stock can be.
+// The values of an order's status and stock.
 const (
 	Pending   = "PENDING" // both
 	Completed = "COMPLETED"
@@ -140,7 +140,7 @@ type NewMail struct {
 	HTMLBody string `json:"html_body"`
 }
 
-// Mail is what the sink caught.
+// Mail is a mail in the sink.
 type Mail struct {
 	ID      string    `json:"id"`
 	From    string    `json:"from"`
@@ -149,12 +149,12 @@ type Mail struct {
 	HTML    string    `json:"html"`
 	Text    string    `json:"text"`
 	Date    time.Time `json:"date"`
-	// Deliveries is how often the mail arrived: the sink shows a repetition,
-	// known by its Message-ID, as the mail it already has.
+	// Deliveries is how often the mail arrived: the sink stores one mail for each
+	// Message-ID.
 	Deliveries int `json:"deliveries"`
 }
 
-// The subjects of the shop's own letters, as its built-in templates have them.
+// The subjects of the shop's letters, with the built-in templates.
 const (
 	Welcome         = "Welcome to Kiosk"
 	VerifyEmail     = "Please verify your e-mail address"
@@ -169,7 +169,7 @@ const (
 	Cancellation = "Your order is cancelled"
 )
 
-// Problem is a refusal (RFC 9457).
+// Problem is the body of an error (RFC 9457).
 type Problem struct {
 	Type   string       `json:"type"`
 	Title  string       `json:"title"`
@@ -184,11 +184,11 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
-// link is the one of a letter; its fragment reaches no server.
+// link matches the link in a letter. Its fragment is not sent to any server.
 var link = regexp.MustCompile(`\S*/#(verify|reset)=([A-Za-z0-9._-]+)`)
 
-// Link returns the address that a letter links to, and the token in it; empty
-// where it has none.
+// Link returns the address of the letter's link, and the token in it, or nothing if
+// it has no link.
 func (m Mail) Link() (address, token string) {
 	if found := link.FindStringSubmatch(m.Text); found != nil {
 		return found[0], found[2]

@@ -12,25 +12,25 @@ import (
 	"strings"
 )
 
-// Target says where the parts of one Kiosk are, and who its administrator is.
+// Target has the addresses of one Kiosk's parts, and its administrator.
 type Target struct {
-	Front   string // URL of the front door
-	Gateway string // URL of OpenFaaS's gateway
-	GRPC    string // host:port of the gRPC facade
-	Mail    string // URL of the SMTP sink's API
-	NATS    string // URL
-	// Telemetry is the URL of the sink of traces and metrics.
-	Telemetry string
+	Front     string // URL of the front door
+	Gateway   string // URL of OpenFaaS's gateway
+	GRPC      string // host:port of the gRPC facade
+	Mail      string // URL of the SMTP sink's API
+	NATS      string // URL
+	Telemetry string // URL of the sink of traces and metrics
 
 	AdminEmail    string
 	AdminPassword string
 }
 
-// FromEnv reads the target from the environment. KIOSK_URL names the front
-// door, by default the local box's; the rest is looked for on the same host at
-// its usual port, unless KIOSK_GATEWAY, KIOSK_GRPC, KIOSK_MAIL, KIOSK_NATS
-// and KIOSK_TELEMETRY say otherwise. The administrator is ADMIN_EMAIL with ADMIN_PASSWORD, or with
-// the password that a local box left in DATA_DIR.
+// FromEnv returns the target that the environment names. KIOSK_URL is the front
+// door, by default the local box's. The other parts are on the same host at their
+// default ports, unless KIOSK_GATEWAY, KIOSK_GRPC, KIOSK_MAIL, KIOSK_NATS or
+// KIOSK_TELEMETRY is set. The administrator is ADMIN_EMAIL with ADMIN_PASSWORD, or
+// with the password in DATA_DIR that a local box has made. FromEnv fails without a
+// password, or if KIOSK_URL is not an address.
 func FromEnv() (Target, error) {
 	front := strings.TrimRight(cmp.Or(os.Getenv("KIOSK_URL"), "http://127.0.0.1:8000"), "/")
 	u, err := url.Parse(front)
@@ -59,7 +59,7 @@ func adminPassword() (string, error) {
 	password, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("the administrator's password is neither in ADMIN_PASSWORD nor in %s: start a box with `make run`, or set DATA_DIR to that of a running one", path)
+		return "", fmt.Errorf("the administrator's password is neither in ADMIN_PASSWORD nor in %s: start a box with `make run`, or set DATA_DIR to that of a running box", path)
 	case err != nil:
 		return "", fmt.Errorf("the administrator's password: %w", err)
 	}

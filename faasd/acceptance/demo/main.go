@@ -1,12 +1,12 @@
-// Command demo plays a customer and a shopkeeper in a running Kiosk, shows
-// every request, answer, event, stock change and mail, and checks each against
-// the shop's contract. It exits with 1 at the first thing that is not as the
-// contract says. It makes up its people and its goods anew each time, so it
-// can be run as often as one likes.
+// Command demo uses a running Kiosk as a customer and as a shopkeeper would. It
+// prints every request, answer, event, change of stock and mail, and checks each
+// against the API's contract. It exits with 1 at the first violation. It creates
+// its own accounts and products, so it can be run repeatedly.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,9 +14,10 @@ import (
 	"time"
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
-// limit bounds the whole story, which takes a few seconds.
+// limit bounds the whole demo, which takes a few seconds.
 const limit = 3 * time.Minute
 
 func main() {
@@ -24,22 +25,24 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	p := newPaper(os.Stdout)
+	version.Flag()
+	flag.Parse()
+	p := newPrinter(os.Stdout)
 	if err := run(ctx, p); err != nil {
-		p.wrong(err.Error())
+		p.fail(err.Error())
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, p *paper) (err error) {
+func run(ctx context.Context, p *printer) (err error) {
 	target, err := client.FromEnv()
 	if err != nil {
 		return err
 	}
 	shop := client.New(target, client.FrontDoor)
 	if err := shop.Ready(ctx); err != nil {
-		return fmt.Errorf("no Kiosk is ready at %s (%w): start one with `make run`, or name another in KIOSK_URL", target.Front, err)
+		return fmt.Errorf("no Kiosk is ready at %s (%w): start one with `make run`, or set KIOSK_URL to another", target.Front, err)
 	}
 	events, err := client.Listen(target.NATS)
 	if err != nil {
@@ -47,11 +50,11 @@ func run(ctx context.Context, p *paper) (err error) {
 	}
 	defer events.Close()
 
-	fmt.Fprintf(p.out, "A day at the kiosk, at %s\n", target.Front)
+	fmt.Fprintf(p.out, "%s\nDemo at %s\n", version.Text(), target.Front)
 	start := time.Now()
-	s := &story{ctx: ctx, paper: p, shop: shop, events: events}
+	s := &scenario{ctx: ctx, printer: p, shop: shop, events: events}
 	defer func() {
-		// A step that fails leaves the story at once: see story.fail.
+		// A step that fails ends the scenario at once: see scenario.fail.
 		switch f := recover().(type) {
 		case nil:
 		case failure:
@@ -60,7 +63,7 @@ func run(ctx context.Context, p *paper) (err error) {
 			panic(f)
 		}
 	}()
-	s.tell()
-	fmt.Fprintf(p.out, "\n%s\n", p.paint(green, fmt.Sprintf("All as the contract says: %d checks in %s.", s.checks, time.Since(start).Round(100*time.Millisecond))))
+	s.run()
+	fmt.Fprintf(p.out, "\n%s\n", p.paint(green, fmt.Sprintf("All %d checks passed, in %s.", s.checks, time.Since(start).Round(100*time.Millisecond))))
 	return nil
 }

@@ -1,7 +1,7 @@
-// Package sabotage removes guards from a copy of the sources. A run that holds
-// the shop to a promise has to fail with the guard removed that keeps it, or it
-// would not notice if somebody removed that by mistake; made in a copy, the
-// edits ask of the product no switch for it.
+// Package sabotage removes guards from a copy of the sources. Without its guard, a
+// run that tests a guarantee has to fail: otherwise it would not notice if the
+// guard was removed by mistake. Since the edits are made in a copy, the shop needs
+// no switch for them.
 package sabotage
 
 import (
@@ -17,17 +17,16 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 )
 
-// Edit replaces a text of a file of the sources, which must be there exactly
-// once.
+// Edit replaces a text in a source file, which must contain it exactly once.
 type Edit struct{ File, Old, New string }
 
-// Guards are what can be removed, each with the edits that do it.
+// Guards are the edits that remove each guard, by the guard's name.
 type Guards map[string][]Edit
 
-// Names are the guards, for a command's usage.
+// Names returns the guards' names, for a command's usage.
 func (g Guards) Names() string { return strings.Join(slices.Sorted(maps.Keys(g)), ", ") }
 
-// Fit tells of every edit that no longer fits the sources at root.
+// Fit fails with every edit that does not fit the sources at root.
 func (g Guards) Fit(root string) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(g)) {
@@ -54,18 +53,19 @@ func (g Guards) Fit(root string) error {
 
 func (e Edit) apply(text string) (string, error) {
 	if n := strings.Count(text, e.Old); n != 1 {
-		return text, fmt.Errorf("%s has %d times what is to be replaced there: adapt the edit to what the file says now:\n%s", e.File, n, e.Old)
+		return text, fmt.Errorf("%s contains the text to replace %d times, want once: adapt the edit to the file:\n%s", e.File, n, e.Old)
 	}
 	return strings.Replace(text, e.Old, e.New, 1), nil
 }
 
-// Sources makes a copy of the project, with a guard removed if any is named,
-// and goes there, so that the box is built from it, each time it is started:
-// whoever works on the project meanwhile changes nothing of this run.
+// Sources copies the project, removes the guard unless its name is empty, and
+// changes the working directory to the copy. The box is built from there each time
+// it is started, so that changes to the project do not affect the run. Sources
+// fails for an unknown guard.
 func (g Guards) Sources(guard string) (remove func(), err error) {
 	edits, ok := g[guard]
 	if !ok && guard != "" {
-		return nil, fmt.Errorf("there is no guard %q to remove: take one of %s", guard, g.Names())
+		return nil, fmt.Errorf("unknown guard %q: use one of %s", guard, g.Names())
 	}
 	root, err := box.Root()
 	if err != nil {
@@ -106,8 +106,8 @@ func (e Edit) edit(root string) error {
 	return os.WriteFile(path, []byte(text), 0o600)
 }
 
-// Reuse gives a box what another one has compiled, before it starts: it takes of
-// that what still fits its sources, and compiles the rest.
+// Reuse copies a box's compiled programs to another's folder, before that starts:
+// it uses those whose sources have not changed, and compiles the rest.
 func Reuse(from, to string) error {
 	for _, folder := range []string{"bin", filepath.Join("gateway", "images")} {
 		if err := CopyTree(filepath.Join(from, folder), filepath.Join(to, folder)); err != nil {
@@ -117,8 +117,8 @@ func Reuse(from, to string) error {
 	return nil
 }
 
-// CopyTree copies what is not hidden: folders whose name begins with a dot hold
-// what was made from the sources, or their history.
+// CopyTree copies a folder's regular files, without folders whose name begins with
+// a dot: these have build results, or the history.
 func CopyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

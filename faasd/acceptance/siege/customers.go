@@ -10,18 +10,19 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// patience is what an ordinary customer has, at the 99th percentile.
+// patience is how long customers may wait, at the 99th percentile.
 const patience = time.Second
 
-// customers shop all along, as ordinary ones do: each opens an account, logs
-// in, looks around, orders, looks at the order, and gives way to the next.
+// customers use the shop during the attacks as ordinary ones do: each opens an
+// account, logs in, reads the catalogue, orders and reads the order; then comes
+// the next.
 type customers struct {
 	siege   *siege
 	product string
 	stop    context.CancelFunc
 	all     sync.WaitGroup
 
-	steps sync.RWMutex // held for reading during each step: see hush
+	steps sync.RWMutex // held for reading during each step, for writing by suspend
 
 	mu     sync.Mutex
 	waits  []time.Duration
@@ -29,7 +30,7 @@ type customers struct {
 	why    string // the last failure
 }
 
-// noticed is what customers noticed for a while.
+// noticed is how customers were served during an interval.
 type noticed struct {
 	steps    int
 	p50, p99 time.Duration
@@ -41,8 +42,8 @@ func (n noticed) String() string {
 	return fmt.Sprintf("%d steps, p50 %d ms, p99 %d ms, %d failed", n.steps, n.p50.Milliseconds(), n.p99.Milliseconds(), n.failed)
 }
 
-// shoppers is how many shop at once, and pace how long each pauses between two
-// steps.
+// shoppers is the number of customers at a time, and pace their pause between two
+// requests.
 const (
 	shoppers = 3
 	pace     = 60 * time.Millisecond
@@ -70,7 +71,7 @@ func (c *customers) leave() {
 	c.all.Wait()
 }
 
-// shop is one customer's visit. One who is refused goes away.
+// shop is one customer's visit, which ends at the first failure.
 func (c *customers) shop(ctx context.Context) {
 	p := c.siege.stranger("customer")
 	defer p.shop.HTTP.CloseIdleConnections()
@@ -87,8 +88,8 @@ func (c *customers) shop(ctx context.Context) {
 	}
 }
 
-// step is one request of a customer; one under way when the siege ends counts
-// for nothing.
+// step sends one request of a customer, and reports whether it succeeded. One that
+// is in flight when the siege ends is not counted.
 func (c *customers) step(ctx context.Context, p *person, status int, into any, method, path string, body any) bool {
 	c.steps.RLock()
 	defer c.steps.RUnlock()
@@ -112,13 +113,14 @@ func (c *customers) step(ctx context.Context, p *person, status int, into any, m
 	return err == nil
 }
 
-// hush lets nobody begin a step until resume is called.
-func (c *customers) hush() (resume func()) {
+// suspend waits for the requests in flight, and lets none begin until resume is
+// called.
+func (c *customers) suspend() (resume func()) {
 	c.steps.Lock()
 	return c.steps.Unlock
 }
 
-// since is what they noticed since it was asked last.
+// since returns what customers noticed since the last call.
 func (c *customers) since() noticed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,7 +133,7 @@ func (c *customers) since() noticed {
 	return n
 }
 
-// during is what they notice from now on for a while.
+// during waits for d, and returns what customers noticed meanwhile.
 func (c *customers) during(ctx context.Context, d time.Duration) noticed {
 	c.since()
 	select {

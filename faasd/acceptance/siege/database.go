@@ -19,15 +19,16 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
-// database is the box's document server. The siege starts it by itself, for it
-// has to fail on demand; whenever it ends it is started again, as the box would.
+// database is the document server of the box. The siege runs it, since it has to
+// fail on demand, and restarts it whenever it ends, as the box would.
 type database struct {
 	uri  string
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
 
-// startDatabase compiles the server into a folder, and starts it there.
+// startDatabase compiles the server into a folder and starts it there. It fails
+// where that takes too long.
 func startDatabase(ctx context.Context, dir string) (*database, error) {
 	port, err := freeport.Find()
 	if err != nil {
@@ -41,7 +42,7 @@ func startDatabase(ctx context.Context, dir string) (*database, error) {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "./faasd/documents/cmd/documents")
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("the document server does not compile: %w\n%s", err, text)
+		return nil, fmt.Errorf("compile the document server: %w\n%s", err, text)
 	}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	d := &database{uri: "mongodb://" + address + "/?replicaSet=rs0"}
@@ -50,7 +51,7 @@ func startDatabase(ctx context.Context, dir string) (*database, error) {
 		for ctx.Err() == nil {
 			cmd := exec.CommandContext(ctx, program, "--addr", address, "--dir", filepath.Join(dir, "data"), "--transaction-lifetime", "10s", "--failpoints", "--exit-with-parent")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			stdin, err := cmd.StdinPipe() // it ends with us
+			stdin, err := cmd.StdinPipe() // the server ends when it is closed
 			if err == nil {
 				_ = cmd.Run()
 				_ = stdin.Close()
@@ -81,7 +82,7 @@ func (d *database) end() {
 	d.done.Wait()
 }
 
-// fail makes the database drop the connection at every command of a name, as
+// fail makes the database close the connection at every command of a name, as
 // MongoDB's failCommand does, until calm is called.
 func (s *siege) fail(ctx context.Context, command string) (calm func() error, err error) {
 	admin := s.db.Client().Database("admin")

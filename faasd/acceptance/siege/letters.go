@@ -8,12 +8,13 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// link is what strangers want others to follow.
+// link is what an attacker wants others to follow.
 const link = "evil.example"
 
-// strangersText: the shop carries nobody's advertisement.
+// strangersText: the shop's letters contain no text that an attacker chose for
+// another person's address.
 func strangersText(ctx context.Context, s *siege, r *record) error {
-	victim := s.stranger("victim") // has the mailbox, and knows nothing
+	victim := s.stranger("victim") // owns the address
 	evil := &person{username: client.Unique("http://" + link + "/a"), email: victim.email, password: victim.password, shop: victim.shop}
 	var answers tally
 	a, err := evil.do(ctx, "POST", "/api/users/register", client.NewAccount{Username: evil.username, Email: evil.email, Password: evil.password, Name: "You have won: http://" + link + "/b"})
@@ -62,13 +63,13 @@ func strangersText(ctx context.Context, s *siege, r *record) error {
 		}
 		letters += len(mails)
 		for _, m := range mails {
-			told := link
+			forbidden := link
 			if p == verified {
-				told += "/d" // by their own name they may be called
+				forbidden += "/d" // a verified customer's own name may be used
 			}
 			for _, part := range []string{m.Subject, m.Text, m.HTML} {
-				if i := strings.Index(part, told); i >= 0 {
-					r.broke("%q, sent to %s, says %q", m.Subject, p.username, part[max(0, i-40):min(len(part), i+20)])
+				if i := strings.Index(part, forbidden); i >= 0 {
+					r.broke("%q, sent to %s, contains %q", m.Subject, p.username, part[max(0, i-40):min(len(part), i+20)])
 					break
 				}
 			}
@@ -79,12 +80,12 @@ func strangersText(ctx context.Context, s *siege, r *record) error {
 	return nil
 }
 
-// lettersAnHour is how many letters an address that was never verified gets.
+// lettersAnHour is how many letters an unverified address gets in an hour.
 const lettersAnHour = 60
 
-// letterStorm: whoever names an address that is not theirs cannot have it
-// flooded. The letters beyond its limit wait for their hour, so that there is
-// no end of them to wait for: the storm is over when no more come.
+// letterStorm: nobody can flood another person's address with letters. Letters
+// beyond the limit are postponed for up to an hour, so the attack does not wait
+// for them: it ends when no more have come for a while.
 func letterStorm(ctx context.Context, s *siege, r *record) error {
 	victim := s.stranger("victim")
 	if err := victim.join(ctx); err != nil {
@@ -110,7 +111,7 @@ func letterStorm(ctx context.Context, s *siege, r *record) error {
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	letters, since := -1, time.Now()
-	err = client.Until(wait, "the storm's end", func() (bool, error) {
+	err = client.Until(wait, "the last letter", func() (bool, error) {
 		mails, err := s.admin.shop.Mails(wait, victim.email)
 		if len(mails) != letters {
 			letters, since = len(mails), time.Now()
@@ -118,6 +119,6 @@ func letterStorm(ctx context.Context, s *siege, r *record) error {
 		return letters > 0 && time.Since(since) > 3*time.Second, err
 	})
 	r.answered("orders: %s, verifications and forgotten passwords: %s; %d letters", &orders, &others, letters)
-	r.require(letters <= lettersAnHour, "an address that nobody verified got %d letters", letters)
+	r.require(letters <= lettersAnHour, "an unverified address got %d letters", letters)
 	return err
 }

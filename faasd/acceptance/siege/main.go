@@ -1,8 +1,8 @@
-// Command siege attacks a whole box of its own, whose functions run under the
-// memory limits of stack.yml, in every way that SECURITY.md lists: as a thief,
-// as a crowd and as a vandal. An ordinary customer shops there all along. It
-// says of each attack what was tried, what it was answered, what that cost in
-// memory and what the customers noticed, and exits with 1 where one succeeded.
+// Command siege tries the attacks that SECURITY.md lists against a box of its
+// own, whose functions run under the memory limits of stack.yml, while ordinary
+// customers use the shop. For each attack it prints how the requests were
+// answered, how much memory they took, and how long customers waited. It exits
+// with 1 if an attack succeeded.
 //
 //	go run ./faasd/acceptance/siege -only stalled-bodies,forged-addresses
 package main
@@ -23,6 +23,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/sabotage"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 // settings are the command's flags.
@@ -35,10 +36,11 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.only, "only", "", "names of the attacks to try, separated by commas; all of them if empty")
-	flag.StringVar(&s.sabotage, "sabotage", "", "attack a copy of the shop with a guard removed, which has to fail: "+guards.Names())
-	flag.StringVar(&s.compiled, "compiled", "", "a box's DATA_DIR whose compiled programs may be used where they still fit the sources")
-	flag.BoolVar(&s.list, "list", false, "list the attacks")
+	flag.StringVar(&s.only, "only", "", "names of the attacks to try, separated by commas (default all)")
+	flag.StringVar(&s.sabotage, "sabotage", "", "attack a copy of the shop with a guard removed; the run has to fail: "+guards.Names())
+	flag.StringVar(&s.compiled, "compiled", "", "DATA_DIR of another box, whose compiled programs are reused if the sources have not changed")
+	flag.BoolVar(&s.list, "list", false, "list the attacks and exit")
+	version.Flag()
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -50,14 +52,16 @@ func main() {
 
 func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
-// errBroken says that an attack succeeded; what did was printed.
-var errBroken = errors.New("the shop did not withstand")
+// errBroken is the error of a run in which an attack succeeded, which it has
+// printed.
+var errBroken = errors.New("attacks succeeded")
 
-// chosen are the attacks to try, in their order.
+// chosen returns the attacks to try, in their order. It fails for a name that is
+// not an attack's.
 func chosen(s settings) ([]attack, error) {
 	names := strings.FieldsFunc(s.only, func(c rune) bool { return c == ',' || c == ' ' })
 	if len(names) == 0 && s.sabotage != "" {
-		names = bites[s.sabotage]
+		names = mustSucceed[s.sabotage]
 	}
 	if len(names) == 0 {
 		return attacks, nil
@@ -69,7 +73,7 @@ func chosen(s settings) ([]attack, error) {
 		}
 	}
 	if len(names) > 0 {
-		return nil, fmt.Errorf("there is no attack %s: see -list", strings.Join(names, ", "))
+		return nil, fmt.Errorf("unknown attack %s: see -list", strings.Join(names, ", "))
 	}
 	return found, nil
 }
@@ -82,7 +86,7 @@ func run(ctx context.Context, s settings) (err error) {
 		return nil
 	}
 	if runtime.GOOS != "linux" {
-		return errors.New("it measures the box's processes in /proc, so it runs on Linux only")
+		return errors.New("siege needs Linux: it measures the box's processes in /proc")
 	}
 	try, err := chosen(s)
 	if err != nil {
@@ -105,7 +109,7 @@ func run(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	// As a person makes a folder, or make run does: open to others.
+	// With the mode of mkdir, as a user would create it: readable by others.
 	dir := filepath.Join(above, "data")
 	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
 		return err
@@ -115,12 +119,12 @@ func run(ctx context.Context, s settings) (err error) {
 		case err == nil || ctx.Err() != nil:
 			_ = os.RemoveAll(above)
 		default:
-			say("\nwhat the box has written lies in %s: logs in logs/", dir)
+			say("\nthe box's files are kept in %s, its logs in logs/", dir)
 		}
 	}()
 	if s.compiled != "" {
 		if err := sabotage.Reuse(s.compiled, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("what was compiled before cannot be used: %w", err)
+			return fmt.Errorf("reuse the programs in %s: %w", s.compiled, err)
 		}
 	}
 	defer box.Clean()
@@ -129,7 +133,7 @@ func run(ctx context.Context, s settings) (err error) {
 		return err
 	}
 	defer database.end()
-	if err := os.Setenv("MONGO_URI", database.uri); err != nil { // box.New looks there
+	if err := os.Setenv("MONGO_URI", database.uri); err != nil { // which box.New reads
 		return err
 	}
 	b, err := box.New(box.Options{Dir: dir, Env: []string{"TRUSTED_PROXIES=" + proxies}})
@@ -139,9 +143,9 @@ func run(ctx context.Context, s settings) (err error) {
 	if err := b.Start(ctx); err != nil {
 		return err
 	}
-	defer b.Kill() // whatever is left of it
-	say("siege: %d attacks; the box is ready after %.1f s", len(try), b.Took.Seconds())
-	broken, err := lay(ctx, b, try)
+	defer b.Kill() // if it still runs
+	say("siege against %s\n%d attacks; the box is ready after %.1f s", version.Text(), len(try), b.Took.Seconds())
+	broken, err := attackAll(ctx, b, try)
 	if err != nil {
 		return err
 	}
@@ -152,6 +156,6 @@ func run(ctx context.Context, s settings) (err error) {
 		say("\n%d of %d attacks succeeded: %s.", len(broken), len(try), strings.Join(broken, ", "))
 		return errBroken
 	}
-	say("\nThe shop withstood all %d attacks.", len(try))
+	say("\nNone of %d attacks succeeded.", len(try))
 	return nil
 }

@@ -13,8 +13,8 @@ import (
 
 const mib = 1 << 20
 
-// running are the processes of the box and its database by what they are: the
-// name of a function, or of a part such as edge or documents.
+// running returns the processes of the box and its database, by the name of the
+// function, or of the part, such as edge or documents.
 func (s *siege) running() map[string][]box.Process {
 	found := map[string][]box.Process{}
 	both := box.Box{Options: box.Options{Dir: filepath.Dir(s.box.Options.Dir)}}
@@ -38,8 +38,8 @@ func proc(pid int, file string) string { return filepath.Join("/proc", strconv.I
 // usage is the memory of one process, in bytes.
 type usage struct{ now, peak int64 }
 
-// memoryOf reads VmRSS and VmHWM of proc_pid_status(5). A process that has
-// ended has none.
+// memoryOf returns VmRSS and VmHWM of proc_pid_status(5), or zeros if the process
+// has ended.
 func memoryOf(pid int) (u usage) {
 	text, err := os.ReadFile(proc(pid, "status"))
 	if err != nil {
@@ -61,7 +61,7 @@ func memoryOf(pid int) (u usage) {
 	return u
 }
 
-// stopped tells whether every thread of a process is stopped: proc_pid_stat(5).
+// stopped reports whether every thread of a process is stopped: proc_pid_stat(5).
 func stopped(pid int) bool {
 	threads, err := filepath.Glob(proc(pid, "task/*/stat"))
 	for _, thread := range threads {
@@ -73,10 +73,11 @@ func stopped(pid int) bool {
 	return err == nil
 }
 
-// survey is the memory of every process of the box, by what it is.
+// survey is the memory of every process of the box, by name and pid.
 type survey map[string]map[int]usage
 
-// lookAtMemory also begins the peaks anew: proc_pid_clear_refs(5).
+// lookAtMemory returns the memory of every process, and resets the peaks:
+// proc_pid_clear_refs(5).
 func (s *siege) lookAtMemory() survey {
 	all := survey{}
 	for name, processes := range s.running() {
@@ -89,7 +90,7 @@ func (s *siege) lookAtMemory() survey {
 	return all
 }
 
-// peak is the most that one process of a name had.
+// peak returns the highest peak among a name's processes.
 func (v survey) peak(name string) (most int64) {
 	for _, u := range v[name] {
 		most = max(most, u.peak)
@@ -97,7 +98,7 @@ func (v survey) peak(name string) (most int64) {
 	return most
 }
 
-// now is what all processes of a name have.
+// now returns the sum of the memory of a name's processes.
 func (v survey) now(name string) (sum int64) {
 	for _, u := range v[name] {
 		sum += u.now
@@ -105,9 +106,9 @@ func (v survey) now(name string) (sum int64) {
 	return sum
 }
 
-// heldTo tells whether a process is in a control group that holds it to limit
-// bytes; otherwise nothing but our own look at its peak does.
-func heldTo(pid int, limit int64) bool {
+// limitedTo reports whether the process is in a control group with a memory limit
+// of limit bytes.
+func limitedTo(pid int, limit int64) bool {
 	groups, err := os.ReadFile(proc(pid, "cgroup"))
 	if err != nil {
 		return false

@@ -11,7 +11,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// heavyReaders: the largest lists that there are, read by many at once.
+// heavyReaders: many clients read the largest possible lists at once.
 func heavyReaders(ctx context.Context, s *siege, r *record) error {
 	const readers, orders, lines = 120, 100, 100
 	items := make([]client.Item, lines)
@@ -45,7 +45,7 @@ func heavyReaders(ctx context.Context, s *siege, r *record) error {
 		a, err := p.do(ctx, "GET", "/api/orders?limit=100", nil)
 		answers.add(a, err)
 		read.Add(int64(len(a.Body)))
-		r.require(err == nil && (a.Status == 200 || a.Status == 429 || a.Status == 503), "a reader is answered %d (%v)", a.Status, err)
+		r.require(err == nil && (a.Status == 200 || a.Status == 429 || a.Status == 503), "a reader was answered %d (%v)", a.Status, err)
 	})
 	r.answered("%s, %s within %.1f s", &answers, inMiB(read.Load()), time.Since(began).Seconds())
 	return nil
@@ -76,13 +76,13 @@ func hoarder(ctx context.Context, s *siege, r *record) error {
 	})
 	r.answered("%s", &answers)
 	r.require(answers.of[201] <= ordersADay, "one account placed %d orders", answers.of[201])
-	r.require(answers.of[429] > 0 && last.Header.Get("Retry-After") != "", "the refusal does not say when to come back")
+	r.require(answers.of[429] > 0 && last.Header.Get("Retry-After") != "", "no order was answered 429 with Retry-After")
 	return nil
 }
 
-// fullStream: the stream of order events has no room, and nobody takes events
-// from it. No event may be lost: every order that was answered 201 has its
-// stock decided when there is room again.
+// fullStream: the stream of order events is full and its consumer is stopped. No
+// event may be lost: the stock of every order that was answered 201 is decided
+// when there is room again.
 func fullStream(ctx context.Context, s *siege, r *record) error {
 	const orders = 60
 	product, err := s.product(ctx, orders/2)
@@ -102,8 +102,8 @@ func fullStream(ctx context.Context, s *siege, r *record) error {
 	if err != nil {
 		return err
 	}
-	// What the worker has acknowledged may go to make room, nothing else: it goes
-	// first, so that there is nothing left that may.
+	// Events that the worker has acknowledged may be discarded, and no others. They
+	// are purged here, so that none of the rest may go.
 	worker, err := stream.Consumer(ctx, "inventory-updater")
 	if err != nil {
 		return err
@@ -138,7 +138,7 @@ func fullStream(ctx context.Context, s *siege, r *record) error {
 	if err != nil {
 		return err
 	}
-	r.require(info.State.FirstSeq <= handled+1, "the stream has thrown away %d events that nobody had handled", info.State.FirstSeq-handled-1)
+	r.require(info.State.FirstSeq <= handled+1, "the stream has discarded %d unhandled events", info.State.FirstSeq-handled-1)
 	if _, err := s.js.UpdateStream(ctx, roomy); err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func fullStream(ctx context.Context, s *siege, r *record) error {
 		return len(waiting) == 0, nil
 	})
 	r.answered("%s; of %d orders %d ended TAKEN, %d SHORT", &answers, len(placed), ends[client.Taken], ends[client.Short])
-	r.require(stuck == nil, "%d of %d orders wait for ever for their stock, order %s among them", len(waiting), len(placed), append(waiting, "")[0])
-	r.require(len(placed) > 0, "no order was taken")
+	r.require(stuck == nil, "the stock of %d of %d orders is still pending, for example of %s", len(waiting), len(placed), append(waiting, "")[0])
+	r.require(len(placed) > 0, "no order was placed")
 	return nil
 }

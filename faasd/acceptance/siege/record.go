@@ -9,45 +9,45 @@ import (
 	"time"
 )
 
-// record is what came of one attack.
+// record is the result of one attack.
 type record struct {
 	attack    attack
 	took      time.Duration
 	customers noticed
 
 	mu       sync.Mutex
-	answers  []string // what it was answered
-	cost     []string // what it cost in memory
+	answers  []string // how it was answered
+	cost     []string // how much memory it took
 	evidence []string // that it succeeded
 }
 
-// answered notes what the attack was answered.
+// answered records how the attack was answered.
 func (r *record) answered(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.answers = append(r.answers, fmt.Sprintf(format, args...))
 }
 
-// broke notes that the attack succeeded, and how.
+// broke records that the attack succeeded, and how.
 func (r *record) broke(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.evidence = append(r.evidence, fmt.Sprintf(format, args...))
 }
 
-// require notes that the attack succeeded, unless ok.
+// require records that the attack succeeded, unless ok.
 func (r *record) require(ok bool, format string, args ...any) {
 	if !ok {
 		r.broke(format, args...)
 	}
 }
 
-// limitOfEdge is how much more memory the edge may have under an attack.
+// limitOfEdge is by how much the edge's memory may grow under an attack.
 const limitOfEdge = 64 * mib
 
-// memory notes what the attack cost: the function that came nearest to its
-// limit, and the edge. Where no control group does, it holds the functions to
-// their limits.
+// memory records the memory of the function that came nearest to its limit, and
+// of the edge. It requires that all functions stay within their limits, which the
+// kernel may not enforce.
 func (r *record) memory(limits map[string]int64, before, after survey) {
 	most, share := "", 0.0
 	for _, name := range slices.Sorted(maps.Keys(limits)) {
@@ -55,7 +55,7 @@ func (r *record) memory(limits map[string]int64, before, after survey) {
 		if part := float64(peak) / float64(limits[name]); part > share {
 			most, share = name, part
 		}
-		r.require(peak <= limits[name], "%s had %s of the %s that it may have", name, inMiB(peak), inMiB(limits[name]))
+		r.require(peak <= limits[name], "%s used %s, and its limit is %s", name, inMiB(peak), inMiB(limits[name]))
 	}
 	if most != "" {
 		r.cost = append(r.cost, fmt.Sprintf("%s %d of %d MiB", most, after.peak(most)/mib, limits[most]/mib))
@@ -68,18 +68,17 @@ func (r *record) memory(limits map[string]int64, before, after survey) {
 // mostEvidence is how much of the evidence is printed.
 const mostEvidence = 8
 
-func head() {
+func printHeader() {
 	say("\n| attack | tried | answered | memory at most | customers p50, p99, refused | |\n|---|---|---|---|---|---|")
 }
 
-// print prints the record as a row of a Markdown table, and what the attack
-// achieved below it.
+// print prints the record as a row of a Markdown table, and the evidence below it.
 func (r *record) print() {
 	verdict := "withstood"
 	if len(r.evidence) > 0 {
 		verdict = "**SUCCEEDED**"
 	}
-	noticed := "nobody came meanwhile"
+	noticed := "none meanwhile"
 	if n := r.customers; n.steps > 0 {
 		noticed = fmt.Sprintf("%d ms, %d ms, %d of %d", n.p50.Milliseconds(), n.p99.Milliseconds(), n.failed, n.steps)
 	}

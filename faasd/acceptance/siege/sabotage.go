@@ -2,10 +2,10 @@ package main
 
 import "github.com/kiosk-shop/kiosk/faasd/acceptance/sabotage"
 
-// guards are what keeps the attackers out, each with the edits that take it
-// away.
+// guards are the pieces of code that attacks fail on, each with the edits that
+// remove it.
 var guards = sabotage.Guards{
-	// A login starts its session whatever the password is by then.
+	// A login starts its session even if the password has changed meanwhile.
 	"session": {{
 		File: "shared/user/authenticate.go",
 		Old:  `err == nil && u.PasswordHash != checked.PasswordHash`,
@@ -16,13 +16,13 @@ var guards = sabotage.Guards{
 		s, ended = u.startSession`,
 		New: `		s, ended = u.startSession`,
 	}},
-	// Bodies under way at the edge are not counted.
+	// The edge does not count the bytes of bodies in flight.
 	"budget": {{
 		File: "faasd/edge/internal/budget/budget.go",
 		Old:  `if b.used+n > b.total || b.byClient[client]+n > b.share {`,
 		New:  `if b.total < 0 {`,
 	}},
-	// A function believes X-Forwarded-For, whoever wrote it.
+	// A function trusts X-Forwarded-For, whoever set it.
 	"proof": {{
 		File: "shared/origin/origin.go",
 		Old: `	minute, proof, _ := strings.Cut(h.Get(ProofHeader), ".")
@@ -41,8 +41,8 @@ var guards = sabotage.Guards{
 	}},
 }
 
-// bites are the attacks that have to succeed with a guard removed.
-var bites = map[string][]string{
+// mustSucceed are, by guard, the attacks that have to succeed without it.
+var mustSucceed = map[string][]string{
 	"session": {"login-race"},
 	"budget":  {"stalled-bodies"},
 	"discard": {"full-stream"},

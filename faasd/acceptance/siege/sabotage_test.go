@@ -7,8 +7,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 )
 
-// What a sabotage replaces must be there, or it would fail only when somebody
-// wants to see it.
+// The text that each edit replaces must exist, or -sabotage would fail when it is
+// used.
 func TestEverySabotageFits(t *testing.T) {
 	root, err := box.Root()
 	if err != nil {
@@ -19,28 +19,28 @@ func TestEverySabotageFits(t *testing.T) {
 	}
 }
 
-// Each guard has attacks that it stands against, and no attack's name is taken
-// twice.
+// Each guard has attacks that have to succeed without it, and attacks' names are
+// unique.
 func TestEveryGuardHasItsAttacks(t *testing.T) {
 	var names []string
 	for _, a := range attacks {
 		names = append(names, a.name)
 	}
 	for guard := range guards {
-		if len(bites[guard]) == 0 {
-			t.Errorf("no attack has to succeed without %s", guard)
+		if len(mustSucceed[guard]) == 0 {
+			t.Errorf("guard %s has no attacks", guard)
 		}
-		for _, name := range bites[guard] {
+		for _, name := range mustSucceed[guard] {
 			if !slices.Contains(names, name) {
-				t.Errorf("%s: there is no attack %s", guard, name)
+				t.Errorf("guard %s: unknown attack %s", guard, name)
 			}
 		}
 	}
-	if len(bites) != len(guards) {
-		t.Errorf("%d guards, attacks for %d", len(guards), len(bites))
+	if len(mustSucceed) != len(guards) {
+		t.Errorf("attacks for %d guards, want %d", len(mustSucceed), len(guards))
 	}
 	slices.Sort(names)
 	if len(slices.Compact(names)) != len(attacks) {
-		t.Error("two attacks have one name")
+		t.Error("two attacks have the same name")
 	}
 }

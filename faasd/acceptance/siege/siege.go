@@ -32,13 +32,13 @@ import (
 // attack is one way to harm the shop.
 type attack struct {
 	name  string
-	tries string   // what is tried, for the table
-	harms []string // what it stops or kills itself: meanwhile customers may be refused
+	tries string   // description, for the table
+	harms []string // parts that the attack itself stops or kills: customers may be refused meanwhile
 	run   func(ctx context.Context, s *siege, r *record) error
 }
 
-// siege is a box under attack. Everybody who comes has a network address of
-// their own, out of 127.0.0.0/8: limits by address are what they are in a shop.
+// siege is a box under attack. Each client has its own network address in
+// 127.0.0.0/8, so that limits by address work as in production.
 type siege struct {
 	box    *box.Box
 	db     *mongo.Database
@@ -46,25 +46,25 @@ type siege struct {
 	redis  *redis.Client
 	admin  person
 	limits map[string]int64 // bytes, by function
-	hosts  atomic.Int64     // addresses that were given away
+	hosts  atomic.Int64     // how many addresses are in use
 
 	customers *customers
 }
 
-// proxies are the addresses whose X-Forwarded-For the front door believes;
-// proxy is one of them, from which customers with any address come.
+// proxies are the addresses whose X-Forwarded-For the front door trusts; proxy is
+// one of them, which can claim any client address.
 const (
 	proxies = "127.6.0.0/16"
 	proxy   = "127.6.0.1"
 )
 
-// address is one that nobody has yet.
+// address returns an unused address.
 func (s *siege) address() string {
 	n := s.hosts.Add(1)
 	return fmt.Sprintf("127.%d.%d.%d", 20+n/62500, n/250%250, 1+n%250)
 }
 
-// from gives the shop's front door as it is met from an address.
+// from returns a client of the front door that connects from the address.
 func (s *siege) from(address string) *client.Client {
 	c := client.New(s.box.Target, client.FrontDoor)
 	c.HTTP.Transport = &http.Transport{
@@ -78,26 +78,26 @@ func dialer(address string) *net.Dialer {
 	return &net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
 }
 
-// person is somebody with an account, at an address of their own.
+// person is a client with an account and an address of their own.
 type person struct {
 	id, username, email, password string
 	grant                         client.Grant
 	shop                          *client.Client
 }
 
-// secret begins every password that the siege chooses, so that one that is
-// written down where it must not be is found.
+// secret begins every password that the siege uses, so that leaks can search for
+// them.
 const secret = "siege-secret-"
 
 func newPassword() string { return client.Unique(secret + "horse") }
 
-// stranger is somebody without an account.
+// stranger returns a person without an account.
 func (s *siege) stranger(name string) *person {
 	username := client.Unique(name)
 	return &person{username: username, email: username + "@example.com", password: newPassword(), shop: s.from(s.address())}
 }
 
-// customer opens an account and logs in.
+// customer returns a person who has opened an account and logged in.
 func (s *siege) customer(ctx context.Context, name string) (*person, error) {
 	p := s.stranger(name)
 	return p, p.join(ctx)
@@ -124,9 +124,9 @@ func (p *person) do(ctx context.Context, method, path string, body any) (client.
 	return p.shop.Do(ctx, client.Request{Method: method, Path: path, Token: p.grant.Token, Body: body})
 }
 
-// must sends a request that has to be answered with status. It is sent again,
-// as the contract has it, while it is answered 503: a part of the shop that an
-// attack has failed may not be back yet.
+// must sends a request and decodes the answer's body into into. It retries while
+// it is answered 503, since a part that an attack has stopped may still be
+// starting. It fails if the answer has another status.
 func (p *person) must(ctx context.Context, status int, into any, method, path string, body any) error {
 	a, err := p.do(ctx, method, path, body)
 	for tries := 0; err == nil && a.Status == 503 && status != 503 && tries < 20; tries++ {
@@ -141,7 +141,7 @@ func (p *person) must(ctx context.Context, status int, into any, method, path st
 		return err
 	}
 	if a.Status != status {
-		return fmt.Errorf("%s %s answers %d, not %d: %s", method, path, a.Status, status, clip(a.Body))
+		return fmt.Errorf("%s %s was answered %d, want %d: %s", method, path, a.Status, status, clip(a.Body))
 	}
 	if into == nil {
 		return nil
@@ -151,13 +151,13 @@ func (p *person) must(ctx context.Context, status int, into any, method, path st
 
 func clip(text []byte) string { return string(text[:min(len(text), 200)]) }
 
-// product puts something into the catalogue.
+// product creates a product.
 func (s *siege) product(ctx context.Context, stock int) (p client.Product, err error) {
 	err = s.admin.must(ctx, 201, &p, "POST", "/api/inventory", client.NewProduct{Name: client.Unique("good"), Category: "siege", Stock: stock, Price: 5})
 	return p, err
 }
 
-// each does work for every number below n, some at once.
+// each calls work for every number below n, at most atOnce at a time.
 func each(n, atOnce int, work func(i int)) {
 	var all sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -171,7 +171,7 @@ func each(n, atOnce int, work func(i int)) {
 	all.Wait()
 }
 
-// tally counts answers by their status; 0 is none.
+// tally counts answers by status; 0 means no answer.
 type tally struct {
 	mu sync.Mutex
 	of map[int]int
@@ -201,7 +201,7 @@ func (t *tally) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// signal sends every process of a part or function a signal.
+// signal sends a signal to every process of a part or function.
 func (s *siege) signal(name string, what syscall.Signal) {
 	for _, p := range s.running()[name] {
 		p.Signal(what)
@@ -209,12 +209,12 @@ func (s *siege) signal(name string, what syscall.Signal) {
 }
 
 // pause stops every process of a part or function until resume is called. It
-// returns when they stand still: on a busy machine that takes a moment, for one
-// of a process's threads has to run to stop the others.
+// returns when all their threads are stopped, which takes a moment on a busy
+// machine. It fails if none runs, or one does not stop.
 func (s *siege) pause(ctx context.Context, name string) (resume func(), err error) {
 	all := s.running()[name]
 	if len(all) == 0 {
-		return nil, fmt.Errorf("%s does not run", name)
+		return nil, fmt.Errorf("%s is not running", name)
 	}
 	resume = sync.OnceFunc(func() {
 		for _, p := range all {
@@ -226,7 +226,7 @@ func (s *siege) pause(ctx context.Context, name string) (resume func(), err erro
 	}
 	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err = client.Until(wait, name+" to stand still", func() (bool, error) {
+	err = client.Until(wait, name+" to stop", func() (bool, error) {
 		return !slices.ContainsFunc(all, func(p box.Process) bool { return p.Alive() && !stopped(p.PID) }), nil
 	})
 	if err != nil {
@@ -235,17 +235,18 @@ func (s *siege) pause(ctx context.Context, name string) (resume func(), err erro
 	return resume, err
 }
 
-// settle waits until the shop has said all it has to say; customers are still
-// meanwhile, so that there is an end to it.
+// settle waits until the shop has sent all its letters. Customers are suspended
+// meanwhile, since they cause new ones.
 func (s *siege) settle(ctx context.Context) error {
-	defer s.customers.hush()()
+	defer s.customers.suspend()()
 	ctx, cancel := context.WithTimeout(ctx, 45*time.Second)
 	defer cancel()
 	return s.admin.shop.Settle(ctx, s.admin.grant.Token)
 }
 
-// lay tries the attacks, one after the other, and names those that succeeded.
-func lay(ctx context.Context, b *box.Box, try []attack) (broken []string, err error) {
+// attackAll tries the attacks one after the other, prints each result, and
+// returns the names of those that succeeded.
+func attackAll(ctx context.Context, b *box.Box, try []attack) (broken []string, err error) {
 	s := &siege{box: b}
 	end, err := s.open(ctx)
 	defer end()
@@ -262,10 +263,10 @@ func lay(ctx context.Context, b *box.Box, try []attack) (broken []string, err er
 	bound := max(patience, 4*rest.p99)
 	say("customers at rest: %s", rest)
 	if bound > patience {
-		say("this machine is so busy that four times that counts as too slow, not %s", patience)
+		say("this machine is busy: customers may wait for four times that p99, not for %s", patience)
 	}
-	s.sayHeld()
-	head()
+	s.printLimits()
+	printHeader()
 	for _, a := range try {
 		r, err := s.try(ctx, a, c, bound)
 		if err != nil {
@@ -279,12 +280,13 @@ func lay(ctx context.Context, b *box.Box, try []attack) (broken []string, err er
 	return broken, nil
 }
 
-// try lets one attack happen and looks at what it did.
+// try runs one attack and measures its effects. It fails if the attack could not
+// be run.
 func (s *siege) try(ctx context.Context, a attack, c *customers, bound time.Duration) (*record, error) {
 	r := &record{attack: a}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	before, fell := s.lookAtMemory(), s.fallen()
+	before, known := s.lookAtMemory(), s.crashes()
 	c.since()
 	began := time.Now()
 	if err := a.run(ctx, s, r); err != nil {
@@ -294,9 +296,9 @@ func (s *siege) try(ctx context.Context, a attack, c *customers, bound time.Dura
 	r.customers = c.since()
 	after := s.lookAtMemory()
 	r.memory(s.limits, before, after)
-	for _, end := range s.fallen() {
-		if !slices.Contains(fell, end) && !slices.Contains(a.harms, end.who) {
-			r.broke("%s ended by itself: %s", end.who, end.how)
+	for _, end := range s.crashes() {
+		if !slices.Contains(known, end) && !slices.Contains(a.harms, end.who) {
+			r.broke("%s crashed: %s", end.who, end.how)
 		}
 	}
 	if len(a.harms) == 0 {
@@ -304,39 +306,40 @@ func (s *siege) try(ctx context.Context, a attack, c *customers, bound time.Dura
 			r.broke("ordinary customers were refused %d times: %s", r.customers.failed, r.customers.why)
 		}
 		if r.customers.p99 > bound {
-			r.broke("ordinary customers waited: %s", r.customers)
+			r.broke("ordinary customers waited too long: %s", r.customers)
 		}
 	}
 	return r, nil
 }
 
-// ending is the end of a part or a replica that nobody asked for.
-type ending struct{ when, who, how string }
+// crash is the unexpected end of a part or a replica.
+type crash struct{ when, who, how string }
 
-// fallen are those that the box's logs tell of.
-func (s *siege) fallen() (ends []ending) {
+// crashes returns those that the box has logged.
+func (s *siege) crashes() (ends []crash) {
 	for _, name := range []string{"gateway.log.1", "gateway.log", "local.log.1", "local.log"} {
 		text, err := os.ReadFile(filepath.Join(s.box.Options.Dir, "logs", name))
 		if err != nil {
 			continue
 		}
 		for line := range bytes.Lines(text) {
-			var said struct{ Time, Msg, Part, How, Function, Error string }
+			var said struct{ Time, Msg, Part, Status, Function, Error string }
 			if json.Unmarshal(line, &said) != nil {
 				continue
 			}
 			switch said.Msg {
-			case "a part ended by itself":
-				ends = append(ends, ending{said.Time, said.Part, said.How})
-			case "a replica ended by itself":
-				ends = append(ends, ending{said.Time, said.Function, said.Error})
+			case "part exited unexpectedly":
+				ends = append(ends, crash{said.Time, said.Part, said.Status})
+			case "replica exited unexpectedly":
+				ends = append(ends, crash{said.Time, said.Function, said.Error})
 			}
 		}
 	}
 	return ends
 }
 
-// open finds the ways into the box.
+// open connects to the box's stores, and logs in as the administrator. end closes
+// the connections, also after a failure.
 func (s *siege) open(ctx context.Context) (end func(), err error) {
 	var ends []func()
 	end = func() {
@@ -373,7 +376,7 @@ func (s *siege) open(ctx context.Context) (end func(), err error) {
 	return end, err
 }
 
-// readLimits asks the gateway what memory the functions may have.
+// readLimits reads the functions' memory limits from the gateway.
 func (s *siege) readLimits(ctx context.Context) error {
 	password, err := os.ReadFile(filepath.Join(s.box.Options.Dir, "secrets", "gateway", "basic-auth-password"))
 	if err != nil {
@@ -407,22 +410,22 @@ func (s *siege) readLimits(ctx context.Context) error {
 	return nil
 }
 
-// sayHeld tells who holds the functions to their limits.
-func (s *siege) sayHeld() {
+// printLimits prints whether the kernel enforces the functions' memory limits.
+func (s *siege) printLimits() {
 	held, all := 0, 0
 	for name, processes := range s.running() {
 		if limit, ok := s.limits[name]; ok {
 			for _, p := range processes {
 				all++
-				if heldTo(p.PID, limit) {
+				if limitedTo(p.PID, limit) {
 					held++
 				}
 			}
 		}
 	}
 	if held == all {
-		say("memory: the kernel holds each of %d functions to its limit of stack.yml, and kills what is above", all)
+		say("memory: the kernel enforces the limit in stack.yml for each of %d functions", all)
 	} else {
-		say("memory: no control group holds %d of %d functions to their limits: their peaks are compared with them", all-held, all)
+		say("memory: the kernel does not enforce the limit for %d of %d functions: their peaks are compared with it", all-held, all)
 	}
 }

@@ -25,52 +25,52 @@ import (
 )
 
 const (
-	// namespace is the only one there is, as in faasd.
+	// namespace is the only one, as in faasd.
 	namespace = "openfaas-fn"
 
 	maxReplicas  = 20      // of a function: OpenFaaS's default for com.openfaas.scale.max
 	maxRequest   = 4 << 20 // bytes of a request to /system
 	buildTimeout = 10 * time.Minute
 
-	// settleTimeout is how long a deployment is waited for before it is
-	// answered: whoever invokes next reaches the new version.
+	// settleTimeout is how long a deployment request waits for the new version to
+	// take over, so that the next call reaches it.
 	settleTimeout = 20 * time.Second
 )
 
 var serviceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-// functionName takes the namespace off a name that carries it.
+// functionName returns the name without its namespace. It fails if the name is not
+// valid, or for another namespace.
 func functionName(name, in string) (string, error) {
 	if short, ok := strings.CutSuffix(name, "."+namespace); ok {
 		name = short
 	}
 	if in != "" && in != namespace {
-		return "", fmt.Errorf("there is no namespace %s, only %s", in, namespace)
+		return "", fmt.Errorf("namespace %s does not exist: the local gateway has only %s", in, namespace)
 	}
 	if !serviceName.MatchString(name) {
-		return "", fmt.Errorf("%q is not a function's name", name)
+		return "", fmt.Errorf("%q is not a valid function name", name)
 	}
 	return name, nil
 }
 
-// routes are those of an OpenFaaS gateway. faas-provider's Serve has them too,
-// but listens on every interface and opens its port by itself.
+// routes returns the routes of an OpenFaaS gateway. faas-provider's Serve has them,
+// too, but it opens its own port, on every interface.
 func (g *gateway) routes(credentials *auth.BasicAuthCredentials, invoke *invoker) http.Handler {
 	mux := http.NewServeMux()
 	system := func(pattern string, h http.HandlerFunc) {
 		mux.HandleFunc(pattern, auth.DecorateWithBasicAuth(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 			if err != nil {
-				http.Error(w, "The request did not arrive whole, or is too large.", http.StatusBadRequest)
+				http.Error(w, "The request body is incomplete or too large.", http.StatusBadRequest)
 				return
 			}
 			r.Body = io.NopCloser(bytes.NewReader(body))
-			// The request is here. The server's deadlines are made for calls;
-			// a build and a log that is followed take longer, and bound
-			// themselves.
+			// The body is read. The server's deadlines are meant for calls: builds
+			// and followed logs take longer, and have their own limits.
 			deadlines := http.NewResponseController(w)
 			if err := errors.Join(deadlines.SetReadDeadline(time.Time{}), deadlines.SetWriteDeadline(time.Time{})); err != nil {
-				slog.Warn("deadlines stay as they are", "error", err)
+				slog.Warn("deadlines not cleared", "error", err)
 			}
 			h(w, r)
 		}, credentials))
@@ -87,7 +87,7 @@ func (g *gateway) routes(credentials *auth.BasicAuthCredentials, invoke *invoker
 	system("DELETE /system/secrets", g.deleteSecret)
 	system("GET /system/namespaces", func(w http.ResponseWriter, _ *http.Request) { answer(w, []string{namespace}) })
 	system("/system/namespace/{name}", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "The local box has one namespace, "+namespace+".", http.StatusNotImplemented)
+		http.Error(w, "The local gateway has only the namespace "+namespace+".", http.StatusNotImplemented)
 	})
 	system("GET /system/info", info)
 	readLogs := logs.NewLogHandlerFunc(g.logs, followLimit)
@@ -99,16 +99,16 @@ func (g *gateway) routes(credentials *auth.BasicAuthCredentials, invoke *invoker
 			return
 		}
 		if _, ok := g.logs.find(name); !ok {
-			http.Error(w, fmt.Sprintf("There is no function %s.", name), http.StatusNotFound)
+			http.Error(w, fmt.Sprintf("Function %s does not exist.", name), http.StatusNotFound)
 			return
 		}
 		readLogs(w, r)
 	})
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK\n")) })
-	// Ready says that asynchronous calls are accepted too.
+	// Readiness includes the queue of asynchronous calls.
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !g.queue.connected() {
-			http.Error(w, "The queue was not reached yet.", http.StatusServiceUnavailable)
+			http.Error(w, "The queue is not connected yet.", http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("OK\n"))
@@ -132,14 +132,15 @@ func info(w http.ResponseWriter, _ *http.Request) {
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(v); err != nil {
-		slog.Warn("an answer was not delivered", "error", err)
+		slog.Warn("response not written", "error", err)
 	}
 }
 
-// read decodes a request's body, and answers it where that is impossible.
+// read decodes a request's body and reports whether it could. Otherwise it has
+// answered the request.
 func read(w http.ResponseWriter, r *http.Request, v any) bool {
 	if err := json.NewDecoder(r.Body).Decode(v); err != nil {
-		http.Error(w, "The body is not the JSON that belongs here: "+err.Error(), http.StatusBadRequest)
+		http.Error(w, "The request body is not valid: "+err.Error(), http.StatusBadRequest)
 		return false
 	}
 	return true
@@ -147,7 +148,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 
 func (g *gateway) listFunctions(w http.ResponseWriter, r *http.Request) {
 	if in := r.URL.Query().Get("namespace"); in != "" && in != namespace {
-		http.Error(w, "There is no namespace "+in+".", http.StatusBadRequest)
+		http.Error(w, "Namespace "+in+" does not exist.", http.StatusBadRequest)
 		return
 	}
 	statuses := []types.FunctionStatus{}
@@ -157,7 +158,8 @@ func (g *gateway) listFunctions(w http.ResponseWriter, r *http.Request) {
 	answer(w, statuses)
 }
 
-// named finds the function a request is about, and answers where there is none.
+// named returns the function with the name, and reports whether it exists. Otherwise
+// it has answered the request.
 func (g *gateway) named(w http.ResponseWriter, name, in string) (*function, bool) {
 	name, err := functionName(name, in)
 	if err != nil {
@@ -166,7 +168,7 @@ func (g *gateway) named(w http.ResponseWriter, name, in string) (*function, bool
 	}
 	f, ok := g.find(name)
 	if !ok {
-		http.Error(w, fmt.Sprintf("There is no function %s.", name), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("Function %s does not exist.", name), http.StatusNotFound)
 	}
 	return f, ok
 }
@@ -192,7 +194,7 @@ func (g *gateway) deleteFunction(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	slog.Info("removed", "function", f.name)
+	slog.Info("function removed", "function", f.name)
 	w.WriteHeader(http.StatusAccepted)
 }
 
@@ -206,7 +208,7 @@ func (g *gateway) scaleFunction(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if req.Replicas > maxReplicas {
-		http.Error(w, fmt.Sprintf("A function has at most %d replicas.", maxReplicas), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("A function can have at most %d replicas.", maxReplicas), http.StatusBadRequest)
 		return
 	}
 	f.scale(int(req.Replicas))
@@ -214,17 +216,18 @@ func (g *gateway) scaleFunction(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	slog.Info("scaled", "function", f.name, "replicas", req.Replicas)
+	slog.Info("function scaled", "function", f.name, "replicas", req.Replicas)
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// fail answers a fault of ours.
+// fail answers 500, and logs the error.
 func fail(w http.ResponseWriter, err error) {
-	slog.Error("a request failed", "error", err)
+	slog.Error("request failed", "error", err)
 	http.Error(w, err.Error(), http.StatusInternalServerError)
 }
 
-// check finds what is wrong with a deployment before anything is built.
+// check fails if a deployment is not valid, before anything is built. It normalises
+// the specification's name and secrets.
 func (g *gateway) check(spec *types.FunctionDeployment) error {
 	name, err := functionName(spec.Service, spec.Namespace)
 	if err != nil {
@@ -232,11 +235,11 @@ func (g *gateway) check(spec *types.FunctionDeployment) error {
 	}
 	spec.Service, spec.Namespace = name, ""
 	if spec.Image == "" {
-		return errors.New("image is missing")
+		return errors.New("image is required")
 	}
 	for name, value := range spec.EnvVars {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(value, "\x00") {
-			return fmt.Errorf("%q cannot be an environment variable", name)
+			return fmt.Errorf("%q is not a valid environment variable", name)
 		}
 	}
 	slices.Sort(spec.Secrets)
@@ -255,7 +258,8 @@ func (g *gateway) check(spec *types.FunctionDeployment) error {
 	return err
 }
 
-// wanted is the number of replicas a new function starts with.
+// wanted returns how many replicas a new function starts with. It fails if its label
+// is not a valid number.
 func wanted(spec *types.FunctionDeployment) (int, error) {
 	if spec.Labels != nil {
 		if text, ok := (*spec.Labels)["com.openfaas.scale.min"]; ok {
@@ -269,42 +273,42 @@ func wanted(spec *types.FunctionDeployment) (int, error) {
 	return 1, nil
 }
 
-// deployFunction is POST for a new function and PUT for one that exists.
+// deployFunction creates a function (POST) or updates it (PUT).
 func (g *gateway) deployFunction(w http.ResponseWriter, r *http.Request) {
 	var spec types.FunctionDeployment
 	if !read(w, r, &spec) {
 		return
 	}
 	if err := g.check(&spec); err != nil {
-		http.Error(w, "The function cannot be deployed: "+err.Error(), http.StatusBadRequest)
+		http.Error(w, "The function was not deployed: "+err.Error(), http.StatusBadRequest)
 		return
 	}
 	f, status, err := g.deploy(r.Context(), r.Method == http.MethodPut, spec)
 	if err != nil {
-		if status != http.StatusNotFound { // which tells faas-cli to create it
-			slog.Error("a deployment failed", "function", spec.Service, "error", err)
+		if status != http.StatusNotFound { // upon which faas-cli creates it
+			slog.Error("deployment failed", "function", spec.Service, "error", err)
 		}
-		http.Error(w, "The function cannot be deployed: "+err.Error(), status)
+		http.Error(w, "The function was not deployed: "+err.Error(), status)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), settleTimeout)
 	defer cancel()
 	f.settled(ctx)
-	slog.Info("deployed", "function", spec.Service, "image", spec.Image)
+	slog.Info("function deployed", "function", spec.Service, "image", spec.Image)
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// deploy builds and starts what the checked specification says. Its status is
-// for the error.
+// deploy builds and starts a function by a checked specification. status is the
+// answer's if it fails.
 func (g *gateway) deploy(ctx context.Context, update bool, spec types.FunctionDeployment) (f *function, status int, err error) {
 	g.deploying.Lock() // one build at a time
 	defer g.deploying.Unlock()
 	f, exists := g.find(spec.Service)
 	switch {
 	case exists && !update:
-		return nil, http.StatusConflict, errors.New("it exists: update it with PUT")
+		return nil, http.StatusConflict, errors.New("it exists already: use PUT to update it")
 	case !exists && update:
-		return nil, http.StatusNotFound, errors.New("there is no such function to update")
+		return nil, http.StatusNotFound, errors.New("it does not exist: use POST to create it")
 	}
 	binary, err := g.build(ctx, spec.Image)
 	if err != nil {
@@ -321,7 +325,8 @@ func (g *gateway) deploy(ctx context.Context, update bool, spec types.FunctionDe
 	return f, http.StatusInternalServerError, err
 }
 
-// build turns an image's name into the binary that stack.yml says it holds.
+// build returns the binary of the function in stack.yml that has the image. It fails
+// if there is none, or if it does not compile.
 func (g *gateway) build(ctx context.Context, image string) (string, error) {
 	s, err := stack.Load(g.root)
 	if err != nil {
@@ -329,7 +334,7 @@ func (g *gateway) build(ctx context.Context, image string) (string, error) {
 	}
 	name, ok := s.ByImage(image)
 	if !ok {
-		return "", fmt.Errorf("image %s belongs to no function of stack.yml; the local box pulls no images, it builds stack.yml's functions from source", image)
+		return "", fmt.Errorf("no function in stack.yml has the image %s: the local box builds the functions of stack.yml from source, and pulls no images", image)
 	}
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
@@ -337,7 +342,7 @@ func (g *gateway) build(ctx context.Context, image string) (string, error) {
 	return binary, err
 }
 
-// update deploys the specification unless it is what runs already.
+// update deploys a specification, unless it is what is running.
 func (f *function) update(spec types.FunctionDeployment, binary string) error {
 	f.mu.Lock()
 	same := f.binary == binary && reflect.DeepEqual(normal(f.spec), normal(spec))
@@ -349,7 +354,8 @@ func (f *function) update(spec types.FunctionDeployment, binary string) error {
 	return f.roll()
 }
 
-// normal makes specifications comparable that differ in empty against absent.
+// normal returns the specification with nil for what is empty, so that
+// specifications can be compared.
 func normal(spec types.FunctionDeployment) types.FunctionDeployment {
 	if len(spec.EnvVars) == 0 {
 		spec.EnvVars = nil
@@ -381,8 +387,8 @@ func (g *gateway) listSecrets(w http.ResponseWriter, _ *http.Request) {
 	answer(w, secrets)
 }
 
-// putSecret is POST for a new secret and PUT for one that exists; functions
-// that have it mounted see the new value at once.
+// putSecret creates a secret (POST) or replaces it (PUT). Running functions that use
+// it get the new value at once.
 func (g *gateway) putSecret(w http.ResponseWriter, r *http.Request) {
 	var secret types.Secret
 	if !read(w, r, &secret) {
@@ -410,8 +416,8 @@ func (g *gateway) putSecret(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// deleteSecret leaves functions that run with the secret as they are, and
-// refuses their next deployment.
+// deleteSecret deletes a secret. Running functions keep their copy, but their next
+// deployment fails.
 func (g *gateway) deleteSecret(w http.ResponseWriter, r *http.Request) {
 	var secret types.Secret
 	if !read(w, r, &secret) {

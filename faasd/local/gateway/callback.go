@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// defaultCallbacks lets a developer listen on this machine.
+	// defaultCallbacks allows callbacks to a developer's own machine.
 	defaultCallbacks = "127.0.0.0/8,::1"
-	// resolveTimeout bounds the look-up of a callback's host.
+	// resolveTimeout is how long the look-up of a callback's host may take.
 	resolveTimeout = 2 * time.Second
 )
 
-// inside are the networks that are no part of the public Internet, beside those
-// that netip knows: the special-purpose address registries of IANA (RFC 6890).
+// inside are networks that are not public, in addition to those that netip knows:
+// IANA's registries of special-purpose addresses (RFC 6890).
 var inside = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // shared by carriers, RFC 6598
@@ -33,17 +33,17 @@ var inside = []netip.Prefix{
 	netip.MustParsePrefix("2002::/16"),    // the same, RFC 3056
 }
 
-// callbacks says where the answer of an asynchronous call may be sent. The
-// queue-worker, which sends it, reaches all that this machine reaches.
+// callbacks decides where the answer to an asynchronous call may be sent. The
+// queue-worker, which sends it, can reach everything that this machine can.
 type callbacks struct {
-	allowed []netip.Prefix  // beside the public Internet
+	allowed []netip.Prefix  // in addition to the public Internet
 	closed  map[uint16]bool // ports on loopback: the box's own stores
 	resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newCallbacks reads the list of addresses and networks that are allowed beside
-// the public Internet, empty for the default, none for no other, and the list
-// of closed ports.
+// newCallbacks returns the callbacks for two lists: the addresses and networks that
+// are allowed in addition to the public Internet (empty: the default; "none": no
+// others), and the closed ports. It fails if an entry is not valid.
 func newCallbacks(allowed, closed string) (*callbacks, error) {
 	c := &callbacks{closed: map[uint16]bool{}, resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -74,12 +74,12 @@ func newCallbacks(allowed, closed string) (*callbacks, error) {
 	return c, nil
 }
 
-// errCallback is what the client is told.
+// errCallback is the answer to a malformed X-Callback-Url.
 var errCallback = errors.New("X-Callback-Url is not an absolute http or https URL")
 
-// parse reads X-Callback-Url. It refuses what is not one, and a host with any
-// address that is not allowed. The queue-worker looks a name up again: who owns
-// the name may answer otherwise then.
+// parse returns the URL in X-Callback-Url. It fails if the text is not a URL, or if
+// any address of its host is not allowed. The queue-worker looks the host up again:
+// the owner of the name may return another address by then.
 func (c *callbacks) parse(ctx context.Context, text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -96,16 +96,16 @@ func (c *callbacks) parse(ctx context.Context, text string) (*url.URL, error) {
 		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
 		if addresses, err = c.resolve(ctx, u.Hostname()); err != nil || len(addresses) == 0 {
-			return nil, fmt.Errorf("X-Callback-Url names the host %q, whose address is not known", u.Hostname())
+			return nil, fmt.Errorf("X-Callback-Url has the host %q, which cannot be resolved", u.Hostname())
 		}
 	}
 	for _, addr := range addresses {
 		addr = addr.Unmap().WithZone("")
 		if addr.IsLoopback() && c.closed[uint16(number)] {
-			return nil, fmt.Errorf("X-Callback-Url names port %d of this machine, which is a part of the box and takes no callbacks", number)
+			return nil, fmt.Errorf("X-Callback-Url has port %d of this machine, which belongs to the box and accepts no callbacks", number)
 		}
 		if !public(addr) && !contains(c.allowed, addr) {
-			return nil, fmt.Errorf("X-Callback-Url leads to %s, which is not on the public Internet: CALLBACK_NETWORKS lists what else is allowed", addr)
+			return nil, fmt.Errorf("X-Callback-Url has the address %s, which is not public: add it to CALLBACK_NETWORKS to allow it", addr)
 		}
 	}
 	return u, nil

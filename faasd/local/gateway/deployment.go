@@ -16,26 +16,27 @@ import (
 	"github.com/openfaas/faas-provider/types"
 )
 
-// deployment is one version of a function: a specification, a binary and the
-// replicas that run it. A new version is a new deployment.
+// deployment is one version of a function: a specification, a binary and its
+// replicas.
 type deployment struct {
 	gateway  *gateway
 	spec     types.FunctionDeployment
 	binary   string
-	mount    string // the folder of its secrets
+	mount    string // the folder with its secrets
 	logs     *logRing
-	replaces bool   // it takes over from a running deployment
-	changed  func() // wakes whoever waits for its replicas
+	replaces bool   // whether it replaces a running deployment
+	changed  func() // called when a replica's state changes
 
 	mu       sync.Mutex
 	replicas []*replica
 	counter  int
 	ended    bool
-	leaving  sync.WaitGroup // replicas that were scaled away
+	leaving  sync.WaitGroup // replicas that are ending
 	next     atomic.Uint64
 }
 
-// newDeployment lays out the secrets; scale then starts replicas.
+// newDeployment returns a deployment without replicas, which scale starts. It fails
+// if a secret does not exist.
 func (g *gateway) newDeployment(spec types.FunctionDeployment, binary string, logs *logRing, replaces bool, changed func()) (*deployment, error) {
 	d := &deployment{gateway: g, spec: spec, binary: binary, logs: logs, replaces: replaces, changed: changed,
 		mount: filepath.Join(g.dir, "mounts", spec.Service+"-"+strings.ToLower(rand.Text()[:10]))}
@@ -50,7 +51,7 @@ func (g *gateway) newDeployment(spec types.FunctionDeployment, binary string, lo
 	return d, nil
 }
 
-// mountSecret puts the secret's present value where the replicas read it.
+// mountSecret writes the secret's current value to the folder that replicas read.
 func (d *deployment) mountSecret(name string) error {
 	value, err := d.gateway.secrets.read(name)
 	if err != nil {
@@ -59,7 +60,7 @@ func (d *deployment) mountSecret(name string) error {
 	return writeFile(filepath.Join(d.mount, name), value)
 }
 
-// scale starts or ends replicas until there are n. It does not wait for them.
+// scale starts or ends replicas so that there are n. It does not wait for them.
 func (d *deployment) scale(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,7 +77,7 @@ func (d *deployment) scale(n int) {
 	d.replicas = d.replicas[:n:n]
 }
 
-// end ends every replica and forgets the secrets. It returns when they are gone.
+// end ends every replica, waits for that, and removes the secrets.
 func (d *deployment) end(drain time.Duration) {
 	d.mu.Lock()
 	d.ended = true
@@ -89,7 +90,7 @@ func (d *deployment) end(drain time.Duration) {
 	_ = os.RemoveAll(d.mount)
 }
 
-// available counts the replicas that take requests.
+// available returns how many replicas accept requests.
 func (d *deployment) available() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,7 +103,8 @@ func (d *deployment) available() int {
 	return n
 }
 
-// pick takes the next replica of the round that takes requests.
+// pick returns the next replica, in round-robin order, that accepts requests, with
+// one counted as in flight. It reports false if there is none.
 func (d *deployment) pick() (*replica, url.URL, bool) {
 	d.mu.Lock()
 	replicas := d.replicas
@@ -120,7 +122,7 @@ func (d *deployment) pick() (*replica, url.URL, bool) {
 	return nil, url.URL{}, false
 }
 
-// function is a name under which deployments follow each other.
+// function is a name and its current deployment.
 type function struct {
 	gateway     *gateway
 	name        string
@@ -128,14 +130,14 @@ type function struct {
 	invocations atomic.Int64
 
 	mu      sync.Mutex
-	spec    types.FunctionDeployment // as last accepted
+	spec    types.FunctionDeployment // the latest that was accepted
 	binary  string
 	want    int
 	created time.Time
-	active  *deployment // takes the requests
-	coming  *deployment // takes over as soon as it is available
-	gone    bool
-	change  chan struct{} // closed at the next change of anything above
+	active  *deployment   // serves the requests
+	coming  *deployment   // replaces active as soon as it is available
+	gone    bool          // the function was removed
+	change  chan struct{} // closed at the next change of the fields above
 }
 
 func (g *gateway) newFunction(spec types.FunctionDeployment, binary string, want int, created time.Time) *function {
@@ -151,8 +153,8 @@ func (f *function) changed() {
 	f.promote()
 }
 
-// roll makes a deployment of what the function says now and lets it take over
-// once all its replicas answer. Until then the one before goes on serving.
+// roll creates a deployment of the current specification, which takes over once all
+// its replicas are healthy. Until then the previous one serves.
 func (f *function) roll() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,17 +169,17 @@ func (f *function) roll() error {
 		f.active = d
 	} else {
 		if f.coming != nil {
-			superseded := f.coming // never took a request
+			superseded := f.coming // has no requests
 			f.gateway.background(func() { superseded.end(0) })
 		}
 		f.coming = d
 	}
-	// Its replicas call changed, which waits for our lock.
+	// Its replicas call changed, which waits for f.mu.
 	d.scale(f.want)
 	return nil
 }
 
-// promote lets the coming deployment take over if it is able to.
+// promote makes the coming deployment the active one, if it has enough replicas.
 func (f *function) promote() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -195,7 +197,7 @@ func (f *function) promote() {
 	f.change = make(chan struct{})
 }
 
-// settled waits until what was deployed last serves, or ctx ends.
+// settled waits until the latest deployment serves, or ctx ends.
 func (f *function) settled(ctx context.Context) {
 	for {
 		f.mu.Lock()
@@ -213,15 +215,16 @@ func (f *function) settled(ctx context.Context) {
 	}
 }
 
-// errGone says that the function was removed meanwhile, errNoReplica that none
-// of its replicas takes requests.
+// errGone is returned if the function was removed meanwhile, errNoReplica if none of
+// its replicas accepts requests.
 var (
 	errGone      = errors.New("the function was removed")
 	errNoReplica = errors.New("no replica is available")
 )
 
-// acquire finds a replica for a request. It waits for one that starts, and
-// starts one where the function was scaled to zero.
+// acquire returns a replica for a request. It waits for one that is starting, and
+// starts one if the function is scaled to zero. It fails with errGone or
+// errNoReplica.
 func (f *function) acquire(ctx context.Context) (*replica, url.URL, error) {
 	for {
 		f.mu.Lock()
@@ -264,7 +267,7 @@ func (f *function) scale(n int) {
 	f.promote()
 }
 
-// end removes the function and returns when its replicas are gone.
+// end ends the function and returns when its replicas have ended.
 func (f *function) end(drain time.Duration) {
 	f.mu.Lock()
 	f.gone = true
@@ -281,7 +284,7 @@ func (f *function) end(drain time.Duration) {
 	wait.Wait()
 }
 
-// status is the function as the API shows it.
+// status returns the function as the API shows it.
 func (f *function) status() types.FunctionStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -309,7 +312,7 @@ func (f *function) status() types.FunctionStatus {
 	}
 }
 
-// mountSecret renews the secret wherever the function has it.
+// mountSecret writes the secret's new value for all deployments that use it.
 func (f *function) mountSecret(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

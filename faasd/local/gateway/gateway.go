@@ -19,10 +19,10 @@ import (
 	"github.com/openfaas/faas-provider/types"
 )
 
-// gateway holds the functions of the box.
+// gateway has the box's functions.
 type gateway struct {
-	root        string // the project: stack.yml, template, handlers
-	dir         string // what the gateway keeps
+	root        string // the project's folder
+	dir         string // the gateway's data
 	functionEnv map[string]string
 	builder     *image.Builder
 	secrets     *secretStore
@@ -33,14 +33,14 @@ type gateway struct {
 
 	deploying sync.Mutex // held while a function is built and deployed, or removed
 	saving    sync.Mutex
-	draining  sync.WaitGroup // deployments on their way out
-	stopping  chan struct{}  // closed when the gateway ends and nothing waits long any more
+	draining  sync.WaitGroup // deployments that are ending
+	stopping  chan struct{}  // closed when the gateway stops: from then on waits are short
 
 	mu        sync.Mutex
 	functions map[string]*function
 }
 
-// saved is a function as it lies on disk.
+// saved is a function in functions.json.
 type saved struct {
 	Deployment types.FunctionDeployment `json:"deployment"`
 	Binary     string                   `json:"binary"`
@@ -57,8 +57,8 @@ func openGateway(root, dir, logDir string, functionEnv map[string]string, queue 
 		functions: map[string]*function{},
 		stopping:  make(chan struct{}),
 	}
-	// What an earlier gateway mounted, and had under construction, belongs to
-	// processes that are gone.
+	// Mounts and unfinished builds are of an earlier gateway, whose processes have
+	// ended.
 	leftovers, err := filepath.Glob(filepath.Join(g.builder.Dir, "build-*"))
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func openGateway(root, dir, logDir string, functionEnv map[string]string, queue 
 	}
 	g.builder.GoVersion = version
 	if g.memory, err = memory.Open(); err != nil {
-		slog.Warn("limits.memory is not enforced: no control group can be made here", "error", err)
+		slog.Warn("limits.memory is not enforced: cannot create control groups", "error", err)
 		g.memory = nil
 	}
 	return g, g.load()
@@ -89,8 +89,7 @@ func openGateway(root, dir, logDir string, functionEnv map[string]string, queue 
 
 func (g *gateway) stateFile() string { return filepath.Join(g.dir, "functions.json") }
 
-// load brings back the functions that were deployed when the last gateway
-// ended, however it ended.
+// load starts the functions that were deployed when the last gateway ended.
 func (g *gateway) load() error {
 	content, err := os.ReadFile(g.stateFile())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -111,14 +110,15 @@ func (g *gateway) load() error {
 			continue
 		}
 		if err := f.roll(); err != nil {
-			// Its secret may be gone: the function waits for the next deployment.
-			slog.Error("a function did not come back", "function", f.name, "error", err)
+			// For example without a secret that it needs: it stays down until its next
+			// deployment.
+			slog.Error("function not restored", "function", f.name, "error", err)
 		}
 	}
 	return nil
 }
 
-// rebuild is for a function whose binary was cleaned away.
+// rebuild builds and starts a function whose binary is missing.
 func (g *gateway) rebuild(f *function) {
 	g.deploying.Lock()
 	defer g.deploying.Unlock()
@@ -127,7 +127,7 @@ func (g *gateway) rebuild(f *function) {
 		err = f.update(f.spec, binary)
 	}
 	if err != nil {
-		slog.Error("a function did not come back", "function", f.name, "error", err)
+		slog.Error("function not restored", "function", f.name, "error", err)
 	}
 }
 
@@ -154,7 +154,7 @@ func (g *gateway) find(name string) (*function, bool) {
 	return f, ok
 }
 
-// all is every function, by name.
+// all returns all functions, sorted by name.
 func (g *gateway) all() []*function {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -166,7 +166,7 @@ func (g *gateway) all() []*function {
 	return functions
 }
 
-// create adds a function; the caller holds deploying.
+// create adds a function. The caller holds deploying.
 func (g *gateway) create(spec types.FunctionDeployment, binary string) (*function, error) {
 	want, err := wanted(&spec)
 	if err != nil {
@@ -182,7 +182,7 @@ func (g *gateway) create(spec types.FunctionDeployment, binary string) (*functio
 	return f, nil
 }
 
-// remove forgets a function; its replicas finish what they have.
+// remove removes a function, whose replicas complete their requests in flight.
 func (g *gateway) remove(f *function) error {
 	g.mu.Lock()
 	delete(g.functions, f.name)
@@ -191,10 +191,10 @@ func (g *gateway) remove(f *function) error {
 	return g.save()
 }
 
-// background runs what a stopping gateway waits for.
+// background runs work that stop waits for.
 func (g *gateway) background(work func()) { g.draining.Go(work) }
 
-// grace is how long a replica has between SIGTERM and SIGKILL.
+// grace returns how long a replica has between SIGTERM and SIGKILL.
 func (g *gateway) grace() time.Duration {
 	select {
 	case <-g.stopping:
@@ -204,7 +204,7 @@ func (g *gateway) grace() time.Duration {
 	}
 }
 
-// stop ends every replica. Requests are no longer accepted by then.
+// stop ends every replica. No requests are accepted any more when it is called.
 func (g *gateway) stop() {
 	close(g.stopping)
 	for _, f := range g.all() {
@@ -212,6 +212,6 @@ func (g *gateway) stop() {
 	}
 	g.draining.Wait()
 	if g.memory != nil {
-		_ = g.memory.Close() // what is left of it, the next gateway removes
+		_ = g.memory.Close() // the next gateway removes what is left
 	}
 }

@@ -167,26 +167,26 @@ func TestRefusals(t *testing.T) {
 		status             int
 		says               string
 	}{
-		{"a name in capitals", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Service = "Other" }), 400, "not a function's name"},
-		{"a name that is a path", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Service = "../x" }), 400, "not a function's name"},
-		{"no image", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Image = "" }), 400, "image is missing"},
-		{"an image of nobody", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Image = "ghcr.io/openfaas/figlet:1" }), 400, "belongs to no function of stack.yml"},
+		{"a name in capitals", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Service = "Other" }), 400, "not a valid function name"},
+		{"a name that is a path", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Service = "../x" }), 400, "not a valid function name"},
+		{"no image", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Image = "" }), 400, "image is required"},
+		{"an unknown image", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Image = "ghcr.io/openfaas/figlet:1" }), 400, "no function in stack.yml has the image"},
 		{"a secret that is missing", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Secrets = []string{"absent"} }), 400, "secret absent"},
-		{"a secret that is a path", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Secrets = []string{"../functions.json"} }), 400, "not a secret's name"},
+		{"a secret that is a path", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Secrets = []string{"../functions.json"} }), 400, "not a valid secret name"},
 		{"a limit that is none", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{Memory: "much"} }), 400, "limits.memory"},
-		{"another namespace", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Namespace = "staging" }), 400, "no namespace staging"},
-		{"not a deployment", "POST", "/system/functions", "text", 400, "JSON"},
+		{"another namespace", "POST", "/system/functions", with(func(d *types.FunctionDeployment) { d.Namespace = "staging" }), 400, "namespace staging does not exist"},
+		{"not a deployment", "POST", "/system/functions", "text", 400, "not valid: json"},
 		{"a second one of that name", "POST", "/system/functions", hello(), 409, "exists"},
-		{"an update of none", "PUT", "/system/functions", with(func(*types.FunctionDeployment) {}), 404, "no such function"},
-		{"a removal of none", "DELETE", "/system/functions", types.DeleteFunctionRequest{FunctionName: "other"}, 404, "no function other"},
-		{"a description of none", "GET", "/system/function/other", nil, 404, "no function other"},
-		{"a scale of none", "POST", "/system/scale-function/other", types.ScaleServiceRequest{Replicas: 1}, 404, "no function other"},
+		{"an update of none", "PUT", "/system/functions", with(func(*types.FunctionDeployment) {}), 404, "it does not exist"},
+		{"a removal of none", "DELETE", "/system/functions", types.DeleteFunctionRequest{FunctionName: "other"}, 404, "Function other does not exist"},
+		{"a description of none", "GET", "/system/function/other", nil, 404, "Function other does not exist"},
+		{"a scale of none", "POST", "/system/scale-function/other", types.ScaleServiceRequest{Replicas: 1}, 404, "Function other does not exist"},
 		{"too many replicas", "POST", "/system/scale-function/hello", types.ScaleServiceRequest{Replicas: 21}, 400, "at most 20"},
-		{"logs of none", "GET", "/system/logs?name=other", nil, 404, "no function other"},
-		{"a call of none", "POST", "/function/other", nil, 404, "no function other"},
-		{"an asynchronous call of none", "POST", "/async-function/other", nil, 404, "no function other"},
-		{"a secret's update where none is", "PUT", "/system/secrets", types.Secret{Name: "absent", Value: "x"}, 404, "no such secret"},
-		{"a secret named as a path", "POST", "/system/secrets", types.Secret{Name: "../x", Value: "x"}, 400, "not a secret's name"},
+		{"logs of none", "GET", "/system/logs?name=other", nil, 404, "Function other does not exist"},
+		{"a call of none", "POST", "/function/other", nil, 404, "Function other does not exist"},
+		{"an asynchronous call of none", "POST", "/async-function/other", nil, 404, "Function other does not exist"},
+		{"a secret's update where none is", "PUT", "/system/secrets", types.Secret{Name: "absent", Value: "x"}, 404, "the secret does not exist"},
+		{"a secret named as a path", "POST", "/system/secrets", types.Secret{Name: "../x", Value: "x"}, 400, "not a valid secret name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.t = t
@@ -368,7 +368,7 @@ func TestMemoryLimit(t *testing.T) {
 		after, status := b.call("/function/hello")
 		return status == 200 && after.PID != before.PID
 	})
-	if said := b.must(200, "GET", "/system/logs?name=hello", nil); !strings.Contains(said, "it was killed at its memory limit of 64Mi") {
+	if said := b.must(200, "GET", "/system/logs?name=hello", nil); !strings.Contains(said, "(killed at its memory limit of 64Mi") {
 		t.Errorf("the function's logs say: %s", said)
 	}
 }

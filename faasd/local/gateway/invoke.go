@@ -23,20 +23,20 @@ const (
 	callID    = "X-Call-Id"
 	startTime = "X-Start-Time"
 
-	// maxQueued is what OpenFaaS's queue takes, in bytes.
+	// maxQueued is the largest body that OpenFaaS's queue accepts, in bytes.
 	maxQueued = 256 * 1000
-	// queueTimeout bounds the wait for the queue's acknowledgement.
+	// queueTimeout is how long a call waits for the queue's acknowledgement.
 	queueTimeout = 5 * time.Second
-	// replicaTimeout bounds the wait for a replica that starts.
+	// replicaTimeout is how long a call waits for a replica that is starting.
 	replicaTimeout = 10 * time.Second
 )
 
-// invoker carries requests to functions. It stands where faas-provider's own
-// proxy would: that one cannot tell a refused connection, which may be tried
-// again elsewhere, from a request that was already sent, which must not.
+// invoker forwards requests to functions. It replaces faas-provider's proxy, which
+// does not distinguish a refused connection, after which another replica can be
+// tried, from a failure after the request was sent, which must not be retried.
 type invoker struct {
 	gateway *gateway
-	timeout time.Duration // for the whole of a request
+	timeout time.Duration // of a whole request
 	proxy   httputil.ReverseProxy
 }
 
@@ -47,16 +47,16 @@ func newInvoker(g *gateway, timeout time.Duration) *invoker {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "function" // see RoundTrip
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 			pr.Out.Host = ""
-			// As OpenFaaS does: what a proxy in front of us said is kept.
+			// Like OpenFaaS, it keeps the headers that a proxy before it has set.
 			for name, value := range map[string]string{"X-Forwarded-For": pr.In.RemoteAddr, "X-Forwarded-Host": pr.In.Host} {
-				if said, ok := pr.In.Header[name]; ok {
-					pr.Out.Header[name] = said
+				if values, ok := pr.In.Header[name]; ok {
+					pr.Out.Header[name] = values
 				} else {
 					pr.Out.Header.Set(name, value)
 				}
 			}
-			if said, ok := pr.In.Header["X-Forwarded-Proto"]; ok {
-				pr.Out.Header["X-Forwarded-Proto"] = said
+			if values, ok := pr.In.Header["X-Forwarded-Proto"]; ok {
+				pr.Out.Header["X-Forwarded-Proto"] = values
 			}
 		},
 		Transport: &balancer{next: &http.Transport{
@@ -64,10 +64,10 @@ func newInvoker(g *gateway, timeout time.Duration) *invoker {
 			MaxIdleConns:        1024,
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     30 * time.Second,
-			DisableCompression:  true, // pass on what the function said
+			DisableCompression:  true, // pass on the function's answer unchanged
 		}},
 		ModifyResponse: func(res *http.Response) error {
-			res.Header.Del(callID) // ours is on the answer already
+			res.Header.Del(callID) // mark has set it on the answer
 			res.Header.Del(startTime)
 			return nil
 		},
@@ -78,7 +78,7 @@ func newInvoker(g *gateway, timeout time.Duration) *invoker {
 	return i
 }
 
-// buffers are what answers are copied through, used again: one for each answer
+// buffers is a pool of the buffers that answers are copied with: one for each answer
 // would be most of the gateway's garbage.
 type buffers struct{ pool sync.Pool }
 
@@ -91,12 +91,12 @@ func (b *buffers) Get() []byte {
 
 func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
 
-// failed answers a request that no function answered.
+// failed answers a request that the function has not answered.
 func failed(w http.ResponseWriter, r *http.Request, err error) {
-	status, text := http.StatusBadGateway, "The function's replica went away before it answered."
+	status, text := http.StatusBadGateway, "The function's replica ended before it answered."
 	switch {
 	case errors.Is(r.Context().Err(), context.Canceled):
-		return // nobody listens
+		return // the client has disconnected
 	case errors.Is(err, errGone):
 		status, text = http.StatusNotFound, "The function was removed."
 	case errors.Is(err, errNoReplica):
@@ -105,10 +105,10 @@ func failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, context.DeadlineExceeded):
 		status, text = http.StatusGatewayTimeout, "The function did not answer in time."
 	case errors.As(err, new(*http.MaxBytesError)):
-		status, text = http.StatusRequestEntityTooLarge, "The request is too large."
+		status, text = http.StatusRequestEntityTooLarge, "The request body is too large."
 	}
 	name := r.Context().Value(functionKey{}).(*function).name
-	slog.Warn("an invocation failed", "function", name, "path", r.URL.Path, "call_id", r.Header.Get(callID), "status", status, "error", err)
+	slog.Warn("invocation failed", "function", name, "path", r.URL.Path, "call_id", r.Header.Get(callID), "status", status, "error", err)
 	w.Header().Set("X-OpenFaaS-Internal", "gateway")
 	http.Error(w, text, status)
 }
@@ -118,8 +118,8 @@ type balancer struct{ next http.RoundTripper }
 
 type functionKey struct{}
 
-// RoundTrip tries another replica only while nothing was sent: after a
-// connection that was never made.
+// RoundTrip sends the request to a replica. It tries another one only if the
+// connection failed, so that no request is sent twice.
 func (b *balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 	f := req.Context().Value(functionKey{}).(*function)
 	wait, cancel := context.WithTimeout(req.Context(), replicaTimeout)
@@ -132,18 +132,18 @@ func (b *balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return nil, errors.Join(err, req.Context().Err())
 		}
-		attempt, address := *req, *req.URL // its header is the proxy's own already
+		attempt, address := *req, *req.URL // the header is a copy already
 		address.Host = endpoint.Host
 		attempt.URL = &address
 		if req.Body != nil && req.Body != http.NoBody {
-			attempt.Body = io.NopCloser(req.Body) // stays open for another attempt
+			attempt.Body = io.NopCloser(req.Body) // keeps it open for another attempt
 		}
 		res, err := b.next.RoundTrip(&attempt)
 		if err != nil {
 			r.release()
 			var dial *net.OpError
 			if errors.As(err, &dial) && dial.Op == "dial" && wait.Err() == nil {
-				sleep(wait, 10*time.Millisecond) // its supervisor is about to notice
+				sleep(wait, 10*time.Millisecond) // until the replica is known to have ended
 				continue
 			}
 			if req.Body != nil {
@@ -151,7 +151,7 @@ func (b *balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return nil, err
 		}
-		// The request is in flight until its answer was passed on.
+		// The request is in flight until its answer is copied.
 		body := &releasingBody{ReadCloser: res.Body, release: sync.OnceFunc(r.release)}
 		if conn, ok := res.Body.(io.ReadWriteCloser); ok { // switched protocols
 			res.Body = struct {
@@ -176,7 +176,9 @@ func (b *releasingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// target splits /function/NAME/rest as the client escaped it.
+// target returns the function that a path names, and the rest of the path as the
+// client escaped it. It reports false, and has answered the request, if there is no
+// such function.
 func (g *gateway) target(w http.ResponseWriter, r *http.Request) (f *function, rest string, ok bool) {
 	parts := strings.SplitN(r.URL.EscapedPath(), "/", 4) // "", function, NAME, rest
 	name, err := functionName(parts[2], "")
@@ -189,13 +191,12 @@ func (g *gateway) target(w http.ResponseWriter, r *http.Request) (f *function, r
 	}
 	f, ok = g.find(name)
 	if !ok {
-		http.Error(w, fmt.Sprintf("There is no function %s.", name), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("Function %s does not exist.", name), http.StatusNotFound)
 	}
 	return f, rest, ok
 }
 
-// mark gives the request its call id and start time, which its answer carries
-// too.
+// mark sets the call id and the start time, on the request and on its answer.
 func mark(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get(callID)
 	if len(id) == 0 || len(id) > 128 {
@@ -208,7 +209,7 @@ func mark(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(startTime, start)
 }
 
-// newCallID is a version 4 UUID (RFC 9562), as OpenFaaS's gateway makes them.
+// newCallID returns a version 4 UUID (RFC 9562), as OpenFaaS's gateway does.
 func newCallID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -216,7 +217,7 @@ func newCallID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// ServeHTTP is /function/NAME[/rest].
+// ServeHTTP serves /function/NAME[/rest].
 func (i *invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mark(w, r)
 	f, rest, ok := i.gateway.target(w, r)
@@ -235,12 +236,12 @@ func (i *invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	r = r.WithContext(ctx)
 	r.URL.Path, r.URL.RawPath = path, rest
-	defer f.invocations.Add(1) // also where the proxy gives up by panicking
+	defer f.invocations.Add(1) // also if the proxy panics, as it does when a client disconnects
 	i.proxy.ServeHTTP(w, r)
 }
 
-// enqueue is /async-function/NAME[/rest]: it answers 202 once OpenFaaS's queue
-// has the request on disk.
+// enqueue serves /async-function/NAME[/rest]. It answers 202 once OpenFaaS's queue has
+// the request on disk.
 func (g *gateway) enqueue(w http.ResponseWriter, r *http.Request) {
 	mark(w, r)
 	f, rest, ok := g.target(w, r)
@@ -259,10 +260,10 @@ func (g *gateway) enqueue(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQueued))
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
-			http.Error(w, fmt.Sprintf("The queue takes at most %d bytes.", maxQueued), http.StatusRequestEntityTooLarge)
+			http.Error(w, fmt.Sprintf("The request body is too large: the queue accepts %d bytes.", maxQueued), http.StatusRequestEntityTooLarge)
 			return
 		}
-		http.Error(w, "The request did not arrive whole.", http.StatusBadRequest)
+		http.Error(w, "The request body is incomplete.", http.StatusBadRequest)
 		return
 	}
 	req := &types.QueueRequest{
@@ -277,7 +278,7 @@ func (g *gateway) enqueue(w http.ResponseWriter, r *http.Request) {
 		err = errors.New("the queue did not acknowledge in time")
 	}
 	if err != nil {
-		slog.Error("a request was not queued", "function", f.name, "call_id", r.Header.Get(callID), "error", err)
+		slog.Error("request not queued", "function", f.name, "call_id", r.Header.Get(callID), "error", err)
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "The queue is not available.", http.StatusServiceUnavailable)
 		return

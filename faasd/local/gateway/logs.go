@@ -17,22 +17,21 @@ import (
 )
 
 const (
-	ringLines   = 1000    // of a function, kept in memory for /system/logs
-	ringBytes   = 1 << 20 // at most this much of them is read back after a restart
+	ringLines   = 1000    // lines of a function in memory, for /system/logs
+	ringBytes   = 1 << 20 // bytes of them that are read after a restart
 	followLimit = time.Hour
 )
 
 // logStore has the logs of all functions, by name.
 type logStore struct {
-	dir   string        // the files, one a function
-	close chan struct{} // closed when followers must go
+	dir   string        // has a file for each function
+	close chan struct{} // closed to end all followers
 
 	mu    sync.Mutex
 	rings map[string]*logRing
 }
 
-// ring is the function's log; it outlives the function, so that one can read
-// why it went.
+// ring returns the function's log, which stays when the function is removed.
 func (s *logStore) ring(name string) *logRing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,14 +43,14 @@ func (s *logStore) ring(name string) *logRing {
 	r.load(path)
 	file, err := process.OpenLog(path)
 	if err != nil {
-		slog.Error("a function's log is kept in memory only", "function", name, "error", err)
+		slog.Error("function log is in memory only", "function", name, "error", err)
 	}
 	r.file = file
 	s.rings[name] = r
 	return r
 }
 
-// find is the log of a function that has one.
+// find returns the function's log, and reports whether it has one.
 func (s *logStore) find(name string) (*logRing, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,14 +113,14 @@ func (s *logStore) Query(ctx context.Context, req logs.Request) (<-chan logs.Mes
 	return out, nil
 }
 
-// logRing is the newest lines of one function.
+// logRing has the latest lines of one function's log.
 type logRing struct {
 	name string
 	file io.Writer
 
 	mu     sync.Mutex
 	lines  []logs.Message
-	first  int           // the number of lines[0], counted from the start
+	first  int           // the number of lines[0], from 0
 	change chan struct{} // closed at the next line
 }
 
@@ -145,15 +144,15 @@ func (r *logRing) add(instance string, lines ...string) {
 }
 
 func (r *logRing) append(m logs.Message) {
-	if len(r.lines) == 2*ringLines { // move seldom, not at every line
+	if len(r.lines) == 2*ringLines { // so that lines are moved rarely
 		r.lines = append(r.lines[:0:0], r.lines[ringLines:]...)
 		r.first += ringLines
 	}
 	r.lines = append(r.lines, m)
 }
 
-// since returns what is kept from line number n on, the number that follows,
-// and what is closed when there is more.
+// since returns the lines from number n on, the number of the next line, and a
+// channel that is closed when there are more.
 func (r *logRing) since(n int) ([]logs.Message, int, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,7 +161,7 @@ func (r *logRing) since(n int) ([]logs.Message, int, <-chan struct{}) {
 	return r.lines[start-r.first : len(r.lines) : len(r.lines)], end, r.change
 }
 
-// load reads back the end of what an earlier gateway wrote.
+// load reads the end of the file that an earlier gateway wrote.
 func (r *logRing) load(path string) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -179,7 +178,7 @@ func (r *logRing) load(path string) {
 		instance, text, ok := strings.Cut(rest, " ")
 		at, err := time.Parse(time.RFC3339Nano, stamp)
 		if !ok || err != nil {
-			continue // the first one may be cut
+			continue // the first line may be incomplete
 		}
 		r.append(logs.Message{Name: r.name, Namespace: namespace, Instance: instance, Timestamp: at, Text: text})
 	}

@@ -1,9 +1,9 @@
-// Command gateway is the local box's OpenFaaS: gateway and provider in one
-// process, with the API that faas-cli speaks. A function runs as a process of
-// its own, several where it is scaled; there are no containers.
+// Command gateway is the local gateway: OpenFaaS's gateway and provider in one
+// process, with the API that faas-cli uses. Each replica of a function is a process;
+// there are no containers.
 //
-// It is a part of `make run`, which starts and configures it. Settings carry
-// the names of OpenFaaS's own gateway and provider where those have one.
+// `make run` starts and configures it. Settings that OpenFaaS's own gateway or
+// provider has, too, have the same names.
 package main
 
 import (
@@ -31,18 +31,17 @@ import (
 )
 
 const (
-	// drainGrace is how long requests in flight have when the gateway stops,
-	// shutdownGrace how long the replicas have after that. The whole box stops
-	// within 10 s.
+	// When the gateway stops, requests in flight have drainGrace to complete, and
+	// then replicas have shutdownGrace to end. The whole box stops within 10 s.
 	drainGrace    = 2 * time.Second
 	shutdownGrace = 2500 * time.Millisecond
 )
 
 func main() {
-	dir := flag.String("dir", "", "folder of what the gateway keeps")
+	dir := flag.String("dir", "", "folder of the gateway's data")
 	logDir := flag.String("logs", "", "folder of the functions' logs")
-	fd := flag.Uint("listener", 0, "descriptor of a listening socket to take over, instead of opening one")
-	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	fd := flag.Uint("listener", 0, "file descriptor of an inherited listening socket; 0 opens one")
+	withParent := flag.Bool("exit-with-parent", false, "exit when standard input is closed")
 	version.Flag()
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
@@ -53,13 +52,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *dir, *logDir, *fd); err != nil {
-		slog.Error("the gateway stopped", "error", err)
+		slog.Error("gateway failed", "error", err)
 		os.Exit(1)
 	}
 }
 
-// listen takes over the socket that the supervisor holds: connections wait in
-// it while one gateway ends and the next one starts, and nobody is refused.
+// listen returns the inherited listener, or opens one if fd is 0. The supervisor
+// keeps the inherited socket open, so that connections wait while the gateway
+// restarts.
 func listen(fd uint) (net.Listener, error) {
 	if fd == 0 {
 		return net.Listen("tcp", net.JoinHostPort(cmp.Or(os.Getenv("bind_address"), "127.0.0.1"), cmp.Or(os.Getenv("port"), "8080")))
@@ -74,7 +74,7 @@ func listen(fd uint) (net.Listener, error) {
 
 func run(ctx context.Context, dir, logDir string, fd uint) error {
 	if dir == "" || logDir == "" {
-		return errors.New("-dir and -logs are needed")
+		return errors.New("-dir and -logs are required")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -114,7 +114,7 @@ func run(ctx context.Context, dir, logDir string, fd uint) error {
 	}
 	go queue.connect(ctx, cmp.Or(os.Getenv("faas_nats_address"), "127.0.0.1"), natsPort, cmp.Or(os.Getenv("faas_nats_cluster_name"), "faas-cluster"))
 
-	// A request's whole way: OpenFaaS's default for upstream_timeout.
+	// OpenFaaS's default for upstream_timeout.
 	upstream := types.ParseIntOrDurationValue(os.Getenv("upstream_timeout"), 65*time.Second)
 	server := &http.Server{
 		Handler:           g.routes(credentials, newInvoker(g, upstream)),

@@ -13,23 +13,23 @@ import (
 	"github.com/openfaas/nats-queue-worker/handler"
 )
 
-// queue is OpenFaaS's own publisher, which wants the queue to be there when it
-// is made; this one may be there first.
+// queue wraps OpenFaaS's publisher, which can only be created while the queue is
+// running, so that the gateway may start first.
 type queue struct {
 	publisher atomic.Pointer[handler.NATSQueue]
 }
 
-// connect tries until it succeeds or ctx ends. Later losses of the connection
-// are the publisher's own business.
+// connect retries until it succeeds or ctx ends. Later on the publisher itself
+// reconnects.
 func (q *queue) connect(ctx context.Context, address string, port int, cluster string) {
 	for {
 		publisher, err := handler.CreateNATSQueue(address, port, cluster, "", handler.NewDefaultNATSConfig(1<<20, 50*time.Millisecond))
 		if err == nil {
 			q.publisher.Store(publisher)
-			slog.Info("connected to the queue")
+			slog.Info("queue connected")
 			return
 		}
-		slog.Warn("the queue is not there yet", "error", err)
+		slog.Warn("queue not connected yet", "error", err)
 		if !sleep(ctx, 250*time.Millisecond) {
 			return
 		}
@@ -38,8 +38,8 @@ func (q *queue) connect(ctx context.Context, address string, port int, cluster s
 
 func (q *queue) connected() bool { return q.publisher.Load() != nil }
 
-// Queue implements types.RequestQueuer. It returns once the request is on disk.
-// While NATS is away, which is known before anything is sent, it waits for it.
+// Queue implements types.RequestQueuer. It returns once the request is on disk. If
+// NATS is unavailable, so that nothing was sent, it retries until queueTimeout.
 func (q *queue) Queue(req *types.QueueRequest) error {
 	for deadline := time.Now().Add(queueTimeout); ; time.Sleep(50 * time.Millisecond) {
 		err := errNoQueue
@@ -54,4 +54,4 @@ func (q *queue) Queue(req *types.QueueRequest) error {
 	}
 }
 
-var errNoQueue = errors.New("the queue was not reached yet")
+var errNoQueue = errors.New("the queue is not connected yet")

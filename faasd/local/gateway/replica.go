@@ -20,31 +20,31 @@ import (
 )
 
 const (
-	startTimeout  = time.Minute      // from a replica's start to its first healthy answer
-	readyPatience = 15 * time.Second // an update waits this long for /_/ready before /_/health is enough
-	drainTimeout  = 30 * time.Second // for requests in flight before a replica is told to stop
+	startTimeout  = time.Minute      // from a replica's start until /_/health answers 200
+	readyPatience = 15 * time.Second // how long an update waits for /_/ready; after that /_/health is enough
+	drainTimeout  = 30 * time.Second // how long requests in flight have before a replica is stopped
 	stopTimeout   = 15 * time.Second // from SIGTERM to SIGKILL
 	firstBackoff  = 100 * time.Millisecond
 	maxBackoff    = 10 * time.Second
-	stableAfter   = 10 * time.Second // a replica that lived this long restarts without backoff
+	stableAfter   = 10 * time.Second // a replica that has run this long restarts without backoff
 	probeInterval = 2 * time.Second
-	probeFailures = 3 // in a row, until a replica is taken out of the round
+	probeFailures = 3 // in a row, until a replica gets no requests
 )
 
-// probeClient is patient: on a busy machine a slow replica is not a dead one.
+// probeClient has a long timeout: on a busy machine a replica may be slow.
 var probeClient = &http.Client{
 	Timeout:   5 * time.Second,
 	Transport: &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 3 * probeInterval}, // for an idle box probes are a good part of its work
 }
 
-// replica is one process of a deployment. When the process ends by itself,
-// run starts the next one in its place, at another port.
+// replica is one process of a deployment. If the process exits, run starts another
+// one, on another port.
 type replica struct {
 	deployment *deployment
 	name       string
 
-	stop    chan struct{} // closed to end the replica for good
-	stopped chan struct{} // closed when its process is gone
+	stop    chan struct{} // closed to end the replica
+	stopped chan struct{} // closed when its process has ended
 
 	mu       sync.Mutex
 	healthy  bool
@@ -59,7 +59,8 @@ func newReplica(d *deployment, name string) *replica {
 	return r
 }
 
-// acquire counts a request in if the replica takes any, and says where to.
+// acquire counts a request as in flight and returns the replica's address, or
+// reports false if the replica accepts none.
 func (r *replica) acquire() (url.URL, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,7 +85,7 @@ func (r *replica) available() bool {
 	return r.healthy && r.idle == nil
 }
 
-// setHealthy tells whoever waits for a replica.
+// setHealthy sets the replica's state, and notifies all who wait for a replica.
 func (r *replica) setHealthy(healthy bool, endpoint url.URL) {
 	r.mu.Lock()
 	r.healthy, r.endpoint = healthy, endpoint
@@ -92,11 +93,11 @@ func (r *replica) setHealthy(healthy bool, endpoint url.URL) {
 	r.deployment.changed()
 }
 
-// end takes the replica out of the round, waits for what is in flight, then
-// stops the process: a gateway's own requests are the only ones a replica gets.
+// end stops sending requests to the replica, waits for those in flight, and stops
+// the process. All of a replica's requests come from this gateway.
 func (r *replica) end(drain time.Duration) {
 	r.mu.Lock()
-	if r.idle != nil { // somebody else ends it already
+	if r.idle != nil { // another call is ending it
 		r.mu.Unlock()
 		<-r.stopped
 		return
@@ -117,7 +118,7 @@ func (r *replica) end(drain time.Duration) {
 	<-r.stopped
 }
 
-// run keeps one process alive until stop is closed.
+// run restarts the process whenever it exits, until stop is closed.
 func (r *replica) run() {
 	defer close(r.stopped)
 	for backoff := firstBackoff; ; {
@@ -131,8 +132,8 @@ func (r *replica) run() {
 		if time.Since(began) > stableAfter {
 			backoff = firstBackoff
 		}
-		slog.Error("a replica ended by itself", "function", r.deployment.spec.Service, "replica", r.name, "error", err, "restart_in", backoff.String())
-		r.deployment.logs.add(r.name, fmt.Sprintf("gateway: the replica ended (%v), next start in %s", err, backoff))
+		slog.Error("replica exited unexpectedly", "function", r.deployment.spec.Service, "replica", r.name, "error", err, "restart_in", backoff.String())
+		r.deployment.logs.add(r.name, fmt.Sprintf("gateway: the replica exited unexpectedly (%v), restart in %s", err, backoff))
 		select {
 		case <-r.stop:
 			return
@@ -142,7 +143,8 @@ func (r *replica) run() {
 	}
 }
 
-// once runs one process to its end.
+// once runs one process until it ends or stop is closed. Its error says how the
+// process ended.
 func (r *replica) once() error {
 	d := r.deployment
 	port, err := freePort()
@@ -175,20 +177,20 @@ func (r *replica) once() error {
 	if limit != nil {
 		killed, err := limit.Killed()
 		if err := errors.Join(err, limit.Remove()); err != nil {
-			slog.Warn("a memory limit was not taken away", "function", d.spec.Service, "replica", r.name, "error", err)
+			slog.Warn("control group not removed", "function", d.spec.Service, "replica", r.name, "error", err)
 		}
 		if killed > 0 {
-			return fmt.Errorf("it was killed at its memory limit of %s", d.spec.Limits.Memory)
+			return fmt.Errorf("killed at its memory limit of %s", d.spec.Limits.Memory)
 		}
 	}
 	if err := p.Err(); err != nil {
 		return err
 	}
-	return fmt.Errorf("it exited by itself with status 0")
+	return errors.New("exit status 0")
 }
 
-// limitMemory holds a replica's process to limits.memory of its function. It
-// gives nil where there is no limit, or none can be enforced.
+// limitMemory puts a replica's process into a control group with the function's
+// limits.memory. It returns nil if there is no limit, or if it cannot be enforced.
 func (d *deployment) limitMemory(name string, pid int) *memory.Group {
 	if d.gateway.memory == nil || d.spec.Limits == nil || d.spec.Limits.Memory == "" {
 		return nil
@@ -199,15 +201,14 @@ func (d *deployment) limitMemory(name string, pid int) *memory.Group {
 		group, err = d.gateway.memory.New(name, bytes)
 	}
 	if err == nil {
-		// The process has begun already: what it has until here is not counted,
-		// and is little.
+		// What the process has allocated before is not counted; that is little.
 		if err = group.Add(pid); err != nil {
 			err = errors.Join(err, group.Remove())
 			group = nil
 		}
 	}
 	if err != nil {
-		slog.Error("limits.memory of a replica is not enforced", "function", d.spec.Service, "replica", name, "error", err)
+		slog.Error("limits.memory is not enforced", "function", d.spec.Service, "replica", name, "error", err)
 	}
 	return group
 }
@@ -227,7 +228,7 @@ func (r *replica) watch(p *process.Process, port int, ended <-chan struct{}) {
 	began := time.Now()
 	for pause := 5 * time.Millisecond; !probe(ctx, endpoint, "/_/health"); pause = min(2*pause, 100*time.Millisecond) {
 		if time.Since(began) > startTimeout {
-			slog.Error("a replica never became healthy", "function", r.deployment.spec.Service, "replica", r.name)
+			slog.Error("replica did not become healthy", "function", r.deployment.spec.Service, "replica", r.name)
 			p.Kill()
 			return
 		}
@@ -250,7 +251,7 @@ func (r *replica) watch(p *process.Process, port int, ended <-chan struct{}) {
 			}
 			failures = 0
 		} else if failures++; failures == probeFailures && ctx.Err() == nil {
-			slog.Warn("a replica does not answer", "function", r.deployment.spec.Service, "replica", r.name)
+			slog.Warn("replica is unhealthy", "function", r.deployment.spec.Service, "replica", r.name)
 			r.setHealthy(false, endpoint)
 		}
 	}
@@ -271,7 +272,7 @@ func probe(ctx context.Context, endpoint url.URL, path string) bool {
 	return res.StatusCode == http.StatusOK
 }
 
-// sleep reports false when ctx ended first.
+// sleep waits for d, and reports whether it did: false means that ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -283,9 +284,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// freePort finds a port for a process that takes no socket from its parent.
-// Somebody may be quicker; the process then fails to listen and is started
-// again with another one.
+// freePort returns a free port for a function's process. If another process takes it
+// first, the function fails to listen, and is restarted with another port.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -295,9 +295,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// environment is all that a replica gets to see: what the box says about
-// addresses, over it what the deployment says, over it what the replica needs
-// to be one.
+// environment returns a replica's whole environment: the box's variables, which the
+// deployment's override, and those of the replica itself.
 func (d *deployment) environment(port int) []string {
 	env := []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/"}
 	if zone, ok := os.LookupEnv("TZ"); ok {

@@ -10,15 +10,16 @@ import (
 	"sync"
 )
 
-// Secrets are named as Kubernetes names them; no such name leaves the folder.
+// secretName matches the names that Kubernetes allows. None of them is a path out of
+// the folder.
 var secretName = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)
 
 var (
-	errNoSecret     = errors.New("no such secret")
-	errSecretExists = errors.New("a secret with that name exists")
+	errNoSecret     = errors.New("the secret does not exist")
+	errSecretExists = errors.New("the secret exists already: use PUT to replace it")
 )
 
-// secretStore keeps secrets as files that only their owner reads.
+// secretStore stores each secret in a file that only the owner can read.
 type secretStore struct {
 	dir string
 	mu  sync.RWMutex
@@ -26,7 +27,7 @@ type secretStore struct {
 
 func (s *secretStore) path(name string) (string, error) {
 	if !secretName.MatchString(name) {
-		return "", fmt.Errorf("%q is not a secret's name: lower-case letters, digits, - and . only", name)
+		return "", fmt.Errorf("%q is not a valid secret name: use lower-case letters, digits, - and .", name)
 	}
 	return filepath.Join(s.dir, name), nil
 }
@@ -58,7 +59,8 @@ func (s *secretStore) list() ([]string, error) {
 	return names, err
 }
 
-// put creates a secret or, with replace, changes one that exists.
+// put creates a secret, or with replace changes it. It fails with errSecretExists or
+// errNoSecret.
 func (s *secretStore) put(name string, value []byte, replace bool) error {
 	path, err := s.path(name)
 	if err != nil {
@@ -89,8 +91,8 @@ func (s *secretStore) remove(name string) error {
 	return err
 }
 
-// writeFile replaces a file's content at once and durably: a reader sees the
-// old content or the new one, also after a power cut.
+// writeFile replaces a file's content atomically and durably: readers see the old or
+// the new content, also after a power failure.
 func writeFile(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
 	if err != nil {

@@ -20,7 +20,7 @@ func routes(box *mailbox, faults *faults) http.Handler {
 		if text := r.URL.Query().Get("limit"); text != "" {
 			n, err := strconv.Atoi(text)
 			if err != nil || n < 1 {
-				http.Error(w, "limit is not a whole number from 1.", http.StatusBadRequest)
+				http.Error(w, "limit must be an integer of at least 1.", http.StatusBadRequest)
 				return
 			}
 			limit = n
@@ -32,12 +32,12 @@ func routes(box *mailbox, faults *faults) http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 
-	// Faults are for tests of senders: whoever sits at this machine may set them.
+	// Faults are for tests of senders, so they can only be set from this machine.
 	local := func(pattern string, h http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			host, _, err := net.SplitHostPort(r.RemoteAddr)
 			if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-				http.Error(w, "Faults are set from this machine only.", http.StatusForbidden)
+				http.Error(w, "Faults can only be set from this machine.", http.StatusForbidden)
 				return
 			}
 			h(w, r)
@@ -53,7 +53,7 @@ func routes(box *mailbox, faults *faults) http.Handler {
 		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096))
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(&f); err != nil {
-			http.Error(w, "The body is not a fault: "+err.Error(), http.StatusBadRequest)
+			http.Error(w, "The request body is not valid: "+err.Error(), http.StatusBadRequest)
 			return
 		}
 		count := 1
@@ -61,7 +61,7 @@ func routes(box *mailbox, faults *faults) http.Handler {
 			count = *f.Count
 		}
 		if !slices.Contains(modes, f.Mode) || count < 1 {
-			http.Error(w, fmt.Sprintf("mode is one of %s, count a whole number from 1.", strings.Join(modes, ", ")), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("mode must be one of %s, and count an integer of at least 1.", strings.Join(modes, ", ")), http.StatusBadRequest)
 			return
 		}
 		faults.set(f.Mode, count)
@@ -74,7 +74,7 @@ func routes(box *mailbox, faults *faults) http.Handler {
 	return mux
 }
 
-// fault is what the next messages meet, and how many of them.
+// fault is a mode of failure, and how many of the next messages it affects.
 type fault struct {
 	Mode  string `json:"mode"`
 	Count *int   `json:"count,omitempty"`
@@ -83,6 +83,6 @@ type fault struct {
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(v); err != nil {
-		slog.Warn("an answer was not delivered", "error", err)
+		slog.Warn("response not written", "error", err)
 	}
 }

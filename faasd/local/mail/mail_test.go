@@ -431,7 +431,7 @@ func TestFailedDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := deliver(); err == nil || !strings.Contains(err.Error(), "start the mail sink again") {
+		if err := deliver(); err == nil || !strings.Contains(err.Error(), "restart the mail sink") {
 			t.Errorf("got %v, want an error that says what to do", err)
 		}
 	}

@@ -20,16 +20,16 @@ import (
 	"github.com/emersion/go-message/mail"
 )
 
-// Bounds of what is kept: beyond either the oldest messages go.
+// The limits of the mailbox: beyond either, the oldest messages are removed.
 const (
 	maxKept      = 50_000
 	maxKeptBytes = 256 << 20
 )
 
-// maxFileBytes is how long a file of messages gets before the next is begun.
+// maxFileBytes is the size at which a new file of messages is begun.
 const maxFileBytes = 16 << 20
 
-// Message is a message as the API shows it and as it lies on disk.
+// Message is a message, in the API and on disk.
 type Message struct {
 	ID         string    `json:"id"` // sorts by time of receipt
 	From       string    `json:"from"`
@@ -40,23 +40,23 @@ type Message struct {
 	Date       time.Time `json:"date"`
 	MessageID  string    `json:"message_id"`
 	ReceivedAt time.Time `json:"received_at"`
-	// Deliveries counts how often the message arrived: more than once where
-	// the sender had no answer and tried again.
+	// Deliveries is how often the message arrived: more than once if the sender had no
+	// answer and tried again.
 	Deliveries int `json:"deliveries"`
 
-	file *file // that it lies in
+	file *file // the file that contains it
 }
 
 func (m *Message) size() int { return len(m.HTML) + len(m.Text) + len(m.Subject) + 512 }
 
-// delivered is what makes a second delivery one: mailbox servers suppress a
-// message whose Message-ID a recipient already has (Cyrus'
-// duplicatesuppression, Exchange's duplicate detection).
+// delivered identifies duplicates: like mailbox servers, the sink suppresses a message
+// whose Message-ID a recipient already has (Cyrus' duplicatesuppression, Exchange's
+// duplicate detection).
 type delivered struct{ messageID, recipient string }
 
-// mailbox keeps messages in memory and on disk, where each file holds messages
-// as lines of JSON in the order of their receipt, and the files' names are in
-// that order, too. A later line with the ID of an earlier one takes its place.
+// mailbox stores messages in memory and on disk. Each file has messages as lines of JSON,
+// in the order of their receipt, which is also the order of the files' names. A later
+// line with the ID of an earlier one replaces it.
 type mailbox struct {
 	dir      string
 	maxKept  int
@@ -66,16 +66,16 @@ type mailbox struct {
 	mu       sync.RWMutex
 	messages []*Message // oldest first
 	files    []*file    // oldest first, in the order of the messages
-	current  *os.File   // the last of files; nil: the next message begins one
+	current  *os.File   // the last of files; if nil, the next message begins a new one
 	seen     map[delivered]*Message
 	bytes    int
 	disk     int64 // bytes of files
 	lastID   int64
 	written  int64 // lines, since the start
-	failure  error // of a sync: what the disk holds is unknown from then on
+	failure  error // of a sync, after which the content of the disk is unknown
 
 	syncing sync.Mutex
-	synced  int64 // of written, those that are on disk
+	synced  int64 // how many of the written lines are on disk
 	syncs   int
 }
 
@@ -104,7 +104,7 @@ func openMailbox(dir string, maxKept, maxBytes int) (*mailbox, error) {
 	return b, nil
 }
 
-// load reads a file. Its end may be half a line, of a message that was never
+// load reads a file. Its last line may be incomplete: that message was never
 // acknowledged.
 func (b *mailbox) load(path string, byID map[string]*Message) error {
 	content, err := os.Open(path)
@@ -125,13 +125,13 @@ func (b *mailbox) load(path string, byID map[string]*Message) error {
 		if err := lines.Decode(m); errors.Is(err, io.EOF) {
 			break
 		} else if errors.Is(err, io.ErrUnexpectedEOF) {
-			break // half a line
+			break // an incomplete line
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		if earlier := byID[m.ID]; earlier != nil {
 			earlier.Deliveries = m.Deliveries
-		} else if m.ID >= name { // else it is of an earlier file, which is gone
+		} else if m.ID >= name { // otherwise its first line was in an earlier file, which is removed
 			byID[m.ID] = m
 			b.add(m)
 			b.used(m.ID)
@@ -141,8 +141,8 @@ func (b *mailbox) load(path string, byID map[string]*Message) error {
 	return nil
 }
 
-// nextID returns an ID that sorts after all that were used, even if the clock
-// went back.
+// nextID returns an ID that sorts after all earlier ones, even if the clock was set
+// back.
 func (b *mailbox) nextID() string {
 	b.lastID = max(b.lastID+1, time.Now().UnixNano())
 	return fmt.Sprintf("%016x", b.lastID)
@@ -154,7 +154,7 @@ func (b *mailbox) used(id string) {
 	}
 }
 
-// add keeps a message of the last file in memory.
+// add adds a message of the last file to those in memory.
 func (b *mailbox) add(m *Message) {
 	m.file = b.files[len(b.files)-1]
 	m.file.messages++
@@ -167,8 +167,7 @@ func (b *mailbox) add(m *Message) {
 	}
 }
 
-// trim forgets the oldest messages where there are too many, and removes the
-// oldest files where none of their messages is left.
+// trim removes the oldest messages beyond the limits, and files without messages.
 func (b *mailbox) trim() {
 	for len(b.messages) > b.maxKept || len(b.messages) > 1 && b.bytes > b.maxBytes || len(b.messages) > 0 && b.disk > 2*int64(b.maxBytes) {
 		oldest := b.messages[0]
@@ -186,15 +185,15 @@ func (b *mailbox) trim() {
 func (b *mailbox) removeFiles() {
 	for len(b.files) > 0 && b.files[0].messages == 0 && (len(b.files) > 1 || b.current == nil) {
 		if err := os.Remove(b.files[0].path); err != nil {
-			slog.Warn("a file of old messages was not removed", "error", err)
+			slog.Warn("message file not removed", "error", err)
 		}
 		b.disk -= b.files[0].bytes
 		b.files = b.files[1:]
 	}
 }
 
-// deliver keeps the message for those recipients who do not have it yet. When
-// it returns nil the message is on disk.
+// deliver stores the message for the recipients who do not have it yet. When it returns
+// nil the message is on disk.
 func (b *mailbox) deliver(from string, to []string, raw []byte) error {
 	m := parse(raw)
 	if m.From == "" {
@@ -212,8 +211,8 @@ func (b *mailbox) deliver(from string, to []string, raw []byte) error {
 	return b.sync(written)
 }
 
-// receive writes what is new about the message, and returns how many lines were
-// written by then.
+// receive writes the message, or what has changed about it, and returns how many lines
+// have been written.
 func (b *mailbox) receive(m *Message, to []string) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -248,13 +247,13 @@ func (b *mailbox) receive(m *Message, to []string) (int64, error) {
 	return b.written, nil
 }
 
-// prepare sees to a last file that can take one more line.
+// prepare makes sure that there is a last file with room for another line.
 func (b *mailbox) prepare() (err error) {
 	if b.current != nil && b.files[len(b.files)-1].bytes < b.maxFile {
 		return nil
 	}
 	if b.current != nil {
-		// Who waits for a sync of this file must not find it closed.
+		// Others may be waiting for a sync of this file, so it is synced before it is closed.
 		if err := b.current.Sync(); err != nil {
 			return b.fail(err)
 		}
@@ -264,7 +263,7 @@ func (b *mailbox) prepare() (err error) {
 	return err
 }
 
-// write appends the message to the last file: all of it, or nothing.
+// write appends the message to the last file, completely or not at all.
 func (b *mailbox) write(m *Message) error {
 	if err := b.prepare(); err != nil {
 		return err
@@ -288,7 +287,7 @@ func (b *mailbox) write(m *Message) error {
 	return nil
 }
 
-// begin makes the next file.
+// begin creates the next file.
 func (b *mailbox) begin() (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(b.dir, b.nextID()+".json"), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
@@ -305,26 +304,26 @@ func (b *mailbox) begin() (*os.File, error) {
 	return f, nil
 }
 
-// end closes the last file, to which nothing more is written.
+// end closes the last file.
 func (b *mailbox) end() {
 	if b.current == nil {
 		return
 	}
 	if err := b.current.Close(); err != nil {
-		slog.Warn("a file of messages was not closed", "error", err)
+		slog.Warn("message file not closed", "error", err)
 	}
 	b.current = nil
 	b.removeFiles()
 }
 
-// fail has the mailbox take nothing more. What a disk holds after a sync that
-// failed, nobody can know.
+// fail makes the mailbox reject all further messages. After a sync has failed, the
+// content of the disk is unknown.
 func (b *mailbox) fail(err error) error {
-	b.failure = fmt.Errorf("the disk has failed, start the mail sink again: %w", err)
+	b.failure = fmt.Errorf("the disk has failed: restart the mail sink: %w", err)
 	return b.failure
 }
 
-// sync returns when so many lines are on disk. One sync serves all who wait.
+// sync returns when so many lines are on disk. One call of fsync serves all that wait.
 func (b *mailbox) sync(written int64) error {
 	b.syncing.Lock()
 	defer b.syncing.Unlock()
@@ -356,8 +355,8 @@ func (b *mailbox) close() {
 	b.end()
 }
 
-// list is the newest messages first, at most limit, only those to the
-// recipient where one is named.
+// list returns at most limit messages, newest first, and only those to the recipient
+// unless that is empty.
 func (b *mailbox) list(limit int, to string) []Message {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
@@ -373,7 +372,7 @@ func (b *mailbox) list(limit int, to string) []Message {
 	return list
 }
 
-// clear forgets every message.
+// clear removes all messages.
 func (b *mailbox) clear() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -385,8 +384,7 @@ func (b *mailbox) clear() {
 	b.end()
 }
 
-// parse reads what a person would see. What is no proper message is shown as
-// text: a sink hides nothing.
+// parse sets the fields that the API shows. What is not a valid message is shown as text.
 func parse(raw []byte) *Message {
 	m := &Message{}
 	r, err := mail.CreateReader(bytes.NewReader(raw))

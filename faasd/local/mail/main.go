@@ -1,5 +1,5 @@
-// Command mail is the local box's mail server: it takes every message, sends
-// none on, and shows what it caught over HTTP.
+// Command mail is the local box's mail sink: an SMTP server that accepts every message,
+// delivers none, and shows them over HTTP.
 package main
 
 import (
@@ -23,14 +23,14 @@ import (
 const (
 	maxMessage    = 5 << 20 // bytes of one message
 	maxRecipients = 100
-	smtpTimeout   = time.Minute // for a client that says nothing
+	smtpTimeout   = time.Minute // for an idle client
 )
 
 func main() {
 	smtpAddr := flag.String("smtp", "127.0.0.1:1025", "address of the SMTP server")
 	httpAddr := flag.String("http", "127.0.0.1:8025", "address of the HTTP API")
 	dir := flag.String("dir", "", "folder of the messages")
-	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	withParent := flag.Bool("exit-with-parent", false, "exit when standard input is closed")
 	version.Flag()
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
@@ -47,7 +47,7 @@ func main() {
 
 func run(ctx context.Context, smtpAddr, httpAddr, dir string) error {
 	if dir == "" {
-		return errors.New("-dir is needed")
+		return errors.New("-dir is required")
 	}
 	box, err := openMailbox(dir, maxKept, maxKeptBytes)
 	if err != nil {
@@ -85,7 +85,7 @@ func run(ctx context.Context, smtpAddr, httpAddr, dir string) error {
 	drain, stop := context.WithTimeout(context.Background(), 2*time.Second)
 	defer stop()
 	if mailServer.Shutdown(drain) != nil {
-		_ = mailServer.Close() // an idle client need not be waited for
+		_ = mailServer.Close() // does not wait for idle clients
 	}
 	if webServer.Shutdown(drain) != nil {
 		_ = webServer.Close()

@@ -13,7 +13,7 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// session is one client's conversation.
+// session is one client's SMTP session.
 type session struct {
 	ctx    context.Context
 	box    *mailbox
@@ -38,7 +38,7 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	return nil
 }
 
-// Data takes the message. Its 250 goes out once the message is on disk.
+// Data receives a message. It is acknowledged once the message is on disk.
 func (s *session) Data(r io.Reader) error {
 	raw, err := io.ReadAll(r)
 	if err != nil {
@@ -55,11 +55,11 @@ func (s *session) Data(r io.Reader) error {
 		case <-s.ctx.Done():
 		case <-time.After(hangLimit):
 		}
-		return errors.Join(errors.New("hung as told"), s.conn.Close())
+		return errors.Join(errors.New("fault: hang"), s.conn.Close())
 	}
 	if err := s.box.deliver(s.from, s.to, raw); err != nil {
-		slog.Error("a message was not kept", "error", err)
-		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "Cannot keep the message"}
+		slog.Error("message not stored", "error", err)
+		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "The message cannot be stored"}
 	}
 	if mode == "drop_after_data" {
 		return s.conn.Close()
@@ -67,15 +67,14 @@ func (s *session) Data(r io.Reader) error {
 	return nil
 }
 
-// hangLimit bounds how long a hanging answer holds a connection.
+// hangLimit is how long the fault hang keeps a connection open.
 const hangLimit = 10 * time.Minute
 
-// modes are the faults that a test may ask for: a refusal to try again, one
-// for good, an answer that never comes, and a message that is kept although
-// the client is never told.
+// modes are the faults that a test can set: a temporary rejection, a permanent one, no
+// answer, and a message that is stored without being acknowledged.
 var modes = []string{"tempfail", "permfail", "hang", "drop_after_data"}
 
-// faults is the fault that the next messages meet.
+// faults is the fault that affects the next messages.
 type faults struct {
 	mu    sync.Mutex
 	mode  string
@@ -97,7 +96,7 @@ func (f *faults) get() (mode string, count int) {
 	return f.mode, f.count
 }
 
-// next takes the fault of one message, or none.
+// next returns the fault of the next message, or none.
 func (f *faults) next() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,5 +1,5 @@
-// Command nats is the local box's NATS: the real server, embedded, with
-// JetStream on files.
+// Command nats is the local box's NATS: the real server, embedded, with JetStream on
+// disk.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Bounds of what streams may take: a full one refuses publishes.
+// The limits of all streams. A full server rejects publishes.
 const (
 	maxStore  = 4 << 30   // bytes on disk
 	maxMemory = 256 << 20 // bytes in memory
@@ -28,7 +28,7 @@ const (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:4222", "address to listen on")
 	dir := flag.String("dir", "", "folder of the streams")
-	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	withParent := flag.Bool("exit-with-parent", false, "exit when standard input is closed")
 	version.Flag()
 	flag.Parse()
 	if *withParent {
@@ -44,7 +44,7 @@ func main() {
 
 func run(ctx context.Context, addr, dir string) error {
 	if dir == "" {
-		return errors.New("-dir is needed")
+		return errors.New("-dir is required")
 	}
 	s, err := newServer(addr, dir)
 	if err != nil {
@@ -67,11 +67,11 @@ func run(ctx context.Context, addr, dir string) error {
 			<-ended
 			return nil
 		case <-ended:
-			return errors.New("the server ended by itself")
+			return errors.New("the server stopped unexpectedly")
 		case <-looks.C:
-			// A stream whose disk was full once refuses all that comes later,
-			// until the server starts anew: our supervisor sees to that. Once is
-			// no proof: a stream that is just being made has its folder first.
+			// A stream that has met a full disk rejects all later messages until the
+			// server restarts, which the supervisor does. One finding is not enough: a
+			// stream that is being created has its folder first.
 			health := s.Healthz(nil)
 			if ill && health.Status != "ok" {
 				s.Shutdown()
@@ -101,8 +101,8 @@ func newServer(addr, dir string) (*server.Server, error) {
 		StoreDir:           dir,
 		JetStreamMaxStore:  maxStore,
 		JetStreamMaxMemory: maxMemory,
-		// By default files are synced every two minutes, and a message that
-		// was acknowledged in between does not survive a power cut.
+		// By default files are synced every two minutes, and a message that was
+		// acknowledged in between does not survive a power failure.
 		SyncAlways:   true,
 		SyncInterval: 2 * time.Minute,
 		Logtime:      true,

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// maxKey bounds a key's name, in bytes.
+// maxKey is the longest key, in bytes.
 const maxKey = 16 << 10
 
-// call is one command on keys, whose store's lock is held.
+// call is one command on keys. The store's lock is held.
 type call struct {
 	store   *store
 	scripts *scripts
@@ -21,20 +21,20 @@ type call struct {
 	reply   *replies
 }
 
-// command is one that clients may send.
+// command is a command of the server.
 type command struct {
 	name    string
-	arity   int    // the number of words with the name; negative: at least as many
-	group   string // redis-cli's
+	arity   int    // the number of words, with the name; negative: at least as many
+	group   string // as redis-cli shows it
 	summary string
-	// Which of its words are keys, as COMMAND says: the first, the last (from
-	// the end where negative), every how many. 0: none.
+	// Which words are keys, as in COMMAND: the first, the last (negative: from the
+	// end), and the step. All 0 if there are none.
 	first, last, step int
 	writes            bool
-	anybody           bool // may come before authentication
-	unscripted        bool // a script may not call it
+	anybody           bool // allowed before authentication
+	unscripted        bool // not allowed in scripts
 
-	// One of the two: keys needs the store's lock, session a connection.
+	// Exactly one is set: keys needs the store's lock, session the connection.
 	keys    func(call, [][]byte)
 	session func(*conn, [][]byte)
 }
@@ -43,8 +43,8 @@ func (c *command) fits(words int) bool {
 	return words == c.arity || c.arity < 0 && words >= -c.arity
 }
 
-// catalogue is the commands by name, in lower case. It is filled once: some of
-// them look at it.
+// catalogue has the commands by name, in lower case. It is filled once, and not
+// initialised here, since some commands use it.
 var catalogue = map[string]*command{}
 
 func init() {
@@ -53,7 +53,7 @@ func init() {
 	}
 }
 
-// lookUp finds a command, in letters of either case.
+// lookUp returns the command with a name, in upper or lower case.
 func lookUp(name []byte) *command {
 	var lower [16]byte
 	if len(name) > len(lower) {
@@ -68,10 +68,10 @@ func lookUp(name []byte) *command {
 	return catalogue[string(lower[:len(name)])]
 }
 
-// unknown is the error for a command that there is not.
+// unknown returns the error for an unknown command.
 func unknown(args [][]byte) string {
 	name := args[0][:min(len(args[0]), 128)]
-	return fmt.Sprintf("ERR unknown command '%s': this is the local box's Redis, which keeps strings only; REDIS_ADDR names another", name)
+	return fmt.Sprintf("ERR unknown command '%s': the local box's Redis supports only strings; set REDIS_ADDR to use another Redis", name)
 }
 
 const (
@@ -96,7 +96,7 @@ var keyCommands = []*command{
 	{name: "pttl", arity: 2, group: "generic", summary: "Returns the time until a key expires, in milliseconds.", first: 1, last: 1, step: 1, keys: ttl},
 	{name: "expiretime", arity: 2, group: "generic", summary: "Returns when a key expires, as a Unix time in seconds.", first: 1, last: 1, step: 1, keys: ttl},
 	{name: "pexpiretime", arity: 2, group: "generic", summary: "Returns when a key expires, as a Unix time in milliseconds.", first: 1, last: 1, step: 1, keys: ttl},
-	{name: "persist", arity: 2, group: "generic", summary: "Makes a key stay that would expire.", first: 1, last: 1, step: 1, writes: true, keys: persist},
+	{name: "persist", arity: 2, group: "generic", summary: "Removes a key's expiry.", first: 1, last: 1, step: 1, writes: true, keys: persist},
 	{name: "keys", arity: 2, group: "generic", summary: "Returns all keys that match a pattern.", keys: keys},
 	{name: "scan", arity: -2, group: "generic", summary: "Iterates over the keys.", keys: scan},
 	{name: "dbsize", arity: 1, group: "server", summary: "Returns the number of keys.", keys: dbsize},
@@ -134,9 +134,8 @@ func typeOf(c call, args [][]byte) {
 	}
 }
 
-// deadline is when something ends that lasts n units, or until n units of Unix
-// time where it is absolute. It reports false for more than 146 years, or a
-// date after 2116.
+// deadline returns when a key expires that lasts n units, or that expires at n units of
+// Unix time if absolute. It reports false for more than 146 years, or after 2116.
 func (s *store) deadline(n int, unit time.Duration, absolute bool) (time.Duration, bool) {
 	if most := math.MaxInt64 / 2 / int(unit); n > most || n < -most {
 		return 0, false
@@ -344,7 +343,7 @@ func (c call) value(e *entry) {
 	c.reply.bulk(e.value)
 }
 
-// put stores and reports whether it did; else it has written the error.
+// put stores a value and reports whether it did. Otherwise it has written the error.
 func (c call) put(key, value []byte, deadline time.Duration) bool {
 	if len(key) > maxKey {
 		c.reply.error(errKey)
@@ -359,8 +358,8 @@ func (c call) put(key, value []byte, deadline time.Duration) bool {
 
 func get(c call, args [][]byte) { c.value(c.store.get(c.db, args[1])) }
 
-// lifetime reads EX, PX, EXAT or PXAT and its number; ok is false where name is
-// none of them, and failed not empty where the number is wrong.
+// lifetime parses EX, PX, EXAT or PXAT and its number. ok is false if name is another
+// word, and failed is the error if the number is not valid.
 func (c call) lifetime(command string, name, value []byte) (deadline time.Duration, ok bool, failed string) {
 	unit, absolute := time.Second, false
 	switch {
@@ -500,7 +499,7 @@ func mget(c call, args [][]byte) {
 	begin := len(c.reply.out)
 	for _, key := range args[1:] {
 		if c.value(c.store.get(c.db, key)); len(c.reply.out)-begin > maxReplies {
-			return // do refuses it
+			return // do rejects the command
 		}
 	}
 }
@@ -576,11 +575,11 @@ func incr(c call, args [][]byte) {
 	}
 }
 
-// match tells whether the pattern of KEYS and SCAN fits the text: * and ? as
-// in a shell, [a-z], [^a-z], and \ before a character that stands for itself.
-// It takes no more than their lengths multiplied.
+// match reports whether a pattern of KEYS or SCAN matches the text: * and ? as in a
+// shell, [a-z], [^a-z], and \ to escape a character. Its time is at most proportional
+// to the product of their lengths.
 func match(pattern, text string) bool {
-	afterStar, mark := -1, 0 // where to go on when what follows the last * does not fit
+	afterStar, mark := -1, 0 // where to continue if what follows the last * does not match
 	p, t := 0, 0
 	for t < len(text) {
 		if p < len(pattern) && pattern[p] == '*' {
@@ -602,7 +601,7 @@ func match(pattern, text string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// matchOne returns how much of the pattern fits the character, 0 for nothing.
+// matchOne returns how many bytes of the pattern match the character, 0 if none.
 func matchOne(pattern string, c byte) int {
 	if pattern == "" {
 		return 0
@@ -647,7 +646,7 @@ func matchOne(pattern string, c byte) int {
 	return i
 }
 
-// splitKeys takes a script's keys from its arguments.
+// splitKeys separates a script's keys from its arguments.
 func splitKeys(args [][]byte) (keys, rest [][]byte, failed string) {
 	n, ok := number(bytes.TrimSpace(args[0]))
 	switch {

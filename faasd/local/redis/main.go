@@ -1,6 +1,6 @@
-// Command redis is the local box's Redis: it speaks the protocol on a real
-// port, for the commands that keep strings and for Lua scripts. It keeps
-// nothing on disk: what Kiosk puts there may be lost at any time.
+// Command redis is the local box's Redis: a server with Redis's protocol, the commands
+// on strings, and Lua scripts. It keeps nothing on disk: Kiosk may lose everything in
+// Redis at any time.
 package main
 
 import (
@@ -19,21 +19,21 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
-// maxMemory bounds what keys and values take, in bytes. Beyond it the keys
-// that would expire soonest are evicted; where none would, writes are refused.
+// maxMemory is the most memory that keys and values take, in bytes. Beyond it the keys
+// that expire soonest are evicted; if none expires, writes are rejected.
 const maxMemory = 256 << 20
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:6379", "address to listen on")
-	withParent := flag.Bool("exit-with-parent", false, "end when standard input ends")
+	withParent := flag.Bool("exit-with-parent", false, "exit when standard input is closed")
 	version.Flag()
 	flag.Parse()
 	if *withParent {
 		process.ExitWithParent()
 	}
-	// The collector works harder before it lets garbage take as much again.
+	// The garbage collector runs more often, to keep the process small.
 	debug.SetMemoryLimit(2 * maxMemory)
-	// Commands run one at a time: more processors would only look for work.
+	// Commands run one at a time, so more processors would be idle.
 	runtime.GOMAXPROCS(1)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

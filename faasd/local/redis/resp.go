@@ -10,25 +10,26 @@ import (
 	"strconv"
 )
 
-// Bounds of one request.
+// The limits of one request.
 const (
-	maxRequest         = 1 << 20 // bytes of all arguments; what a shop's request may have
+	maxRequest         = 1 << 20 // bytes of all arguments, as of the shop's HTTP requests
 	maxArguments       = 16_384
 	maxUnauthenticated = 16 << 10 // bytes of all arguments of a client that has not authenticated
 	maxLine            = 16 << 10 // the reader's buffer
-	maxKept            = 64 << 10 // a larger buffer is given back after its request
+	maxKept            = 64 << 10 // a larger buffer is released after its request
 )
 
-// protocolError ends a connection, after the client was told.
+// protocolError is an error after which the connection is closed, once the client has
+// got it as a reply.
 type protocolError string
 
 func (e protocolError) Error() string { return "Protocol error: " + string(e) }
 
-// requests reads commands in RESP (https://redis.io/docs/reference/protocol-spec),
-// or typed by hand on a line.
+// requests reads commands in RESP (https://redis.io/docs/reference/protocol-spec), or
+// inline commands.
 type requests struct {
 	in   *bufio.Reader
-	data []byte // of all arguments, one after another
+	data []byte // all arguments, one after another
 	ends []int
 	args [][]byte
 }
@@ -37,8 +38,8 @@ func newRequests(r io.Reader) *requests {
 	return &requests{in: bufio.NewReaderSize(r, maxLine)}
 }
 
-// next returns the next command's name and arguments, which are valid until it
-// is called again. Its arguments together may have most bytes.
+// next returns the next command's name and arguments, which are valid until the next
+// call. It fails if the arguments have more than most bytes.
 func (r *requests) next(most int) ([][]byte, error) {
 	if cap(r.data) > maxKept {
 		r.data = nil
@@ -104,7 +105,7 @@ func (r *requests) array(count, most int) ([][]byte, error) {
 	return r.args, nil
 }
 
-// line reads up to a line's end, without it.
+// line returns the next line, without its end.
 func (r *requests) line() ([]byte, error) {
 	line, err := r.in.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
@@ -116,7 +117,7 @@ func (r *requests) line() ([]byte, error) {
 	return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
 }
 
-// number reads an integer in the one way that Redis writes it.
+// number parses an integer in the only form that Redis accepts.
 func number(text []byte) (int, bool) {
 	digits := bytes.TrimPrefix(text, []byte("-"))
 	if len(digits) == 0 || len(digits) > 19 || digits[0] == '0' && len(text) > 1 {
@@ -135,7 +136,7 @@ func number(text []byte) (int, bool) {
 	return int(n), n < 1<<63
 }
 
-// maxReplies bounds the bytes of the replies that wait to be sent.
+// maxReplies is how many bytes of replies may be buffered.
 const maxReplies = 64 << 20
 
 // replies writes replies in RESP 2 or 3.
@@ -184,10 +185,10 @@ func (w *replies) null() {
 	}
 }
 
-// array announces n replies.
+// array begins an array of n replies.
 func (w *replies) array(n int) { w.header('*', n) }
 
-// object announces n pairs of replies, a key and a value each.
+// object begins a map of n pairs of replies.
 func (w *replies) object(n int) {
 	if w.resp3 {
 		w.header('%', n)
@@ -201,7 +202,7 @@ func (w *replies) header(kind byte, n int) {
 	w.out = append(w.out, '\r', '\n')
 }
 
-// add is a + b, unless that is more than an int64 holds.
+// add returns a + b, and reports whether that fits into an int64.
 func add(a, b int) (int, bool) {
 	if b > 0 && a > math.MaxInt64-b || b < 0 && a < math.MinInt64-b {
 		return 0, false

@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	// scriptTime bounds a script, which has the store to itself.
+	// scriptTime is how long a script may run, which blocks all other commands.
 	scriptTime = time.Second
-	// maxScripts bounds the scripts that are kept for EVALSHA. Where there are
-	// more, all are forgotten: clients then send them anew.
+	// maxScripts is how many scripts are kept for EVALSHA. At more, all are dropped,
+	// and clients send them again.
 	maxScripts = 500
-	maxNesting = 8 // of what a script returns
+	maxNesting = 8 // levels of a script's reply
 )
 
 var scriptCommands = []*command{
 	{name: "eval", arity: -3, group: "scripting", summary: "Runs a Lua script.", writes: true, unscripted: true, keys: eval},
 	{name: "evalsha", arity: -3, group: "scripting", summary: "Runs a Lua script by its SHA-1.", writes: true, unscripted: true, keys: evalSHA},
-	{name: "script", arity: -2, group: "scripting", summary: "Loads scripts, or forgets them: LOAD, EXISTS, FLUSH.", unscripted: true, keys: script},
+	{name: "script", arity: -2, group: "scripting", summary: "Manages the stored scripts: LOAD, EXISTS, FLUSH.", unscripted: true, keys: script},
 }
 
-// scripts runs Lua on the store, whose lock the caller holds.
+// scripts runs Lua scripts on the store. The caller holds its lock.
 type scripts struct {
 	state   *lua.LState
 	globals *lua.LTable                   // the metatable of a script's globals
 	known   map[string]*lua.FunctionProto // by SHA-1 in hexadecimal
 
-	running call // whose script runs
+	running call // the call whose script is running
 	answer  replies
 }
 
@@ -45,9 +45,8 @@ func newScripts(s *store) *scripts {
 	return r
 }
 
-// reset makes a Lua that can do nothing but compute and call Redis, and whose
-// globals a script cannot change, so that the next script finds them as they
-// were.
+// reset creates a Lua state that can only compute and call Redis. Scripts cannot change
+// its globals, so no script affects the next one.
 func (r *scripts) reset() {
 	l := lua.NewState(lua.Options{SkipOpenLibs: true})
 	for name, open := range map[string]lua.LGFunction{
@@ -93,8 +92,8 @@ func (r *scripts) reset() {
 	}
 }
 
-// readOnly returns the metatable of a table that shows all that another has,
-// and fails where it would be changed.
+// readOnly returns a metatable for a table that reads from another table, and raises
+// an error when it is written.
 func readOnly(l *lua.LState, shown *lua.LTable, failure string) *lua.LTable {
 	rules := l.CreateTable(0, 3)
 	rules.RawSetString("__index", shown)
@@ -178,7 +177,7 @@ func script(c call, args [][]byte) {
 	}
 }
 
-// run runs a script with its keys and arguments, and writes what it returns.
+// run runs a script with its keys and arguments, and writes its reply.
 func (r *scripts) run(c call, proto *lua.FunctionProto, args [][]byte) {
 	keys, rest, failed := splitKeys(args)
 	if failed != "" {
@@ -203,7 +202,7 @@ func (r *scripts) run(c call, proto *lua.FunctionProto, args [][]byte) {
 	l.Push(f)
 	if err := l.PCall(0, 1, nil); err != nil {
 		if ctx.Err() != nil {
-			r.reset() // who knows in what state it was ended
+			r.reset() // the interrupted script may have left any state
 			c.reply.error("ERR Error running script: it took longer than " + scriptTime.String())
 			return
 		}
@@ -283,11 +282,11 @@ func (r *scripts) call(l *lua.LState, raise bool) int {
 	return 1
 }
 
-// formatNumber writes a number as Redis's Lua does: an integer without a point.
+// formatNumber returns a number as Redis's Lua writes it: integers have no decimal point.
 func formatNumber(n float64) string { return strconv.FormatFloat(n, 'g', 17, 64) }
 
-// toLua reads the first reply in data, which is RESP 2 of this server's own
-// making, and returns what is behind it.
+// toLua returns the first reply in data as a Lua value, and the rest of data. data is
+// RESP 2 from this server.
 func toLua(l *lua.LState, data []byte) (lua.LValue, []byte) {
 	end := 1
 	for data[end] != '\r' {
@@ -318,7 +317,7 @@ func toLua(l *lua.LState, data []byte) (lua.LValue, []byte) {
 	return t, rest
 }
 
-// fromLua writes what a script returned.
+// fromLua writes a script's result as a reply.
 func (w *replies) fromLua(value lua.LValue, depth int) {
 	switch v := value.(type) {
 	case lua.LString:

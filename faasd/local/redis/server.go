@@ -15,20 +15,20 @@ import (
 
 const (
 	maxClients = 1000 // connections
-	// flushAt is how many bytes of replies wait for more of a pipeline.
+	// flushAt is how many bytes of a pipeline's replies are buffered.
 	flushAt = 64 << 10
 	// writeTimeout ends a connection whose client does not read its replies.
 	writeTimeout = 10 * time.Second
-	// sweepEvery is how often expired keys are removed that nobody asked for.
+	// sweepEvery is how often expired keys are removed that no command has touched.
 	sweepEvery = 250 * time.Millisecond
-	sweepBatch = 1000 // keys while the lock is held
+	sweepBatch = 1000 // keys that are removed while the lock is held
 )
 
-// server serves the store's keys to its clients.
+// server serves the store to clients.
 type server struct {
 	store      *store
 	scripts    *scripts
-	password   string // empty: none is asked for
+	password   string // empty: none is required
 	maxClients int
 	port       int
 	started    time.Time
@@ -76,7 +76,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			slog.Warn("a connection was not accepted", "error", err) // such as too many open files
+			slog.Warn("connection not accepted", "error", err) // such as too many open files
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):
@@ -96,7 +96,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			defer s.forget(c)
 			c.run()
 		})
-		if ctx.Err() != nil { // it came while the others were being closed
+		if ctx.Err() != nil { // the connection was accepted while the others were being closed
 			c.net.Close()
 		}
 	}
@@ -128,7 +128,7 @@ func (s *server) clients() int {
 	return len(s.conns)
 }
 
-// sweep frees what has expired, and logs what was evicted.
+// sweep removes expired keys, and logs evictions.
 func (s *server) sweep(ctx context.Context) {
 	ticks := time.NewTicker(sweepEvery)
 	defer ticks.Stop()
@@ -148,13 +148,13 @@ func (s *server) sweep(ctx context.Context) {
 		evicted := s.store.counts.evicted
 		s.store.Unlock()
 		if evicted > logged && time.Since(at) > 10*time.Second {
-			slog.Warn("memory is full: keys were evicted", "keys", evicted-logged)
+			slog.Warn("memory full, keys evicted", "keys", evicted-logged)
 			logged, at = evicted, time.Now()
 		}
 	}
 }
 
-// authentic compares in a time that does not depend on where they differ.
+// authentic compares passwords in constant time.
 func (s *server) authentic(password []byte) bool {
 	want, got := sha256.Sum256([]byte(s.password)), sha256.Sum256(password)
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1
@@ -169,13 +169,13 @@ type conn struct {
 
 	id            int64
 	name          string
-	authenticated bool // or no password is asked for
+	authenticated bool // also true without a password
 	db            int
 	quit          bool
 }
 
-// Read gets what the client sends next. First it sends the replies that wait:
-// no client waits for one while it is waited for.
+// Read reads from the client. It sends the buffered replies first, since the client may
+// be waiting for them.
 func (c *conn) Read(p []byte) (int, error) {
 	if err := c.flush(); err != nil {
 		return 0, err
@@ -197,7 +197,7 @@ func (c *conn) flush() error {
 	return err
 }
 
-// run answers the client's commands until it leaves.
+// run answers the client's commands until it disconnects.
 func (c *conn) run() {
 	for !c.quit {
 		most := maxRequest
@@ -222,9 +222,9 @@ func (c *conn) run() {
 	_ = c.flush()
 }
 
-// closeAfterReply sends the replies and waits a moment for the client to stop
-// sending: a connection that is closed with data unread is reset, and the
-// client may never see why.
+// closeAfterReply sends the replies and waits a moment for the client to stop sending:
+// a connection that is closed with unread data is reset, and the client may not get the
+// reply.
 func (c *conn) closeAfterReply() {
 	if c.flush() != nil {
 		return
@@ -243,7 +243,7 @@ func (c *conn) closeAfterReply() {
 	}
 }
 
-// do executes one command and leaves its reply.
+// do executes one command and buffers its reply.
 func (c *conn) do(args [][]byte) {
 	command := lookUp(args[0])
 	begin := len(c.reply.out)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// redisVersion is the Redis whose behaviour is followed.
+// redisVersion is the version of Redis that this server follows.
 const redisVersion = "7.0.0"
 
 var sessionCommands = []*command{
@@ -19,7 +19,7 @@ var sessionCommands = []*command{
 	{name: "hello", arity: -1, group: "connection", summary: "Chooses the protocol's version, and authenticates.", anybody: true, unscripted: true, session: hello},
 	{name: "select", arity: 2, group: "connection", summary: "Chooses the database.", unscripted: true, session: selectDB},
 	{name: "quit", arity: -1, group: "connection", summary: "Ends the connection.", anybody: true, unscripted: true, session: quit},
-	{name: "reset", arity: 1, group: "connection", summary: "Makes the connection as it was when it was new.", anybody: true, unscripted: true, session: reset},
+	{name: "reset", arity: 1, group: "connection", summary: "Resets the connection.", anybody: true, unscripted: true, session: reset},
 	{name: "client", arity: -2, group: "connection", summary: "Names the connection, or describes it.", unscripted: true, session: client},
 	{name: "command", arity: -1, group: "server", summary: "Describes the commands.", unscripted: true, session: describe},
 	{name: "config", arity: -2, group: "server", summary: "Returns settings.", unscripted: true, session: config},
@@ -39,7 +39,7 @@ func ping(c *conn, args [][]byte) {
 
 const errPassword = "WRONGPASS invalid username-password pair or user is disabled."
 
-// logIn authenticates a user; there is one: default.
+// logIn authenticates the only user, default.
 func (c *conn) logIn(user string, password []byte) bool {
 	if c.server.password == "" || !c.server.authentic(password) || user != "default" {
 		return false
@@ -144,7 +144,7 @@ func reset(c *conn, _ [][]byte) {
 	c.reply.status("RESET")
 }
 
-// fitName tells whether a connection may have the name: it is shown in lines.
+// fitName reports whether a connection may have the name, which must fit on a line.
 func fitName(name []byte) bool {
 	for _, b := range name {
 		if b <= ' ' || b > '~' {
@@ -172,7 +172,7 @@ func client(c *conn, args [][]byte) {
 		c.name = string(args[2])
 		c.reply.status("OK")
 	case option(args[1], "setinfo") && len(args) == 4:
-		c.reply.status("OK") // the library's name and version, of no use here
+		c.reply.status("OK") // the client library's name and version are ignored
 	case option(args[1], "info") && len(args) == 2:
 		c.reply.bulk(fmt.Sprintf("id=%d addr=%s laddr=%s name=%s db=%d\n", c.id, c.net.RemoteAddr(), c.net.LocalAddr(), c.name, c.db))
 	default:
@@ -180,7 +180,7 @@ func client(c *conn, args [][]byte) {
 	}
 }
 
-// describe is COMMAND, which clients ask to know what there is.
+// describe is COMMAND, which describes the commands.
 func describe(c *conn, args [][]byte) {
 	chosen := make([]*command, 0, len(catalogue))
 	if len(args) > 2 {
@@ -225,7 +225,7 @@ func describe(c *conn, args [][]byte) {
 	}
 }
 
-// command writes what COMMAND says of one.
+// command writes COMMAND's description of one command.
 func (w *replies) command(c *command) {
 	if c == nil {
 		w.null()
@@ -255,7 +255,7 @@ func (w *replies) command(c *command) {
 	w.integer(c.step)
 }
 
-// config answers CONFIG GET for the few settings that clients look at.
+// config answers CONFIG GET for the few settings that clients read.
 func config(c *conn, args [][]byte) {
 	if !option(args[1], "get") || len(args) < 3 {
 		c.reply.error("ERR unknown subcommand, or wrong number of arguments: CONFIG knows GET; the local box's Redis has no settings to change")

@@ -9,13 +9,13 @@ import (
 
 const (
 	databases = 16
-	// overhead is what a key costs besides the bytes of its name and value:
-	// its entry, and its place in the map, the list and the heap.
+	// overhead is the memory of a key in addition to its name and value: its entry,
+	// and its place in the map, the list and the heap.
 	overhead = 160
 )
 
-// errFull is the answer to a write for which there is no room and nothing to
-// evict. It is Redis's own, but for the full stop.
+// errFull is the answer to a write if memory is full and no key can be evicted. The text
+// is Redis's.
 var errFull = errors.New("OOM command not allowed when used memory > 'maxmemory'")
 
 // entry is one key and its value.
@@ -23,26 +23,24 @@ type entry struct {
 	key, value string
 	db         int
 	listIndex  int           // in its database's list
-	deadline   time.Duration // since the store's start; 0: it does not expire
-	heapIndex  int           // if it expires
+	deadline   time.Duration // since the store's start; 0 if it does not expire
+	heapIndex  int           // if it has a deadline
 }
 
 func (e *entry) size() int { return len(e.key) + len(e.value) + overhead }
 
-// database is the keys of one number of SELECT. The list is what SCAN goes
-// through, see scan.
+// database has the keys of one database, as SELECT counts them. SCAN iterates over the
+// list: see scan.
 type database struct {
 	byKey   map[string]*entry
 	list    []*entry
-	expires int // how many of them do
+	expires int // how many keys have a deadline
 }
 
-// store keeps keys in memory. Expiry costs nothing but for keys that expire: a
-// heap holds them by deadline. A key is never seen after its deadline, and the
-// memory it takes is freed within a second by sweep.
+// store has the keys, in memory. A heap orders those with a deadline. No command sees a
+// key after its deadline, and sweep frees its memory within a second.
 //
-// The lock is held for one command, or one script, at a time. It is the
-// caller's, as every method needs it.
+// All methods need the lock, which the caller holds for a command or a script.
 type store struct {
 	sync.Mutex
 	start     time.Time
@@ -62,8 +60,8 @@ func newStore(maxMemory int) *store {
 	return s
 }
 
-// now is the time since the store's start. It does not jump with the wall's
-// clock. It is never 0, which is no deadline.
+// now returns the time since the store's start, by the monotonic clock. It is never 0,
+// which means no deadline.
 func (s *store) now() time.Duration { return time.Since(s.start) + 1 }
 
 // get returns the key's entry, or nil.
@@ -77,7 +75,7 @@ func (s *store) get(db int, key []byte) *entry {
 	return e
 }
 
-// put gives the key a value and a deadline, 0 for none. It fails with errFull.
+// put sets the key's value and deadline, 0 for none. It fails with errFull.
 func (s *store) put(db int, key, value []byte, deadline time.Duration) error {
 	e := s.get(db, key)
 	more := len(key) + len(value) + overhead
@@ -101,7 +99,7 @@ func (s *store) put(db int, key, value []byte, deadline time.Duration) error {
 	return nil
 }
 
-// setDeadline makes the entry expire, or with 0 not.
+// setDeadline sets the entry's deadline, 0 for none.
 func (s *store) setDeadline(e *entry, deadline time.Duration) {
 	switch {
 	case e.deadline == 0 && deadline == 0:
@@ -130,7 +128,7 @@ func (s *store) remove(e *entry) {
 	s.used -= e.size()
 }
 
-// flush removes all of a database.
+// flush removes all keys of a database.
 func (s *store) flush(db int) {
 	for _, e := range s.dbs[db].list {
 		s.used -= e.size()
@@ -148,8 +146,7 @@ func (s *store) flush(db int) {
 	heap.Init(&s.queue)
 }
 
-// sweep removes up to most keys that have expired, and says whether there may
-// be more.
+// sweep removes up to most expired keys, and reports whether there may be more.
 func (s *store) sweep(most int) bool {
 	now := s.now()
 	for range most {
@@ -162,9 +159,8 @@ func (s *store) sweep(most int) bool {
 	return true
 }
 
-// makeRoom evicts the keys that would expire soonest, as Redis's policy
-// volatile-ttl does, until more bytes fit; it spares one entry. It reports
-// false where that is not enough.
+// makeRoom evicts the keys that expire soonest, as Redis's policy volatile-ttl does,
+// except one entry, until more bytes fit. It reports whether they do.
 func (s *store) makeRoom(more int, spared *entry) bool {
 	if more > s.maxMemory {
 		return false
@@ -189,10 +185,10 @@ func (s *store) makeRoom(more int, spared *entry) bool {
 	return true
 }
 
-// scan visits count entries below the place cursor, downwards, and returns the
-// next cursor; 0 begins and ends. An entry only ever moves to a place further
-// down, into that of one removed, so what is there from the first call to the
-// last is visited, perhaps twice: SCAN's promise.
+// scan visits count entries of the list from the cursor downwards, and returns the next
+// cursor; 0 begins and ends. A removed entry's place is taken by a later entry of the
+// list, so entries only move downwards: one that exists from the first call to the last
+// is visited at least once, which is SCAN's guarantee.
 func (s *store) scan(db, cursor, count int, visit func(*entry)) int {
 	list := s.dbs[db].list
 	if cursor == 0 || cursor > len(list) {

@@ -1,6 +1,5 @@
-// Package faascli provides a stock faas-cli to tests: the claim that it works
-// against the local box, and that it builds Kiosk's functions, is tested with
-// the real one.
+// Package faascli provides a stock faas-cli for tests, which show that it works with
+// the local box and builds Kiosk's functions.
 package faascli
 
 import (
@@ -19,8 +18,9 @@ const (
 	version = "v0.0.0-20250116111659-b368a1ccedbb" // 0.17.0
 )
 
-// Path is the faas-cli that FAAS_CLI names or, without one, that of the pinned
-// version, which is compiled once a machine, into the user's cache.
+// Path returns the faas-cli that FAAS_CLI names or, by default, one of the pinned
+// version, which is compiled once into the user's cache. It fails if that is not
+// possible.
 func Path(ctx context.Context) (string, error) {
 	if path := os.Getenv("FAAS_CLI"); path != "" {
 		return path, nil
@@ -46,8 +46,8 @@ func Path(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Its own go.sum decides what is built, not the vendored copies, of which
-	// a module's archive has some only.
+	// It is built by its go.sum, and not from the vendored copies, of which a module's
+	// archive has only some.
 	if err := os.CopyFS(filepath.Join(work, "source"), os.DirFS(source)); err != nil {
 		return "", err
 	}
@@ -61,7 +61,7 @@ func Path(ctx context.Context) (string, error) {
 	return path, os.Rename(binary, path)
 }
 
-// download fetches the module and says where it lies.
+// download downloads the module and returns its folder.
 func download(ctx context.Context, dir string) (string, error) {
 	out, err := run(ctx, dir, "mod", "download", "-json", module+"@"+version)
 	if err != nil {
@@ -81,8 +81,8 @@ func run(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	var out, complaint bytes.Buffer
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &complaint
-	// This version is not in the checksum database; the go.sum of the source
-	// covers all that it depends on.
+	// The checksum database does not have this version. The source's go.sum covers its
+	// dependencies.
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0", "GONOSUMDB="+module)
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("go %v: %w\n%s%s", args, err, out.String(), complaint.String())

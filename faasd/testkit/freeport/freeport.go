@@ -1,5 +1,4 @@
-// Package freeport finds ports for tests that start programs which have to be
-// told theirs.
+// Package freeport finds ports for programs that tests start.
 package freeport
 
 import (
@@ -10,14 +9,12 @@ import (
 	"sync"
 )
 
-// given are the ports that this process has handed out: a program may be slow
-// to take the one that it was told.
-var given sync.Map
+// returned are the ports that Find has returned, whose programs may not listen yet.
+var returned sync.Map
 
-// Find gives a TCP port of 127.0.0.1 that nobody listens on, and no port twice.
-// It looks below the range from which systems take ports for outgoing
-// connections (RFC 6335, section 6, and Linux' lower one): one of those could
-// be taken again at any moment.
+// Find returns a TCP port of 127.0.0.1 that is not in use, and no port twice. It
+// looks below the ephemeral ports (RFC 6335, section 6, and Linux' lower range), any
+// of which an outgoing connection could take. It fails if there is none.
 func Find() (int, error) {
 	for range 1000 {
 		port := 10_000 + rand.N(17_000)
@@ -28,9 +25,9 @@ func Find() (int, error) {
 		if err := l.Close(); err != nil {
 			return 0, err
 		}
-		if _, taken := given.LoadOrStore(port, true); !taken {
+		if _, taken := returned.LoadOrStore(port, true); !taken {
 			return port, nil
 		}
 	}
-	return 0, errors.New("there is no free port")
+	return 0, errors.New("no free port on 127.0.0.1")
 }

@@ -1,4 +1,4 @@
-// Package boxtest is what the tests of the local box share.
+// Package boxtest has helpers for the local box's tests.
 package boxtest
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
-// Root is the project's folder.
+// Root returns the project's folder.
 func Root(t testing.TB) string {
 	t.Helper()
 	gowork, err := exec.Command("go", "env", "GOWORK").Output()
@@ -23,8 +23,8 @@ func Root(t testing.TB) string {
 	return filepath.Dir(strings.TrimSpace(string(gowork)))
 }
 
-// Project is a small project of its own: one function, hello, with the real
-// template and shared folder. With names, those folders of the real project are in it too.
+// Project returns the folder of a small project with one function, hello, the real
+// template and the real shared folder, and with the named folders of the real project.
 func Project(t testing.TB, names ...string) string {
 	t.Helper()
 	root, project := Root(t), t.TempDir()
@@ -42,8 +42,8 @@ func copyFolder(t testing.TB, from, to string) {
 	}
 }
 
-// FreePort is a port that nobody listens on, and that no other test of the
-// process was given.
+// FreePort returns a port that is not in use, and that no other test of the process
+// has.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	port, err := freeport.Find()
@@ -53,17 +53,18 @@ func FreePort(t testing.TB) int {
 	return port
 }
 
-// Eventually polls until check holds, and fails the test if it never does.
+// Eventually polls until check returns true, and fails the test if that takes longer
+// than limit.
 func Eventually(t testing.TB, what string, limit time.Duration, check func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
 	for !check() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", limit, what)
+			t.Fatalf("timed out after %s: %s", limit, what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// Alive says whether the process is there.
+// Alive reports whether the process exists.
 func Alive(pid int) bool { return syscall.Kill(pid, 0) == nil }

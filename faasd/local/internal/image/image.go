@@ -1,5 +1,5 @@
-// Package image builds a function of stack.yml as its template's Dockerfile
-// does, short of the image: on a developer's machine the binary is enough.
+// Package image builds a function of stack.yml as its template's Dockerfile does, but
+// only the binary, without an image.
 package image
 
 import (
@@ -24,34 +24,34 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Flags are those of the template's Dockerfile, and the default of every build
-// of the box: one set of flags, one build cache. There is no version control
-// in a Docker build, so there is none to stamp here.
+// Flags are the build flags of the template's Dockerfile. All programs of the box are
+// built with them, so that they share the build cache. A Docker build has no version
+// control, so none is stamped here.
 var Flags = []string{"-trimpath", "-buildvcs=false", "-ldflags", "-s -w"}
 
-// keep is how many binaries of a function stay: the one in use, the one
-// before it during an update, and one to go back to at once.
+// keep is how many binaries of a function are kept: the one in use, the previous one
+// during an update, and one more for a quick return.
 const keep = 3
 
 // Builder builds functions of one project.
 type Builder struct {
-	// Dir keeps the binaries, as FUNCTION/DIGEST.
+	// Dir has the binaries, as FUNCTION/DIGEST.
 	Dir string
-	// GoVersion is `go env GOVERSION`: another compiler, another binary.
+	// GoVersion is `go env GOVERSION`, which is a part of the digest.
 	GoVersion string
 }
 
-// GoVersion asks the go command for its version.
+// GoVersion returns the go command's version. It fails if there is no go command.
 func GoVersion(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
 	if err != nil {
-		return "", fmt.Errorf("the go command is needed to build the functions: %w", err)
+		return "", fmt.Errorf("run the go command, which builds the functions: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Build returns the binary for the function as its sources are now, building
-// it where it is not at hand.
+// Build returns the path of the function's binary for its current sources, and reports
+// whether it had to build it. It fails if the function does not compile.
 func (b *Builder) Build(ctx context.Context, s *stack.Stack, name string) (binary string, built bool, err error) {
 	f, ok := s.Functions[name]
 	if !ok {
@@ -68,7 +68,7 @@ func (b *Builder) Build(ctx context.Context, s *stack.Stack, name string) (binar
 	binary = filepath.Join(b.Dir, name, digest)
 	if _, err := os.Stat(binary); err == nil {
 		now := time.Now()
-		_ = os.Chtimes(binary, now, now) // the newest are kept
+		_ = os.Chtimes(binary, now, now) // prune keeps the newest
 		return binary, false, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(binary), 0o755); err != nil {
@@ -98,10 +98,10 @@ func (b *Builder) Build(ctx context.Context, s *stack.Stack, name string) (binar
 // compile runs the Dockerfile's build line.
 func compile(ctx context.Context, folder, binary string) error {
 	if _, err := os.Stat(filepath.Join(folder, "go.mod")); err != nil {
-		return errors.New("its template is not a Go module; the local box builds Go functions only")
+		return errors.New("its template is not a Go module: the local box builds only Go functions")
 	}
-	// Only a workspace of the build folder's own counts: in a container the
-	// project's would not be there.
+	// Only the build folder's own workspace is used: in a container the project's
+	// does not exist.
 	workspace := "off"
 	if path := filepath.Join(folder, "go.work"); exists(path) {
 		workspace = path
@@ -109,8 +109,7 @@ func compile(ctx context.Context, folder, binary string) error {
 	return Compile(ctx, folder, workspace, "-o", binary, ".")
 }
 
-// Compile runs go build with the flags of every build of the box. Its error
-// carries what the compiler said.
+// Compile runs go build with Flags. Its error contains the compiler's output.
 func Compile(ctx context.Context, dir, workspace string, args ...string) error {
 	goCommand, err := exec.LookPath("go")
 	if err != nil {
@@ -134,16 +133,14 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// layer is a file or folder of the project and where it lies in the build
-// folder.
+// layer is a file or folder of the project, and its path in the build folder.
 type layer struct {
 	source, target string
-	skip           []string // entries at the top that stay behind
+	skip           []string // entries at the top that are not copied
 }
 
-// contextOf is the content of a build folder in the order in which faas-cli
-// lays it: the template, the handler over its function folder, then
-// configuration.copy.
+// contextOf returns the content of a build folder, in the order of faas-cli: the
+// template, the handler in the template's function folder, then configuration.copy.
 func contextOf(s *stack.Stack, name string, f stack.Function) ([]layer, error) {
 	if f.Language == "" || f.Language != filepath.Base(f.Language) {
 		return nil, fmt.Errorf("lang %q is not the name of a template", f.Language)
@@ -177,7 +174,7 @@ func contextOf(s *stack.Stack, name string, f stack.Function) ([]layer, error) {
 }
 
 // walk calls visit for every regular file with its path in the build folder.
-func (l layer) walk(visit func(source, target string, mode fs.FileMode) error) error {
+func (l layer) walk(visit func(source, target string, info fs.FileInfo) error) error {
 	return filepath.WalkDir(l.source, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -194,16 +191,16 @@ func (l layer) walk(visit func(source, target string, mode fs.FileMode) error) e
 				return nil
 			}
 		}
-		info, err := os.Stat(path) // as faas-cli, which follows links to files
+		info, err := os.Stat(path) // like faas-cli, which follows links to files
 		if err != nil || !info.Mode().IsRegular() {
 			return err
 		}
-		return visit(path, filepath.Join(l.target, relative), info.Mode())
+		return visit(path, filepath.Join(l.target, relative), info)
 	})
 }
 
 func (l layer) copyTo(folder string) error {
-	return l.walk(func(source, target string, mode fs.FileMode) error {
+	return l.walk(func(source, target string, info fs.FileInfo) error {
 		target = filepath.Join(folder, target)
 		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 			return err
@@ -213,7 +210,7 @@ func (l layer) copyTo(folder string) error {
 			return err
 		}
 		defer in.Close()
-		out, err := os.OpenFile(target, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode.Perm()|0o200)
+		out, err := os.OpenFile(target, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, info.Mode().Perm()|0o200)
 		if err != nil {
 			return err
 		}
@@ -222,14 +219,14 @@ func (l layer) copyTo(folder string) error {
 	})
 }
 
-// digest names the content of a build folder, and the compiler.
+// digest returns a digest of a build folder's content and the compiler.
 func (b *Builder) digest(layers []layer) (string, error) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s\n%q\n", b.GoVersion, Flags)
 	for _, l := range layers {
-		if err := l.walk(func(source, target string, _ fs.FileMode) error {
+		if err := l.walk(func(source, target string, _ fs.FileInfo) error {
 			if strings.HasSuffix(source, "_test.go") {
-				return nil // no part of the binary
+				return nil // not a part of the binary
 			}
 			return AddFile(sum, target, source)
 		}); err != nil {
@@ -237,6 +234,28 @@ func (b *Builder) digest(layers []layer) (string, error) {
 		}
 	}
 	return hex.EncodeToString(sum.Sum(nil))[:24], nil
+}
+
+// Fingerprint returns a text that changes with the files that the function is built from:
+// a digest of their names, sizes and times, which is quick to compute. It fails if they
+// cannot be found.
+func Fingerprint(s *stack.Stack, name string) (string, error) {
+	layers, err := contextOf(s, name, s.Functions[name])
+	if err != nil {
+		return "", fmt.Errorf("function %s: %w", name, err)
+	}
+	sum := sha256.New()
+	for _, l := range layers {
+		if err := l.walk(func(source, target string, info fs.FileInfo) error {
+			if !strings.HasSuffix(source, "_test.go") {
+				fmt.Fprintf(sum, "%q %d %d\n", target, info.Size(), info.ModTime().UnixNano())
+			}
+			return nil
+		}); err != nil {
+			return "", fmt.Errorf("function %s: %w", name, err)
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // AddFile adds a file's name and content to a digest.
@@ -250,8 +269,8 @@ func AddFile(sum hash.Hash, name, path string) error {
 	return nil
 }
 
-// prune forgets all but the newest binaries in the folder. What still runs
-// from a removed file goes on running.
+// prune removes all but the newest binaries in the folder. A process whose binary is
+// removed keeps running.
 func (b *Builder) prune(folder string) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {

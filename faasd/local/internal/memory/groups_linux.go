@@ -15,20 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount is where every distribution mounts the control groups.
+// mount is the usual mount point of control groups.
 const mount = "/sys/fs/cgroup"
 
-// prefix begins the name of a folder of groups; the id of the process that keeps
-// them there follows, and a number of its own.
+// prefix begins the name of a folder of groups, which the id of its process and a
+// number follow.
 const prefix = "kiosk-"
 
 var opened atomic.Int64
 
-// version is what differs between the two kinds of control groups.
+// version is what differs between the two versions of control groups.
 type version struct {
-	limit string // the file that holds the limit, in bytes
-	swap  string // the file that bounds memory and swap, or swap alone
-	kills string // the file that counts, as oom_kill, who was killed
+	limit string // the file with the limit, in bytes
+	swap  string // the file with the limit of memory and swap, or of swap alone
+	kills string // the file that counts kills, as oom_kill
 }
 
 var (
@@ -36,16 +36,16 @@ var (
 	v2 = version{"memory.max", "memory.swap.max", "memory.events"}
 )
 
-// Groups makes groups for children of this process.
+// Groups creates groups for children of this process.
 type Groups struct {
 	version
 	dir string
 }
 
-// Open makes a folder for the groups of this process, beneath the limits that
-// the process itself has, and removes what processes that are gone left behind.
-// It fails where the kernel has no memory controller, and for who may not make
-// groups, which is mostly root's.
+// Open creates a folder for the groups of this process, below the limits of the
+// process itself, and removes the folders of processes that have ended. It fails if the
+// kernel has no memory controller, or the user may not create groups, which mostly
+// only root may.
 func Open() (*Groups, error) {
 	parent, v, err := place()
 	if err != nil {
@@ -64,9 +64,9 @@ func Open() (*Groups, error) {
 	return g, nil
 }
 
-// place finds where groups of this process can be made: with version 1 in the
-// process's own group; with version 2 in the nearest group above that hands the
-// memory controller on, for one with processes in it cannot.
+// place returns where groups of this process can be created: with version 1 in the
+// process's own group; with version 2 in the nearest group above that delegates the
+// memory controller, since a group with processes cannot have child groups.
 func place() (string, version, error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -82,7 +82,7 @@ func place() (string, version, error) {
 		for controller := range strings.SplitSeq(fields[1], ",") {
 			if controller == "memory" {
 				dir := filepath.Join(mount, "memory", fields[2])
-				if _, err := os.Stat(dir); err != nil { // a container sees its own as the root
+				if _, err := os.Stat(dir); err != nil { // in a container, its own group is the root
 					dir = filepath.Join(mount, "memory")
 				}
 				return dir, v1, nil
@@ -102,10 +102,10 @@ func place() (string, version, error) {
 			break
 		}
 	}
-	return "", version{}, errors.New("the kernel's memory controller is not to be had")
+	return "", version{}, errors.New("the kernel's memory controller is not available to this process")
 }
 
-// sweep removes the folders of processes that are gone.
+// sweep removes the folders of processes that have ended.
 func sweep(parent string) {
 	folders, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	for _, folder := range folders {
@@ -118,20 +118,20 @@ func sweep(parent string) {
 		for _, group := range groups {
 			_ = os.Remove(filepath.Dir(group))
 		}
-		_ = os.Remove(folder) // one that still has a process in it stays
+		_ = os.Remove(folder) // fails if it still has a process
 	}
 }
 
-// Close removes the folder; its groups must have been removed.
+// Close removes the folder. Its groups must have been removed.
 func (g *Groups) Close() error { return os.Remove(g.dir) }
 
-// Group is a limit and the processes that share it.
+// Group is a memory limit, and the processes that share it.
 type Group struct {
 	version
 	dir string
 }
 
-// New makes a group that may have so many bytes, none of them swapped out.
+// New creates a group with a limit in bytes, and without swap.
 func (g *Groups) New(name string, limit int64) (*Group, error) {
 	group := &Group{version: g.version, dir: filepath.Join(g.dir, name)}
 	if err := os.Mkdir(group.dir, 0o755); err != nil {
@@ -144,7 +144,7 @@ func (g *Groups) New(name string, limit int64) (*Group, error) {
 	if g.version == v1 {
 		swap = strconv.FormatInt(limit, 10)
 	}
-	if err := group.write(g.swap, swap); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel may not count swap
+	if err := group.write(g.swap, swap); err != nil && !errors.Is(err, fs.ErrNotExist) { // the kernel may not account swap
 		return nil, errors.Join(err, group.Remove())
 	}
 	return group, nil
@@ -159,10 +159,10 @@ func (g *Group) write(file, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Add puts a process into the group, with all it will have from here on.
+// Add adds a process to the group. Memory that it has already is not counted.
 func (g *Group) Add(pid int) error { return g.write("cgroup.procs", strconv.Itoa(pid)) }
 
-// Killed tells how many processes the kernel has killed for the limit.
+// Killed returns how many processes the kernel has killed for exceeding the limit.
 func (g *Group) Killed() (int, error) {
 	text, err := os.ReadFile(filepath.Join(g.dir, g.kills))
 	if err != nil {
@@ -173,13 +173,13 @@ func (g *Group) Killed() (int, error) {
 			return strconv.Atoi(strings.TrimSpace(n))
 		}
 	}
-	return 0, fmt.Errorf("%s does not count kills", g.kills)
+	return 0, fmt.Errorf("%s has no oom_kill", g.kills)
 }
 
-// Remove removes the group, whose processes must have ended.
+// Remove removes the group. Its processes must have ended.
 func (g *Group) Remove() error {
 	var err error
-	// The kernel may still be letting go of a process that was waited for.
+	// The kernel may still be releasing a process that has ended.
 	for range 50 {
 		if err = os.Remove(g.dir); !errors.Is(err, unix.EBUSY) {
 			return err

@@ -1,6 +1,6 @@
-// Package memory holds processes to limits of memory, as the containers of a
-// real box are held: each in a control group of the kernel (cgroups(7)), which
-// kills the process that asks for more than its group may have.
+// Package memory limits the memory of processes as containers do: each is in a control
+// group of the kernel (cgroups(7)), which kills the process if the group exceeds its
+// limit.
 package memory
 
 import (
@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// units are the suffixes of Kubernetes' quantities in which memory is given.
+// units are the suffixes of Kubernetes' quantities of memory.
 var units = map[string]float64{
 	"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
 	"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40,
 }
 
-// Parse reads limits.memory of a stack file, such as 128Mi, as bytes. It fails
-// on everything that is not a number above zero with one of the units.
+// Parse returns limits.memory of a stack file, such as 128Mi, in bytes. It fails
+// unless the text is a number above zero with one of the units.
 func Parse(quantity string) (int64, error) {
 	number := strings.TrimRight(quantity, "kKMGTi")
 	unit, known := units[quantity[len(number):]]

@@ -5,12 +5,11 @@ import (
 	"strings"
 )
 
-// MaxLine bounds a line of output, in bytes. A longer one is cut in pieces.
+// MaxLine is the longest line of output, in bytes. A longer one is split.
 const MaxLine = 8 << 10
 
-// Lines is a writer that hands on what it gets by lines, as valid UTF-8 and
-// without line breaks: all that one write completes at once, for whoever takes
-// them to do its work once for all of them.
+// Lines is a writer that passes complete lines to Take, as valid UTF-8 and without
+// line breaks. It calls Take once for all lines that a write completes.
 type Lines struct {
 	Take func(lines []string)
 	rest []byte
@@ -43,7 +42,7 @@ func (w *Lines) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Flush hands on what has no line break yet.
+// Flush passes on a last line without a line break.
 func (w *Lines) Flush() {
 	if len(w.rest) > 0 {
 		w.Take(split(nil, w.rest))
@@ -51,7 +50,7 @@ func (w *Lines) Flush() {
 	}
 }
 
-// split appends a line, cut in pieces where it is too long.
+// split appends a line, in pieces if it is too long.
 func split(lines []string, text []byte) []string {
 	for len(text) > MaxLine {
 		lines = append(lines, strings.ToValidUTF8(string(text[:MaxLine]), "\uFFFD"))

@@ -5,13 +5,12 @@ import (
 	"sync"
 )
 
-// maxLogFile bounds a log file in bytes. One older file is kept beside it, so
-// a part never takes more than twice this.
+// maxLogFile is the largest log file, in bytes. One older file is kept, so a part's
+// logs take at most twice this.
 const maxLogFile = 8 << 20
 
-// LogFile is an append-only file that starts over at maxLogFile bytes and
-// keeps what it held until then as NAME.1. Its writes never fail: a full disk
-// must not stop the part that logs.
+// LogFile is an append-only file that is renamed to NAME.1 at maxLogFile bytes. Its
+// writes never fail: a full disk must not stop the part that logs.
 type LogFile struct {
 	path string
 	mu   sync.Mutex
@@ -19,8 +18,8 @@ type LogFile struct {
 	size int64
 }
 
-// OpenLog opens the file for appending. Only its owner can read it: a part's
-// output may quote requests.
+// OpenLog opens the file for appending. Only the owner can read it, since a part may
+// log parts of requests.
 func OpenLog(path string) (*LogFile, error) {
 	l := &LogFile{path: path}
 	return l, l.open()

@@ -1,5 +1,5 @@
-// Package process runs the box's parts: children that never outlive the
-// process that started them, and whose output lands in bounded files.
+// Package process runs child processes that end with their parent, and writes their
+// output to bounded files.
 package process
 
 import (
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Command says what to start.
+// Command describes a child process.
 type Command struct {
 	Path   string // the executable
 	Args   []string
@@ -32,9 +32,9 @@ type Process struct {
 	err   error
 }
 
-// starter runs every start on one thread that never ends: on Linux a child's
-// parent-death signal fires when the thread that forked it exits, not only
-// when the process does (golang/go#27505).
+// starter runs every start on one thread that never exits: on Linux a child gets its
+// parent-death signal when the thread that forked it exits, not only when the process
+// does (golang/go#27505).
 var starter = sync.OnceValue(func() chan<- func() {
 	starts := make(chan func())
 	go func() {
@@ -46,8 +46,8 @@ var starter = sync.OnceValue(func() chan<- func() {
 	return starts
 })
 
-// Start starts a child in a process group of its own, so that a terminal's
-// interrupt reaches only this process, which then stops the parts in order.
+// Start starts a child in its own process group, so that a terminal's interrupt
+// reaches only this process, which then stops its children in order.
 func Start(c Command) (*Process, error) {
 	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Dir, cmd.Env, cmd.ExtraFiles = c.Dir, c.Env, c.Files
@@ -56,10 +56,10 @@ func Start(c Command) (*Process, error) {
 	}
 	cmd.Stdout, cmd.Stderr = c.Output, c.Output
 	cmd.SysProcAttr = attributes()
-	// A grandchild that kept the output open must not hold Wait up.
+	// Wait must not wait for a grandchild that keeps the output open.
 	cmd.WaitDelay = time.Second
-	// The child sees the end of its standard input when this process is gone:
-	// where there is no parent-death signal, ours stop by that.
+	// The child's standard input is closed when this process ends: without a
+	// parent-death signal, ExitWithParent makes the box's own programs exit then.
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -77,20 +77,20 @@ func Start(c Command) (*Process, error) {
 	return p, nil
 }
 
-// PID is the child's process id.
+// PID returns the child's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Done is closed once the child has ended.
+// Done returns a channel that is closed once the child has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err is how the child ended; call it after Done.
+// Err returns how the child ended. It may be called after Done is closed.
 func (p *Process) Err() error { return p.err }
 
-// Kill ends the child and what it started in its group at once.
+// Kill sends SIGKILL to the child and its process group.
 func (p *Process) Kill() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }
 
-// Stop sends the signal, waits up to grace, then kills. It returns when the
-// child is gone.
+// Stop sends the signal, waits up to grace, and then kills the child. It returns when
+// the child has ended.
 func (p *Process) Stop(signal syscall.Signal, grace time.Duration) {
 	_ = p.cmd.Process.Signal(signal)
 	timer := time.NewTimer(grace)
@@ -103,7 +103,7 @@ func (p *Process) Stop(signal syscall.Signal, grace time.Duration) {
 	}
 }
 
-// Run runs a command to its end, or until ctx ends.
+// Run runs a command until it or ctx ends. It fails if the command does.
 func Run(ctx context.Context, c Command) error {
 	p, err := Start(c)
 	if err != nil {
@@ -119,8 +119,8 @@ func Run(ctx context.Context, c Command) error {
 	return p.Err()
 }
 
-// ExitWithParent ends this process when its standard input reaches its end,
-// which happens when the process that holds the other side is gone.
+// ExitWithParent makes this process exit when its standard input is closed, which
+// happens when its parent ends.
 func ExitWithParent() {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)

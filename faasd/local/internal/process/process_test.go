@@ -17,8 +17,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/boxtest"
 )
 
-// TestMain lets the test binary be a parent that starts a child and tells its
-// number, and be that child.
+// TestMain makes the test binary also a parent, which starts a child and prints its
+// pid, and that child.
 func TestMain(m *testing.M) {
 	switch os.Getenv("TEST_PROCESS") {
 	case "parent":
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		// Threads come and go in a Go program; the child must outlive those.
+		// The child must survive the exit of threads of its parent.
 		for range 20 {
 			go func() { runtime.LockOSThread() }()
 		}
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	case "child":
 		time.Sleep(time.Minute)
-	case "deaf child": // hears of its parent's end by its standard input only
+	case "child without signal": // notices its parent's end by its standard input only
 		ExitWithParent()
 		time.Sleep(time.Minute)
 	case "stubborn":
@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 func TestChildDiesWithParent(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("there is no parent-death signal: see TestExitWithParent")
+		t.Skip("no parent-death signal on this system: see TestExitWithParent")
 	}
 	parent := exec.Command(os.Args[0])
 	parent.Env = append(os.Environ(), "TEST_PROCESS=parent")
@@ -76,14 +76,14 @@ func TestChildDiesWithParent(t *testing.T) {
 	rest, _ := io.ReadAll(lines)
 	_ = parent.Wait()
 	if len(rest) > 0 {
-		t.Errorf("%s", rest)
+		t.Errorf("the parent printed %q, want nothing", rest)
 	}
 	boxtest.Eventually(t, "the child is gone", 20*time.Second, func() bool { return !boxtest.Alive(pid) })
 }
 
 func TestExitWithParent(t *testing.T) {
 	child := exec.CommandContext(t.Context(), os.Args[0])
-	child.Env = append(os.Environ(), "TEST_PROCESS=deaf child")
+	child.Env = append(os.Environ(), "TEST_PROCESS=child without signal")
 	stdin, err := child.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestExitWithParent(t *testing.T) {
 	}
 	began := time.Now()
 	if err := child.Wait(); err == nil || child.ProcessState.ExitCode() != 1 || time.Since(began) > 10*time.Second {
-		t.Errorf("after %s: %v", time.Since(began), err)
+		t.Errorf("the child ended after %s with %v, want exit status 1 within 10 s", time.Since(began), err)
 	}
 }
 

@@ -31,8 +31,7 @@ type Stack struct {
 	} `yaml:"configuration"`
 }
 
-// Function is one function of the stack: what it is built from, and how it is
-// deployed.
+// Function is one function of the stack file.
 type Function struct {
 	Language               string            `yaml:"lang"`
 	Handler                string            `yaml:"handler"`
@@ -62,8 +61,9 @@ func (r *resources) forDeployment() *types.FunctionResources {
 	return &types.FunctionResources{Memory: r.Memory, CPU: r.CPU}
 }
 
-// Load reads root's stack.yaml or, where there is none, stack.yml: the order
-// of faas-cli. ${VAR} and ${VAR:-default} are taken from the environment.
+// Load reads root's stack.yaml or, if there is none, stack.yml, as faas-cli does. It
+// replaces ${VAR} and ${VAR:-default} by the environment. It fails if there is no
+// valid stack file.
 func Load(root string) (*Stack, error) {
 	path := filepath.Join(root, "stack.yaml")
 	text, err := os.ReadFile(path)
@@ -83,17 +83,17 @@ func Load(root string) (*Stack, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if s.Provider.Name != "openfaas" {
-		return nil, fmt.Errorf("%s: provider.name is %q, it must be openfaas", path, s.Provider.Name)
+		return nil, fmt.Errorf("%s: provider.name is %q, want openfaas", path, s.Provider.Name)
 	}
 	return s, nil
 }
 
-// Names are the functions' names in order.
+// Names returns the functions' names, sorted.
 func (s *Stack) Names() []string { return slices.Sorted(maps.Keys(s.Functions)) }
 
-// ByImage finds the function that an image is built from: the one that names
-// it, else the one whose image differs in registry or tag only, as after
-// `faas-cli deploy --tag sha` or with another REGISTRY.
+// ByImage returns the function that an image is built from, and reports whether there
+// is one: the function with this image, or else one whose image differs only in
+// registry or tag, as after `faas-cli deploy --tag sha` or with another REGISTRY.
 func (s *Stack) ByImage(image string) (string, bool) {
 	for _, name := range s.Names() {
 		if s.Functions[name].Image == image {
@@ -108,14 +108,15 @@ func (s *Stack) ByImage(image string) (string, bool) {
 	return "", false
 }
 
-// repository is an image's name without registry, organisation and tag.
+// repository returns an image's name without registry, organisation and tag.
 func repository(image string) string {
 	name, _, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
 	name, _, _ = strings.Cut(name, "@")
 	return name
 }
 
-// Deployment is what `faas-cli deploy` sends for the function.
+// Deployment returns what `faas-cli deploy` sends for the function. It fails if an
+// environment file cannot be read.
 func (s *Stack) Deployment(name string) (types.FunctionDeployment, error) {
 	f := s.Functions[name]
 	environment := maps.Clone(f.Environment)
@@ -155,7 +156,7 @@ func (s *Stack) Deployment(name string) (types.FunctionDeployment, error) {
 	}, nil
 }
 
-// Secrets are the names of all secrets that the stack's functions ask for.
+// Secrets returns the names of all secrets that the stack's functions use.
 func (s *Stack) Secrets() []string {
 	var names []string
 	for _, f := range s.Functions {

@@ -90,7 +90,7 @@ functions:
 
 func TestLoadRefuses(t *testing.T) {
 	for text, says := range map[string]string{
-		"provider: {name: faas}":                      "must be openfaas",
+		"provider: {name: faas}":                      "want openfaas",
 		"functions: [":                                "stack.yml",
 		"provider: {name: openfaas}\nfunctions: text": "stack.yml",
 	} {

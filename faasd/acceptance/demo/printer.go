@@ -15,71 +15,70 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// width is what a line may take, in characters.
+// width is the longest line, in characters.
 const width = 98
 
-// paper is what the demo is printed on.
-type paper struct {
-	out    io.Writer
-	colour bool
-	step   int
+// printer writes the demo's output.
+type printer struct {
+	out      io.Writer
+	coloured bool
+	step     int
 }
 
-// newPaper colours only what a person looks at, unless he asked for none
-// (no-color.org).
-func newPaper(out *os.File) *paper {
+// newPrinter returns a printer that uses colours if out is a terminal, unless
+// NO_COLOR is set (no-color.org).
+func newPrinter(out *os.File) *printer {
 	info, err := out.Stat()
 	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
-	return &paper{out: out, colour: terminal && os.Getenv("NO_COLOR") == ""}
+	return &printer{out: out, coloured: terminal && os.Getenv("NO_COLOR") == ""}
 }
 
-// ink is an ANSI colour.
-type ink string
+// colour is an ANSI colour.
+type colour string
 
 const (
-	plain  ink = ""
-	bold   ink = "1"
-	faint  ink = "2"
-	red    ink = "31"
-	green  ink = "32"
-	yellow ink = "33"
-	blue   ink = "36"
+	plain  colour = ""
+	bold   colour = "1"
+	faint  colour = "2"
+	red    colour = "31"
+	green  colour = "32"
+	yellow colour = "33"
+	blue   colour = "36"
 )
 
-func (p *paper) paint(i ink, text string) string {
-	if !p.colour || i == plain {
+func (p *printer) paint(c colour, text string) string {
+	if !p.coloured || c == plain {
 		return text
 	}
-	return "\x1b[" + string(i) + "m" + text + "\x1b[0m"
+	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// title begins a step of the story.
-func (p *paper) title(text string) {
+// title begins a step.
+func (p *printer) title(text string) {
 	p.step++
 	fmt.Fprintf(p.out, "\n%s\n", p.paint(bold, fmt.Sprintf("%2d. %s", p.step, text)))
 }
 
-// line prints a mark and a text behind it; what is too long goes on below,
-// indented.
-func (p *paper) line(mark string, i ink, text string) {
+// line prints a mark and a text, wrapped and indented if it is too long.
+func (p *printer) line(mark string, c colour, text string) {
 	const indent = "      "
 	for n, part := range fold(text, width-utf8.RuneCountInString(indent)) {
 		if n == 0 {
-			fmt.Fprintf(p.out, "    %s %s\n", p.paint(i, mark), part)
+			fmt.Fprintf(p.out, "    %s %s\n", p.paint(c, mark), part)
 		} else {
 			fmt.Fprintf(p.out, "%s%s\n", indent, part)
 		}
 	}
 }
 
-// small prints what belongs to the line before.
-func (p *paper) small(text string) {
+// detail prints what belongs to the line before.
+func (p *printer) detail(text string) {
 	for _, part := range fold(text, width-6) {
 		fmt.Fprintf(p.out, "      %s\n", p.paint(faint, part))
 	}
 }
 
-func (p *paper) request(door client.Door, r client.Request) {
+func (p *printer) request(door client.Door, r client.Request) {
 	text := r.Method + " " + door.Path(r.Method, r.Path)
 	for _, name := range []string{"Idempotency-Key", "If-None-Match", "If-Match"} {
 		if value := r.Header.Get(name); value != "" {
@@ -92,37 +91,37 @@ func (p *paper) request(door client.Door, r client.Request) {
 		if err != nil {
 			panic(err) // the demo's own bodies always marshal
 		}
-		p.small(discreet(string(body)))
+		p.detail(redact(string(body)))
 	}
 }
 
-func (p *paper) answer(a client.Answer) {
-	i := green
+func (p *printer) answer(a client.Answer) {
+	c := green
 	if a.Status >= 400 {
-		i = yellow
+		c = yellow
 	}
-	text := p.paint(i, fmt.Sprintf("%d %s", a.Status, http.StatusText(a.Status)))
+	text := p.paint(c, fmt.Sprintf("%d %s", a.Status, http.StatusText(a.Status)))
 	for _, name := range []string{"ETag", "X-Total-Count", "Idempotent-Replayed"} {
 		if value := a.Header.Get(name); value != "" {
 			text += p.paint(faint, "  "+name+": "+value)
 		}
 	}
-	p.line("←", i, text+p.paint(faint, fmt.Sprintf("  %s", a.Took.Round(100*time.Microsecond))))
+	p.line("←", c, text+p.paint(faint, fmt.Sprintf("  %s", a.Took.Round(100*time.Microsecond))))
 	if len(a.Body) > 0 {
-		p.small(shorten(discreet(compact(a.Body)), 3*width))
+		p.detail(shorten(redact(compact(a.Body)), 3*width))
 	}
 }
 
-func (p *paper) event(e client.Event) {
+func (p *printer) event(e client.Event) {
 	p.line("⚡", yellow, e.Subject)
-	p.small(e.Payload)
+	p.detail(e.Payload)
 }
 
-func (p *paper) mail(m client.Mail) {
+func (p *printer) mail(m client.Mail) {
 	p.line("✉", blue, fmt.Sprintf("%q to %s", m.Subject, m.To[0]))
 }
 
-func (p *paper) stock(name string, from, to int) {
+func (p *printer) stock(name string, from, to int) {
 	text := fmt.Sprintf("stock of %s: %d → %d", name, from, to)
 	if from == to {
 		text = fmt.Sprintf("stock of %s: still %d", name, to)
@@ -130,8 +129,8 @@ func (p *paper) stock(name string, from, to int) {
 	p.line("▣", yellow, text)
 }
 
-func (p *paper) fine(text string)  { p.line("✓", green, text) }
-func (p *paper) wrong(text string) { p.line("✗", red, p.paint(red, text)) }
+func (p *printer) pass(text string) { p.line("✓", green, text) }
+func (p *printer) fail(text string) { p.line("✗", red, p.paint(red, text)) }
 
 func compact(text []byte) string {
 	var b bytes.Buffer
@@ -141,11 +140,11 @@ func compact(text []byte) string {
 	return b.String()
 }
 
+// secrets are the values of a JSON body that must not be shown. Of a token, the
+// first characters are kept, so that two tokens can be told apart.
 var secrets = regexp.MustCompile(`("(?:token|refresh_token)":"[^"]{6})[^"]*|("(?:password)":")[^"]*`)
 
-// discreet leaves of secrets what tells them apart: somebody may look over
-// the reader's shoulder.
-func discreet(text string) string { return secrets.ReplaceAllString(text, "$1$2…") }
+func redact(text string) string { return secrets.ReplaceAllString(text, "$1$2…") }
 
 func shorten(text string, most int) string {
 	if runes := []rune(text); len(runes) > most {
@@ -154,12 +153,12 @@ func shorten(text string, most int) string {
 	return text
 }
 
-var colours = regexp.MustCompile("\x1b\\[[0-9]*m")
+var escapes = regexp.MustCompile("\x1b\\[[0-9]*m")
 
-// fold cuts a text into lines of at most most characters, behind a comma or a
-// blank where there is one. Painted text is short and stays whole.
+// fold breaks a text into lines of at most most characters, after a comma or a
+// space if there is one. A text with colours is short, and stays one line.
 func fold(text string, most int) []string {
-	if utf8.RuneCountInString(colours.ReplaceAllString(text, "")) <= most || colours.MatchString(text) {
+	if utf8.RuneCountInString(escapes.ReplaceAllString(text, "")) <= most || escapes.MatchString(text) {
 		return []string{text}
 	}
 	var lines []string

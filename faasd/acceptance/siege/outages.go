@@ -16,8 +16,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// redisAway: who guesses passwords is slowed down without Redis too.
-func redisAway(ctx context.Context, s *siege, r *record) error {
+// redisUnavailable: guessing passwords is limited without Redis, too.
+func redisUnavailable(ctx context.Context, s *siege, r *record) error {
 	p, err := s.customer(ctx, "victim")
 	if err != nil {
 		return err
@@ -27,28 +27,28 @@ func redisAway(ctx context.Context, s *siege, r *record) error {
 		return err
 	}
 	defer resume()
-	thief := s.stranger("thief")
-	r.slowed("Redis paused", guess(ctx, 4*patienceOfLogin, func(int) (*person, client.Request) { return thief, wrong(p.email) }))
+	attacker := s.stranger("attacker")
+	r.requireLimit("Redis paused", guess(ctx, 4*loginLimit, func(int) (*person, client.Request) { return attacker, wrong(p.email) }))
 	return nil
 }
 
-// copyLifetime is how old a copy may be by which a session is believed.
+// copyLifetime is how long a cached session may be used without asking the
+// database.
 const copyLifetime = 15 * time.Second
 
-// stalledCopy: a copy that could not be dropped does not outlive its session for
-// long.
+// stalledCopy: a cached session that could not be deleted at logout expires soon.
 func stalledCopy(ctx context.Context, s *siege, r *record) error {
-	const people = 3
-	var thieves []*person
-	for range people {
+	const accounts = 3
+	var leavers []*person
+	for range accounts {
 		p, err := s.customer(ctx, "leaver")
 		if err != nil {
 			return err
 		}
-		if err := p.must(ctx, 200, nil, "GET", "/api/users/me", nil); err != nil { // now there is a copy
+		if err := p.must(ctx, 200, nil, "GET", "/api/users/me", nil); err != nil { // which caches the session
 			return err
 		}
-		thieves = append(thieves, p)
+		leavers = append(leavers, p)
 	}
 	resume, err := s.pause(ctx, "redis")
 	if err != nil {
@@ -56,7 +56,7 @@ func stalledCopy(ctx context.Context, s *siege, r *record) error {
 	}
 	defer resume()
 	var answers tally
-	for _, p := range thieves {
+	for _, p := range leavers {
 		answers.add(p.do(ctx, "POST", "/api/users/logout", nil))
 	}
 	out := time.Now()
@@ -67,7 +67,7 @@ func stalledCopy(ctx context.Context, s *siege, r *record) error {
 	living := 0
 	_ = client.Until(wait, "the sessions to end", func() (bool, error) {
 		living = 0
-		for _, p := range thieves {
+		for _, p := range leavers {
 			if a, err := p.do(ctx, "GET", "/api/users/me", nil); err != nil || a.Status != 401 {
 				living++
 			}
@@ -75,13 +75,13 @@ func stalledCopy(ctx context.Context, s *siege, r *record) error {
 		return living == 0, nil
 	})
 	took := time.Since(out)
-	r.answered("logged out: %s; the last token worked for %.1f s more", &answers, took.Seconds())
-	r.require(living == 0 && took <= copyLifetime, "%d of %d tokens work %.1f s after they were logged out", living, people, took.Seconds())
+	r.answered("logged out: %s; the last token worked for another %.1f s", &answers, took.Seconds())
+	r.require(living == 0 && took <= copyLifetime, "%d of %d tokens work %.1f s after the logout", living, accounts, took.Seconds())
 	return nil
 }
 
-// halfChange: a change of the password is done or not done, whatever fails: with
-// the new one that works, no session of the old one does.
+// halfChange: whatever fails, a change of the password is complete or has no
+// effect. Once the new password works, no session of the old one does.
 func halfChange(ctx context.Context, s *siege, r *record) error {
 	var answers tally
 	done, undone := 0, 0
@@ -90,8 +90,8 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 		if err != nil {
 			return err
 		}
-		thief := &person{email: p.email, password: p.password, shop: s.from(s.address())}
-		if err := thief.login(ctx); err != nil {
+		attacker := &person{email: p.email, password: p.password, shop: s.from(s.address())}
+		if err := attacker.login(ctx); err != nil {
 			return err
 		}
 		fresh := newPassword()
@@ -104,20 +104,20 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 		if err := calm(); err != nil {
 			return err
 		}
-		changed, err := s.opens(ctx, p.email, fresh)
+		changed, err := s.canLogIn(ctx, p.email, fresh)
 		if err != nil {
 			return err
 		}
-		old, err := s.opens(ctx, p.email, p.password)
+		old, err := s.canLogIn(ctx, p.email, p.password)
 		if err != nil {
 			return err
 		}
-		stolen, err := thief.do(ctx, "GET", "/api/users/me", nil)
+		stolen, err := attacker.do(ctx, "GET", "/api/users/me", nil)
 		if err != nil {
 			return err
 		}
 		r.require(changed != old, "%s: answered %d; the new password works: %t, the old one: %t", what, a.Status, changed, old)
-		r.require(!changed || stolen.Status == 401, "%s: answered %d, the new password holds, and a session of the old one goes on (%d)", what, a.Status, stolen.Status)
+		r.require(!changed || stolen.Status == 401, "%s: answered %d, the new password works, and so does a session of the old one (%d)", what, a.Status, stolen.Status)
 		r.require(a.Status != 200 || changed, "%s: answered 200, and the new password does not work", what)
 		if changed {
 			done++
@@ -133,7 +133,7 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 		}
 	}
 	for _, after := range []time.Duration{40 * time.Millisecond, 80 * time.Millisecond} {
-		err := round("the database dies", func() (func() error, error) {
+		err := round("the database is killed", func() (func() error, error) {
 			timer := time.AfterFunc(after, func() { s.signal("documents", syscall.SIGKILL) })
 			return func() error { timer.Stop(); return nil }, nil
 		})
@@ -145,8 +145,9 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 	return nil
 }
 
-// opens tells whether a password opens an account, once the shop answers again.
-func (s *siege) opens(ctx context.Context, email, password string) (ok bool, err error) {
+// canLogIn reports whether a password is the account's, as soon as the shop
+// answers. It fails if that takes too long.
+func (s *siege) canLogIn(ctx context.Context, email, password string) (ok bool, err error) {
 	p := &person{email: email, password: password, shop: s.from(s.address())}
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -158,8 +159,7 @@ func (s *siege) opens(ctx context.Context, email, password string) (ok bool, err
 	return ok, err
 }
 
-// verify follows the link of the letter that an account was welcomed with. A
-// shop that sends no such link has nothing to verify.
+// verify follows the link in an account's verification letter, if there is one.
 func (s *siege) verify(ctx context.Context, p *person) error {
 	token, err := s.linkIn(ctx, p.email, "#verify=")
 	if err != nil || token == "" {
@@ -168,8 +168,8 @@ func (s *siege) verify(ctx context.Context, p *person) error {
 	return p.must(ctx, 204, nil, "POST", "/api/users/verify", map[string]string{"token": token})
 }
 
-// linkIn waits for a letter to an address, and gives what follows mark in the
-// newest that has it.
+// linkIn waits for a letter to an address, and returns what follows mark in the
+// newest letter that has it, or nothing. It fails if no letter comes.
 func (s *siege) linkIn(ctx context.Context, address, mark string) (token string, err error) {
 	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -185,8 +185,8 @@ func (s *siege) linkIn(ctx context.Context, address, mark string) (token string,
 	return token, err
 }
 
-// firstPassword: once the administrator has an address and a password of their
-// own, the first ones are nobody's.
+// firstPassword: once the administrator has changed address and password, the
+// initial ones are invalid, also after a restart.
 func firstPassword(ctx context.Context, s *siege, r *record) error {
 	address, first := client.Unique("owner")+"@example.com", s.admin.password
 	fresh := newPassword()
@@ -195,7 +195,7 @@ func firstPassword(ctx context.Context, s *siege, r *record) error {
 		return err
 	}
 	if a.Status != 200 {
-		return fmt.Errorf("the administrator's account cannot be changed: %d %s", a.Status, clip(a.Body))
+		return fmt.Errorf("PATCH /api/users/me of the administrator was answered %d: %s", a.Status, clip(a.Body))
 	}
 	var profile struct {
 		Pending string `json:"pending_email"`
@@ -218,14 +218,14 @@ func firstPassword(ctx context.Context, s *siege, r *record) error {
 	if err := s.box.Start(ctx); err != nil {
 		return err
 	}
-	thief := s.stranger("thief")
-	a, err = thief.do(ctx, "POST", "/api/users/authenticate", client.Login{Username: s.box.Target.AdminEmail, Password: first})
+	attacker := s.stranger("attacker")
+	a, err = attacker.do(ctx, "POST", "/api/users/authenticate", client.Login{Username: s.box.Target.AdminEmail, Password: first})
 	if err != nil {
 		return err
 	}
-	// An account that is made at the start may come a moment later.
+	// An account that is created at the start may appear a moment later.
 	time.Sleep(time.Second)
-	again, err := thief.do(ctx, "POST", "/api/users/authenticate", client.Login{Username: s.box.Target.AdminEmail, Password: first})
+	again, err := attacker.do(ctx, "POST", "/api/users/authenticate", client.Login{Username: s.box.Target.AdminEmail, Password: first})
 	if err != nil {
 		return err
 	}
@@ -234,13 +234,13 @@ func firstPassword(ctx context.Context, s *siege, r *record) error {
 		return err
 	}
 	r.answered("the first password: %d, %d; administrators: %d", a.Status, again.Status, admins)
-	r.require(a.Status == 401 && again.Status == 401, "after a new start the first password opens an administrator's account again")
-	r.require(admins == 1, "there are %d administrators", admins)
+	r.require(a.Status == 401 && again.Status == 401, "after a restart the first password opens an administrator's account again")
+	r.require(admins == 1, "there are %d administrators, want 1", admins)
 	return s.admin.login(ctx)
 }
 
-// leaks: what is secret stands in no log and in no argument of a process. Every
-// password that the siege chose begins with the same mark.
+// leaks: no secret is in a log or in a process's arguments. Every password that
+// the siege uses begins with secret.
 func leaks(ctx context.Context, s *siege, r *record) error {
 	needles := map[string]string{"a password": secret, "the key of the tokens": s.box.JWTSecret, "the first administrator's password": s.box.Target.AdminPassword,
 		"an access token": "eyJhbGciOi", "a letter's token": "#verify=", "another letter's token": "#reset="}
@@ -260,7 +260,7 @@ func leaks(ctx context.Context, s *siege, r *record) error {
 		for what, needle := range needles {
 			if i := bytes.Index(text, []byte(needle)); i >= 0 && needle != "" {
 				begin := bytes.LastIndexByte(text[:i], '\n') + 1
-				r.broke("%s stands in %s: %s…", what, where, text[begin:min(i, begin+160)])
+				r.broke("%s is in %s: %s…", what, where, text[begin:min(i, begin+160)])
 			}
 		}
 	}
@@ -286,6 +286,6 @@ func leaks(ctx context.Context, s *siege, r *record) error {
 			look("the arguments of "+name, text)
 		}
 	}
-	r.answered("%s of logs and the arguments of %d processes", inMiB(int64(looked)), processes)
+	r.answered("searched %s of logs and the arguments of %d processes", inMiB(int64(looked)), processes)
 	return nil
 }

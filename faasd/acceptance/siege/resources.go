@@ -14,26 +14,27 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// refused are the answers to what is too much or makes no sense.
+// refused reports whether a status rejects the request.
 func refused(status int) bool { return status >= 400 && status < 500 }
 
-// hugeNames: what is too long is refused before it becomes a key or a query.
+// hugeNames: a name that is too long is rejected before it is part of a key or a
+// query.
 func hugeNames(ctx context.Context, s *siege, r *record) error {
 	const size = 1_000_000
 	var answers tally
 	each(60, 60, func(i int) {
-		p := s.stranger("glutton")
+		p := s.stranger("attacker")
 		body := client.Login{Username: fmt.Sprintf("%d", i) + strings.Repeat("x", size), Password: newPassword()}
 		a, err := p.do(ctx, "POST", "/api/users/authenticate", body)
 		answers.add(a, err)
 		p.shop.HTTP.CloseIdleConnections()
 	})
 	r.answered("names of 1 MB: %s", &answers)
-	r.require(answers.of[401] == 0 && answers.of[200] == 0, "%d logins with a name of 1 MB were tried", answers.of[401])
+	r.require(answers.of[401] == 0 && answers.of[200] == 0, "%d logins with a name of 1 MB were checked", answers.of[401])
 	for status := range answers.of {
-		r.require(refused(status), "a name of 1 MB is answered %d", status)
+		r.require(refused(status), "a name of 1 MB was answered %d", status)
 	}
-	// What fits into a body may still be too long for a name.
+	// A name that fits into a body may still be too long.
 	long := strings.Repeat("y", 12_000)
 	for what, request := range map[string]client.Request{
 		"a login's name":      wrong(long),
@@ -43,8 +44,8 @@ func hugeNames(ctx context.Context, s *siege, r *record) error {
 		"a password":          {Method: "POST", Path: "/api/users/register", Body: client.NewAccount{Email: client.Unique("a") + "@example.com", Password: long}},
 		"a refresh token":     {Method: "POST", Path: "/api/users/refresh", Body: client.Refresh{RefreshToken: long}},
 	} {
-		a, err := s.stranger("glutton").shop.Do(ctx, request)
-		r.require(err == nil && refused(a.Status), "%s of %d bytes is answered %d (%v)", what, len(long), a.Status, err)
+		a, err := s.stranger("attacker").shop.Do(ctx, request)
+		r.require(err == nil && refused(a.Status), "%s of %d bytes was answered %d (%v)", what, len(long), a.Status, err)
 	}
 	longest, err := s.longestKey(ctx)
 	if err != nil {
@@ -63,9 +64,9 @@ func (s *siege) longestKey(ctx context.Context) (longest int, err error) {
 	return longest, keys.Err()
 }
 
-// bigBodies: every route has its limit, and so has the function behind it.
+// bigBodies: every route limits its body, and so does the function behind it.
 func bigBodies(ctx context.Context, s *siege, r *record) error {
-	p, err := s.customer(ctx, "hauler")
+	p, err := s.customer(ctx, "attacker")
 	if err != nil {
 		return err
 	}
@@ -88,16 +89,16 @@ func bigBodies(ctx context.Context, s *siege, r *record) error {
 			}
 			a, err := who.shop.Through(door).Do(ctx, client.Request{Method: c.method, Path: c.path, Token: who.grant.Token, Body: body})
 			answers.add(a, err)
-			r.require(err == nil && a.Status == 413, "%s %s at the %s answers a body of %d bytes with %d (%v)", c.method, c.path, door, len(body), a.Status, err)
+			r.require(err == nil && a.Status == 413, "%s %s at the %s with a body of %d bytes was answered %d (%v)", c.method, c.path, door, len(body), a.Status, err)
 		}
 	}
 	r.answered("%s", &answers)
 	return nil
 }
 
-// bombs: bodies that cost more to read than to send.
+// bombs: bodies that are cheap to send and expensive to decode.
 func bombs(ctx context.Context, s *siege, r *record) error {
-	p, err := s.customer(ctx, "sapper")
+	p, err := s.customer(ctx, "attacker")
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func bombs(ctx context.Context, s *siege, r *record) error {
 				}
 				a, err := p.shop.Through(door).Do(ctx, client.Request{Method: "POST", Path: path, Token: p.grant.Token, Header: header, Body: body})
 				answers.add(a, err)
-				r.require(err == nil && refused(a.Status), "%s: POST %s at the %s answers %d (%v)", what, path, door, a.Status, err)
+				r.require(err == nil && refused(a.Status), "%s: POST %s at the %s was answered %d (%v)", what, path, door, a.Status, err)
 			}
 		}
 	}
@@ -151,11 +152,11 @@ func headers(ctx context.Context, s *siege, r *record) error {
 			"Cookie: " + strings.Repeat("a=b; ", 200_000) + "\r\n", "Authorization: Bearer " + strings.Repeat("a", 1_000_000) + "\r\n"} {
 			var several [10]int
 			each(len(several), len(several), func(i int) {
-				several[i] = rawly(ctx, s.address(), address, "GET "+paths[door]+" HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n"+flood+"\r\n")
+				several[i] = sendRaw(ctx, s.address(), address, "GET "+paths[door]+" HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n"+flood+"\r\n")
 			})
 			for _, got := range several {
 				answers.add(client.Answer{Status: got}, nil)
-				r.require(got == 0 || refused(got), "the %s answers %d bytes of headers with %d", door, len(flood), got)
+				r.require(got == 0 || refused(got), "%[2]d bytes of headers at the %[1]s were answered %[3]d", door, len(flood), got)
 			}
 		}
 	}
@@ -164,7 +165,7 @@ func headers(ctx context.Context, s *siege, r *record) error {
 }
 
 func deepPages(ctx context.Context, s *siege, r *record) error {
-	p, err := s.customer(ctx, "diver")
+	p, err := s.customer(ctx, "attacker")
 	if err != nil {
 		return err
 	}
@@ -178,15 +179,15 @@ func deepPages(ctx context.Context, s *siege, r *record) error {
 		for _, path := range []string{"/api/inventory?", "/api/orders?"} {
 			a, err := p.do(ctx, "GET", path+query, nil)
 			answers.add(a, err)
-			// What a list does not know it may leave alone, as long as it costs no more.
-			r.require(err == nil && a.Status < 500, "GET %s%s answers %d (%v)", path, query[:min(len(query), 40)], a.Status, err)
-			r.require(len(a.Body) < mib, "GET %s%s answers %d bytes", path, query[:min(len(query), 40)], len(a.Body))
+			// A list may ignore parameters that it does not know.
+			r.require(err == nil && a.Status < 500, "GET %s%s was answered %d (%v)", path, query[:min(len(query), 40)], a.Status, err)
+			r.require(len(a.Body) < mib, "GET %s%s was answered with %d bytes", path, query[:min(len(query), 40)], len(a.Body))
 		}
 	}
 	for _, q := range []string{strings.Repeat("a ", 2000), strings.Repeat("(a+)+", 500) + "$", ".*", strings.Repeat("é", 3000), "$where", strings.Repeat("a", 8000)} {
 		a, err := p.shop.Do(ctx, client.Request{Method: "GET", Path: "/api/inventory?q=" + escape(q)})
 		answers.add(a, err)
-		r.require(err == nil && a.Status < 500 && a.Took < 5*time.Second, "a search for %d bytes answers %d after %s (%v)", len(q), a.Status, a.Took, err)
+		r.require(err == nil && a.Status < 500 && a.Took < 5*time.Second, "a search for %d bytes was answered %d after %s (%v)", len(q), a.Status, a.Took, err)
 	}
 	r.answered("%s", &answers)
 	return nil
@@ -200,9 +201,9 @@ func escape(q string) string {
 	return b.String()
 }
 
-// flood opens n connections to the front door, sends each what begin gives, and
-// keeps them for a while. It tells how many were still open at the end, and
-// what the others were answered.
+// flood opens n connections to the front door, calls begin for each, and holds
+// them. It returns how many were still open at the end, and how the others were
+// answered.
 func (s *siege) flood(ctx context.Context, n int, from func(i int) string, hold time.Duration, begin func(i int, conn net.Conn)) (open int, answers *tally) {
 	answers = &tally{}
 	var left atomic.Int64
@@ -222,7 +223,7 @@ func (s *siege) flood(ctx context.Context, n int, from func(i int) string, hold 
 		case got != 0:
 			answers.add(client.Answer{Status: got}, nil)
 		case time.Now().Before(end):
-			answers.add(client.Answer{}, nil) // closed without a word
+			answers.add(client.Answer{}, nil) // closed without an answer
 		default:
 			left.Add(1)
 		}
@@ -230,15 +231,15 @@ func (s *siege) flood(ctx context.Context, n int, from func(i int) string, hold 
 	return int(left.Load()), answers
 }
 
-// stalledBodies: a body that does not arrive costs the edge memory, and a
-// customer nothing.
+// stalledBodies: incomplete bodies take a bounded share of the edge's memory, and
+// customers do not notice.
 func stalledBodies(ctx context.Context, s *siege, r *record) error {
 	body := bytes.Repeat([]byte("a"), mib-1)
 	open, answers := s.flood(ctx, 300, func(int) string { return s.address() }, 8*time.Second, func(_ int, conn net.Conn) {
 		_, _ = fmt.Fprintf(conn, "POST /api/inventory HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", mib)
 		_, _ = conn.Write(body)
 	})
-	r.answered("%d of 300 still waited after 8 s; %s", open, answers)
+	r.answered("%d of 300 still open after 8 s; %s", open, answers)
 	return nil
 }
 
@@ -252,7 +253,7 @@ func slowHeaders(ctx context.Context, s *siege, r *record) error {
 		}
 	})
 	r.answered("%d of 300 still open after %s; %s", open, hold, answers)
-	r.require(open == 0, "%d clients may still send their headers after %s", open, hold)
+	r.require(open == 0, "%d clients are still sending headers after %s", open, hold)
 	return nil
 }
 

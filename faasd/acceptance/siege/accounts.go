@@ -16,8 +16,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// loginRace: a login that was under way when the password changed must not
-// outlive the change.
+// loginRace: a login with the old password that is in flight while the password
+// changes must not leave a valid session.
 func loginRace(ctx context.Context, s *siege, r *record) error {
 	const rounds, logins = 8, 9
 	var answers tally
@@ -31,8 +31,8 @@ func loginRace(ctx context.Context, s *siege, r *record) error {
 		var racing sync.WaitGroup
 		for i := range logins {
 			racing.Go(func() {
-				thief := &person{email: p.email, password: p.password, shop: s.from(s.address())}
-				a, err := thief.do(ctx, "POST", "/api/users/authenticate", client.Login{Username: p.email, Password: p.password})
+				attacker := &person{email: p.email, password: p.password, shop: s.from(s.address())}
+				a, err := attacker.do(ctx, "POST", "/api/users/authenticate", client.Login{Username: p.email, Password: p.password})
 				answers.add(a, err)
 				if err == nil && a.Status == 200 {
 					_ = a.Decode(&grants[i])
@@ -50,54 +50,55 @@ func loginRace(ctx context.Context, s *siege, r *record) error {
 				continue
 			}
 			won++
-			thief := &person{grant: g, shop: p.shop}
-			if a, err := thief.do(ctx, "GET", "/api/users/me", nil); err == nil && a.Status == 200 {
+			attacker := &person{grant: g, shop: p.shop}
+			if a, err := attacker.do(ctx, "GET", "/api/users/me", nil); err == nil && a.Status == 200 {
 				lived++
 			}
-			if a, err := thief.do(ctx, "POST", "/api/users/refresh", client.Refresh{RefreshToken: g.RefreshToken}); err == nil && a.Status == 200 {
+			if a, err := attacker.do(ctx, "POST", "/api/users/refresh", client.Refresh{RefreshToken: g.RefreshToken}); err == nil && a.Status == 200 {
 				renewed++
 			}
 		}
 	}
-	r.answered("logins: %s; of %d tokens %d worked after the change, %d were renewed", &answers, won, lived, renewed)
-	r.require(lived == 0 && renewed == 0, "of %d tokens for the old password %d go on working after the change, and %d were renewed", won, lived, renewed)
+	r.answered("logins: %s; of %d tokens, %d worked after the change, %d were renewed", &answers, won, lived, renewed)
+	r.require(lived == 0 && renewed == 0, "of %d tokens for the old password, %d still work after the change, and %d were renewed", won, lived, renewed)
 	return nil
 }
 
-// manySessions: ending all sessions ends all of them, however many there are.
-// Logging in 1,100 times takes too long, so that one session is put into its
-// account's document 1,100 times, and its token signed anew for each.
+// manySessions: ending all sessions ends every one of them, however many there
+// are. Logging in 1,100 times takes too long, so one session is copied 1,100
+// times in the account's document, and a token signed for each copy.
 func manySessions(ctx context.Context, s *siege, r *record) error {
 	const many = 1100
-	p, err := s.customer(ctx, "hydra")
+	p, err := s.customer(ctx, "attacker")
 	if err != nil {
 		return err
 	}
-	thief := &person{email: p.email, password: p.password, shop: s.from(s.address())}
-	if err := thief.login(ctx); err != nil {
+	attacker := &person{email: p.email, password: p.password, shop: s.from(s.address())}
+	if err := attacker.login(ctx); err != nil {
 		return err
 	}
-	tokens, err := s.multiply(ctx, p.id, thief.grant.Token, many)
+	tokens, err := s.multiply(ctx, p.id, attacker.grant.Token, many)
 	if err != nil {
 		return err
 	}
 	before := s.working(ctx, tokens)
 	if before == 0 {
-		return errors.New("none of the sessions that were put into the database works: the attack does not know what a session looks like now")
+		return errors.New("none of the copied sessions works: the attack has to be adapted to how sessions are stored")
 	}
 	if err := p.must(ctx, 200, nil, "PATCH", "/api/users/me", map[string]string{"password": newPassword(), "current_password": p.password}); err != nil {
 		return err
 	}
 	after := s.working(ctx, tokens)
 	r.answered("%d sessions worked before, %d after", before, after)
-	r.require(after == 0, "%d of %d sessions outlive the new password", after, many)
+	r.require(after == 0, "%d of %d sessions still work after the new password", after, many)
 	return nil
 }
 
-// pileUp: an account's sessions are bounded; the oldest gives way.
-func pileUp(ctx context.Context, s *siege, r *record) error {
+// manyLogins: an account has a bounded number of sessions; a new one ends the
+// oldest.
+func manyLogins(ctx context.Context, s *siege, r *record) error {
 	const logins = 40
-	p, err := s.customer(ctx, "hydra")
+	p, err := s.customer(ctx, "attacker")
 	if err != nil {
 		return err
 	}
@@ -109,13 +110,13 @@ func pileUp(ctx context.Context, s *siege, r *record) error {
 		}
 	})
 	n := s.working(ctx, tokens)
-	r.answered("%d of %d sessions go on", n, logins)
-	r.require(n > 0 && n < logins, "all of %d sessions of one account go on", n)
+	r.answered("%d of %d sessions still work", n, logins)
+	r.require(n > 0 && n < logins, "%d of %d sessions of one account still work, want some and not all", n, logins)
 	return nil
 }
 
-// multiply puts the session of an account's token n times into the account, and
-// gives the tokens.
+// multiply copies an account's first session n times in its document, and returns
+// a token for each copy. It fails if the document has no sessions.
 func (s *siege) multiply(ctx context.Context, account, token string, n int) ([]string, error) {
 	claims := jwt.MapClaims{}
 	parsed, _, err := jwt.NewParser().ParseUnverified(token, claims)
@@ -132,7 +133,7 @@ func (s *siege) multiply(ctx context.Context, account, token string, n int) ([]s
 		return nil, err
 	}
 	if len(kept.Sessions) == 0 {
-		return nil, errors.New("an account's document has no sessions: the attack does not know where they are now")
+		return nil, errors.New("an account's document has no sessions: the attack has to be adapted to how sessions are stored")
 	}
 	tokens, copies := make([]string, n), make(bson.A, n)
 	for i := range n {
@@ -154,7 +155,7 @@ func (s *siege) multiply(ctx context.Context, account, token string, n int) ([]s
 	return tokens, err
 }
 
-// working counts the tokens that show their owner's profile.
+// working returns how many of the tokens are accepted.
 func (s *siege) working(ctx context.Context, tokens []string) (n int) {
 	shop := s.from(s.address())
 	var answers tally
@@ -164,7 +165,7 @@ func (s *siege) working(ctx context.Context, tokens []string) (n int) {
 	return answers.of[200]
 }
 
-// guess tries n wrong passwords, and counts the answers.
+// guess sends n requests, and returns how they were answered.
 func guess(ctx context.Context, n int, try func(i int) (*person, client.Request)) *tally {
 	var answers tally
 	each(n, 4, func(i int) {
@@ -178,15 +179,16 @@ func wrong(login string) client.Request {
 	return client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: login, Password: newPassword()}}
 }
 
-// patienceOfLogin is how many wrong passwords the contract's defaults let one
-// address try at one account.
-const patienceOfLogin = 10
+// loginLimit is how many wrong passwords one address may try at one account by
+// default.
+const loginLimit = 10
 
-// slowed holds the shop to its limit of tries.
-func (r *record) slowed(what string, answers *tally) {
+// requireLimit requires that no more than loginLimit passwords were checked, and
+// that the rest was answered 429.
+func (r *record) requireLimit(what string, answers *tally) {
 	r.answered("%s: %s", what, answers)
-	r.require(answers.of[401] <= patienceOfLogin, "%s: %d passwords could be tried, not %d", what, answers.of[401], patienceOfLogin)
-	r.require(answers.of[429] > 0, "%s: nobody was told to wait", what)
+	r.require(answers.of[401] <= loginLimit, "%s: %d passwords were checked, want at most %d", what, answers.of[401], loginLimit)
+	r.require(answers.of[429] > 0, "%s: no request was answered 429", what)
 }
 
 func twoNames(ctx context.Context, s *siege, r *record) error {
@@ -194,12 +196,12 @@ func twoNames(ctx context.Context, s *siege, r *record) error {
 	if err != nil {
 		return err
 	}
-	thief := s.stranger("thief")
-	r.slowed("by turns", guess(ctx, 2*patienceOfLogin, func(i int) (*person, client.Request) {
+	attacker := s.stranger("attacker")
+	r.requireLimit("alternating", guess(ctx, 2*loginLimit, func(i int) (*person, client.Request) {
 		if i%2 == 0 {
-			return thief, wrong(p.username)
+			return attacker, wrong(p.username)
 		}
-		return thief, wrong(p.email)
+		return attacker, wrong(p.email)
 	}))
 	return nil
 }
@@ -210,12 +212,12 @@ func forgedAddresses(ctx context.Context, s *siege, r *record) error {
 		if err != nil {
 			return err
 		}
-		thief := s.stranger("thief")
-		thief.shop.Door = door
-		r.slowed("at the "+door.String(), guess(ctx, 4*patienceOfLogin, func(i int) (*person, client.Request) {
+		attacker := s.stranger("attacker")
+		attacker.shop.Door = door
+		r.requireLimit("at the "+door.String(), guess(ctx, 4*loginLimit, func(i int) (*person, client.Request) {
 			request := wrong(p.email)
 			request.Header = http.Header{"X-Forwarded-For": {fmt.Sprintf("203.0.113.%d", i)}, "X-Real-Ip": {fmt.Sprintf("203.0.113.%d", i)}, "Forwarded": {fmt.Sprintf("for=203.0.113.%d", i)}}
-			return thief, request
+			return attacker, request
 		}))
 	}
 	return nil
@@ -226,20 +228,20 @@ func oneNetwork(ctx context.Context, s *siege, r *record) error {
 	if err != nil {
 		return err
 	}
-	thief := &person{shop: s.from(proxy)}
-	r.slowed("from one /64", guess(ctx, 4*patienceOfLogin, func(i int) (*person, client.Request) {
+	attacker := &person{shop: s.from(proxy)}
+	r.requireLimit("from one /64", guess(ctx, 4*loginLimit, func(i int) (*person, client.Request) {
 		request := wrong(p.email)
 		request.Header = http.Header{"X-Forwarded-For": {fmt.Sprintf("2001:db8:1:2::%x", i+1)}}
-		return thief, request
+		return attacker, request
 	}))
-	// Another network is not punished for it.
+	// Another network has its own limit.
 	neighbour := wrong(p.email)
 	neighbour.Header = http.Header{"X-Forwarded-For": {"2001:db8:1:3::1"}}
-	a, err := thief.shop.Do(ctx, neighbour)
+	a, err := attacker.shop.Do(ctx, neighbour)
 	if err != nil {
 		return err
 	}
-	r.require(a.Status == 401, "the first guess from another /64 is answered %d", a.Status)
+	r.require(a.Status == 401, "the first guess from another /64 was answered %d, want 401", a.Status)
 	return nil
 }
 
@@ -264,7 +266,7 @@ func keys(ctx context.Context, s *siege, r *record) error {
 	for _, key := range []string{strings.Repeat("k", 256), strings.Repeat("k", 60_000), "ключ", "a\tb", "", "\xff\xfe"} {
 		a, err := order(p, key, 1)
 		refused.add(a, err)
-		r.require(a.Status == 400 || a.Status == 431 || err != nil, "a key of %d bytes is answered %d", len(key), a.Status)
+		r.require(a.Status == 400 || a.Status == 431 || err != nil, "a key of %d bytes was answered %d", len(key), a.Status)
 	}
 	r.answered("bad keys: %s", &refused)
 	key := client.Unique("key")
@@ -272,7 +274,7 @@ func keys(ctx context.Context, s *siege, r *record) error {
 	if err != nil {
 		return err
 	}
-	r.require(first.Status == 201, "the first order is answered %d", first.Status)
+	r.require(first.Status == 201, "the first order was answered %d", first.Status)
 	theirs, err := order(other, key, 1)
 	if err != nil {
 		return err
@@ -281,13 +283,13 @@ func keys(ctx context.Context, s *siege, r *record) error {
 	if err := errors.Join(first.Decode(&mine), theirs.Decode(&foreign)); err != nil {
 		return err
 	}
-	r.require(theirs.Status == 201 && mine.ID != foreign.ID, "another customer's key is answered %d with order %s", theirs.Status, foreign.ID)
+	r.require(theirs.Status == 201 && mine.ID != foreign.ID, "another customer's key was answered %d with order %s", theirs.Status, foreign.ID)
 	again, err := order(p, key, 2)
 	if err != nil {
 		return err
 	}
-	r.require(again.Status == 422, "the same key for another order is answered %d", again.Status)
-	// The same key many times at once is one order.
+	r.require(again.Status == 422, "the same key for another order was answered %d", again.Status)
+	// The same key many times at once makes one order.
 	var many tally
 	ids := map[string]bool{}
 	var mu sync.Mutex
@@ -307,9 +309,9 @@ func keys(ctx context.Context, s *siege, r *record) error {
 	return nil
 }
 
-// paths: whatever a path looks like, it leads to a route or nowhere.
+// paths: no notation of a path reaches anything but the routes.
 func paths(ctx context.Context, s *siege, r *record) error {
-	p, err := s.customer(ctx, "climber")
+	p, err := s.customer(ctx, "attacker")
 	if err != nil {
 		return err
 	}
@@ -322,9 +324,9 @@ func paths(ctx context.Context, s *siege, r *record) error {
 		"/api/users/%2e%2e", "/api/users/..;/outbox-relay", "/api/orders/..%5c..%5csystem", "/api/inventory/%252e%252e%252fsystem",
 		"/api/users/register/../../../function/outbox-relay", "/API/users/me", "/api/users/" + strings.Repeat("a", 8000),
 	} {
-		a := rawly(ctx, s.address(), front, "GET "+path+" HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer "+p.grant.Token+"\r\nConnection: close\r\n\r\n")
+		a := sendRaw(ctx, s.address(), front, "GET "+path+" HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer "+p.grant.Token+"\r\nConnection: close\r\n\r\n")
 		answers.add(client.Answer{Status: a}, nil)
-		r.require(a == 404 || a == 400 || a == 405 || a == 414 || a == 431, "the front door answers GET %s with %d", path[:min(len(path), 80)], a)
+		r.require(a == 404 || a == 400 || a == 405 || a == 414 || a == 431, "GET %s at the front door was answered %d", path[:min(len(path), 80)], a)
 	}
 	r.answered("front door: %s", &answers)
 	var inner tally
@@ -333,9 +335,9 @@ func paths(ctx context.Context, s *siege, r *record) error {
 		"/function/users%2f..%2foutbox-relay", "/function/users/..%2f..%2foutbox-relay", "/function//outbox-relay", "/system/functions", "/system/secrets", "/system/logs?name=users",
 		"/function/users%00", "/function/users.other-namespace", "/function/" + strings.Repeat("a", 8000),
 	} {
-		a := rawly(ctx, s.address(), gateway, "GET "+path+" HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer "+p.grant.Token+"\r\nConnection: close\r\n\r\n")
+		a := sendRaw(ctx, s.address(), gateway, "GET "+path+" HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer "+p.grant.Token+"\r\nConnection: close\r\n\r\n")
 		inner.add(client.Answer{Status: a}, nil)
-		r.require(a == 404 || a == 400 || a == 401 || a == 301 || a == 307 || a == 405 || a == 414 || a == 431, "the gateway answers GET %s with %d", path[:min(len(path), 80)], a)
+		r.require(a == 404 || a == 400 || a == 401 || a == 301 || a == 307 || a == 405 || a == 414 || a == 431, "GET %s at the gateway was answered %d", path[:min(len(path), 80)], a)
 	}
 	r.answered("gateway: %s", &inner)
 	return nil
