@@ -1,23 +1,23 @@
 #!/bin/bash
 # The real box on one Debian machine: faasd, OpenFaaS and Kiosk from source,
 # with no image registry. `make box` calls `box.sh up`, `make box-down` calls
-# `box.sh down`. README.md in the folder above tells what it does.
+# `box.sh down`. See README.md in the folder above.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 
-# Where everything that is kept lies: programs, images, data, secrets.
+# The folder with programs, images, data and secrets.
 box=${BOX_DIR:-/var/lib/kiosk}
-# What is true until the machine is started again: process numbers, and what
-# the machine was like before.
+# The folder with what is valid until the machine restarts: process numbers, and the
+# machine's previous settings.
 run=/run/kiosk
 ports="PORT GRPC_PORT GATEWAY_PORT MAIL_PORT NATS_PORT TELEMETRY_PORT"
-# What is not said now is as it was said at the last make box.
+# Variables that are not set have the values of the last make box.
 . faasd/box/settings.sh
 settings="$settings $telemetry_settings"
 recall "$box/environment" $ports $settings $edge_settings
 export PORT=${PORT:-8000} GRPC_PORT=${GRPC_PORT:-50051} GATEWAY_PORT=${GATEWAY_PORT:-8080} MAIL_PORT=${MAIL_PORT:-8025} NATS_PORT=${NATS_PORT:-4222} TELEMETRY_PORT=${TELEMETRY_PORT:-4318}
-# The box has a sink of its own, and its alerts count on being told every 10 s.
+# The box has its own telemetry sink, and its alerts need an export every 10 s.
 export OTEL_EXPORTER_OTLP_ENDPOINT=${OTEL_EXPORTER_OTLP_ENDPOINT:-http://telemetry:4318} OTEL_METRIC_EXPORT_INTERVAL=${OTEL_METRIC_EXPORT_INTERVAL:-10000}
 export ADMIN_EMAIL=${ADMIN_EMAIL:-admin@kiosk.local} PUBLIC_URL=${PUBLIC_URL:-http://127.0.0.1:$PORT}
 export OPENFAAS_URL=http://127.0.0.1:$GATEWAY_PORT REGISTRY=kiosk TAG=box KIOSK_SETTINGS=$box/settings.yml
@@ -26,10 +26,10 @@ export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 . faasd/box/modules.sh
 . faasd/box/lib.sh
 
-trap '[ $? -eq 0 ] || [ -z "$doing" ] || echo "kiosk: this failed while it was to: $doing. What was started keeps running; make box goes on where it stopped, make box-down takes all back." >&2' EXIT
+trap '[ $? -eq 0 ] || [ -z "$doing" ] || echo "kiosk: failed at this step: $doing. What was started keeps running: make box continues, make box-down reverts everything." >&2' EXIT
 
-# background NAME FOLDER COMMAND...: unless it runs. Its output goes to the
-# journal: journalctl -t NAME.
+# background NAME FOLDER COMMAND...: starts the command unless it is running. Its output
+# goes to the journal: journalctl -t NAME.
 background() {
 	local name=$1 folder=$2
 	shift 2
@@ -40,40 +40,40 @@ background() {
 
 packages="ca-certificates containerd runc containernetworking-plugins iptables bridge-utils iproute2 procps curl systemd redis-tools prometheus"
 
-# own_folder refuses a BOX_DIR that holds other things: up closes it to everybody
-# else, and down may remove it.
+# own_folder fails if BOX_DIR has files that are not a box's: up changes its mode, and
+# down may remove it.
 own_folder() {
-	case $box in /*) ;; *) die "BOX_DIR is $box: name the whole path, from /" ;; esac
+	case $box in /*) ;; *) die "BOX_DIR is $box: use an absolute path" ;; esac
 	[ ! -e "$box" ] || [ -z "$(ls -A "$box")" ] || [ -e "$box/.box" ] || [ -e "$box/built" ] ||
-		die "$box holds other things than a box's: name a folder of its own, BOX_DIR=FOLDER"
+		die "$box has files that are not a box's: choose an empty folder with BOX_DIR=FOLDER"
 }
 
 check() {
 	own_folder
 	[ "$(id -u)" -eq 0 ] || die "make box starts containers: run it as root"
-	[ -e /etc/debian_version ] || die "make box knows Debian only; on another system install faasd itself and use faasd/box/install.sh"
+	[ -e /etc/debian_version ] || die "make box supports only Debian: on another system, install faasd and use faasd/box/install.sh"
 	command -v go >/dev/null || die "the go command is not in PATH: install Go from https://go.dev/dl/"
 	local other
 	for other in /var/lib/faasd /var/lib/faasd-provider /usr/local/bin/faasd; do
 		[ ! -e "$other" ] && continue
 		case $(readlink "$other") in
 		"$box"/*) ;;
-		*) die "$other is another faasd's: use faasd/box/install.sh to add Kiosk to it" ;;
+		*) die "$other belongs to another faasd: use faasd/box/install.sh to add Kiosk to it" ;;
 		esac
 	done
-	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI names this machine as localhost, which is another place in a container: name it 10.62.0.1, and let MongoDB listen there" ;; esac
+	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI has localhost, which in a container is the container itself: use 10.62.0.1, and have MongoDB listen there" ;; esac
 	alive faasd && return
 	local port
 	for port in $ports; do
-		! (exec 3<>"/dev/tcp/127.0.0.1/${!port}") 2>/dev/null || die "port ${!port} is in use: stop what listens there, or choose another with $port=NUMBER"
+		! (exec 3<>"/dev/tcp/127.0.0.1/${!port}") 2>/dev/null || die "port ${!port} is in use: stop the process that listens there, or choose another port with $port=NUMBER"
 	done
-	! (exec 3<>/dev/tcp/127.0.0.1/8081) 2>/dev/null || die "port 8081 is in use, which faasd's provider needs: stop what listens there"
+	! (exec 3<>/dev/tcp/127.0.0.1/8081) 2>/dev/null || die "port 8081 is in use, which faasd's provider needs: stop the process that listens there"
 }
 
-# prepare_machine sets what faasd expects, and remembers what was there.
+# prepare_machine sets what faasd needs, and saves the previous settings.
 prepare_machine() {
 	[ -e $run/forwarding ] || sysctl -n net.ipv4.conf.all.forwarding >$run/forwarding
-	# faasd needs a machine that forwards. Where it did not, it forwards nothing else now.
+	# faasd needs IP forwarding. If that was off, only faasd's traffic is forwarded.
 	local only=""
 	[ "$(cat $run/forwarding)" != 0 ] || only=only
 	faasd/box/firewall.sh up $only
@@ -91,13 +91,13 @@ prepare_machine() {
 
 containerd_answers() { [ -S /run/containerd/containerd.sock ] && ctr --connect-timeout 2s version >/dev/null 2>&1; }
 
-journald_runs() { pgrep --runstates D,R,S --exact systemd-journal; } # 15 letters are what the kernel keeps; no zombie
+journald_runs() { pgrep --runstates D,R,S --exact systemd-journal; } # the kernel keeps 15 letters of a name; no zombies
 
 start_machine() {
 	if ! journald_runs >/dev/null; then
 		mkdir -p /run/systemd/journal
 		launch journald / /lib/systemd/systemd-journald
-		within 10 journald_runs && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald does not start: run /lib/systemd/systemd-journald to see why"
+		within 10 journald_runs && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald did not start: run /lib/systemd/systemd-journald to see why"
 	fi
 	if ! containerd_answers; then
 		cat >"$box/containerd.toml" <<-END
@@ -107,7 +107,7 @@ start_machine() {
 			disabled_plugins = ["io.containerd.grpc.v1.cri"]
 		END
 		background containerd / /usr/bin/containerd --config "$box/containerd.toml"
-		within 20 containerd_answers || die "containerd does not answer: journalctl -t containerd says why"
+		within 20 containerd_answers || die "containerd does not answer: see journalctl -t containerd"
 	fi
 }
 
@@ -117,7 +117,7 @@ build_all() {
 	local now
 	now=$(sources | sha256sum)
 	if [ "$(cat "$box/built" 2>/dev/null)" = "$now" ]; then
-		step "nothing changed since the images were made"
+		step "images are up to date"
 		return
 	fi
 	step "build faas-cli and faasd 0.17.0"
@@ -126,7 +126,7 @@ build_all() {
 	build_programs
 	step "build the functions"
 	build_functions
-	step "make the images"
+	step "build the images"
 	build_images
 	printf '%s\n' "$now" >"$box/built"
 }
@@ -140,14 +140,14 @@ load_images() {
 		ctr -n kiosk images import "$box/images/operator.tar" >/dev/null
 		printf '%s\n' "$now" >"$box/loaded"
 	fi
-	# faasd wants to see that the namespace is a namespace of functions.
+	# faasd requires this label on a namespace of functions.
 	ctr namespaces label openfaas-fn openfaas=true
 }
 
 ### faasd and what runs on it
 
 core_files() {
-	# First what may refuse: everything else is as it was then.
+	# First what may fail, so that nothing else has changed then.
 	MONGO_OPTIONS=directConnection=true OPERATOR=$root/faasd/box/operator.sh faasd/box/secrets.sh "$box/secrets" "$box/faasd" || die "nothing was changed"
 	remember "$box/environment" $ports $settings $edge_settings
 	install -m 644 faasd/box/etc/* "$box/faasd/"
@@ -157,16 +157,16 @@ core_files() {
 	fi
 	local without=""
 	if own_database "$box/secrets"; then
-		echo "  The database is the embedded document server, which is for development only: MONGO_URI names another."
+		echo "  The database is the embedded document server, which is for development only: set MONGO_URI to use another."
 	else
 		without+=" mongo"
 	fi
 	[ -z "${SMTP_HOST:-}" ] || without+=" mail"
 	edge_environment >"$box/faasd/edge.env"
 	WITHOUT=$without "$box/host/box" compose faasd/docker-compose.yaml faasd/box/compose.yaml >"$box/faasd/docker-compose.yaml"
-	# Containers cannot ask a resolver that listens on this machine only.
+	# Containers cannot reach a resolver that listens on this machine's loopback address.
 	{ grep -E '^nameserver' /etc/resolv.conf | grep -vE ' (127\.|::1)' || echo "nameserver 1.1.1.1"; } >"$box/faasd/resolv.conf"
-	# Where the demo and the tests of acceptance find this box.
+	# The addresses for the demo and the acceptance tests.
 	(umask 077 && cat >"$box/target.env" <<-END
 		KIOSK_URL=http://127.0.0.1:$PORT
 		KIOSK_GATEWAY=$OPENFAAS_URL
@@ -197,8 +197,8 @@ start_faasd() {
 	background faasd /var/lib/faasd /usr/local/bin/faasd up
 }
 
-# quiet NAMESPACE NAME...: asks these containers to end, and waits until they
-# have, while they still have a network: whoever is connected hears of it.
+# quiet NAMESPACE NAME...: stops these containers while they still have a network, so
+# that their connections are closed properly.
 quiet() {
 	local namespace=$1 name names=()
 	shift
@@ -220,8 +220,8 @@ stop_core() {
 	end faasd 60
 }
 
-# core_ready looks at the containers' own addresses: faasd stops publishing a
-# port for good at the first connection that nobody behind it takes.
+# core_ready checks the containers' own addresses: faasd stops publishing a port after
+# the first connection that the container refuses.
 at() { awk -v name="$1" '$2 == name { ip = $1 } END { print ip }' /var/lib/faasd/hosts; }
 core_ready() {
 	local gateway edge port
@@ -243,14 +243,14 @@ start_core() {
 	fi
 	start_faasd
 	printf '%s\n' "$now" >$run/core
-	within 60 core_ready || die "the core services do not come up: journalctl -t faasd -t openfaas:gateway -t openfaas:edge says why"
+	within 60 core_ready || die "the core services did not start: see journalctl -t faasd -t openfaas:gateway -t openfaas:edge"
 }
 
 faas() { HOME=$box "$box/host/faas-cli" "$@"; }
 
-# deploy_function may fail for no reason of its own: under load the gateway
-# starts the new container before the provider does, which then says that it
-# "already exists"; and a function that takes 30 s to stop "is running".
+# deploy_function may fail although nothing is wrong, so it is retried: under load the
+# gateway starts the new container before the provider does, which then fails with
+# "already exists"; and a function that takes 30 s to stop with "is running".
 deploy_function() { faas deploy -f stack.yml --filter "$1" >"$box/deploy.log" 2>&1; }
 
 deploy() {
@@ -275,7 +275,7 @@ deploy() {
 		fi
 	done
 	for name in ${changed[@]+"${changed[@]}"}; do
-		within 90 deploy_function "${name%%=*}" || die "faas-cli deploy of ${name%%=*} failed: $box/deploy.log says why"
+		within 90 deploy_function "${name%%=*}" || die "faas-cli deploy of ${name%%=*} failed: see $box/deploy.log"
 		printf '%s\n' "${name#*=}" >"$box/deployed/${name%%=*}"
 	done
 }
@@ -285,7 +285,7 @@ functions_ready() {
 	background kiosk-watch / /usr/bin/env "RESTART_FAASD=$root/faasd/box/box.sh restart" "BOX_DIR=$box" /bin/bash "$box/host/watch.sh"
 	for file in "$box"/bin/functions/*; do
 		name=${file##*/}
-		within 90 answers "$OPENFAAS_URL/function/$name/_/ready" || die "the function $name does not get ready: journalctl -t openfaas-fn:$name says why"
+		within 90 answers "$OPENFAAS_URL/function/$name/_/ready" || die "function $name did not become ready: see journalctl -t openfaas-fn:$name"
 	done
 }
 
@@ -295,8 +295,8 @@ up() {
 	chmod 700 "$box"
 	touch "$box/.box"
 	exec 9>$run/lock
-	flock -w 60 9 || die "another make box is at work"
-	echo "Kiosk's box on faasd; what it keeps lies in $box"
+	flock -w 60 9 || die "another make box is running"
+	echo "Kiosk's real box is starting; its data is in $box"
 	cat <<-END
 		  OpenFaaS's gateway is the Community Edition, under OpenFaaS Ltd's EULA: personal use is
 		  free, commercial use is allowed for 60 days. See faasd/README.md.
@@ -306,7 +306,7 @@ up() {
 		install_packages
 		build_all
 	elif [ ! -e "$box/built" ]; then
-		die "there is nothing in $box to start: make box builds it"
+		die "$box has no built box: run make box"
 	fi
 	step "start containerd"
 	prepare_machine
@@ -323,13 +323,13 @@ up() {
 	step ""
 	doing=""
 	cat <<-END
-		ready http://127.0.0.1:$PORT (after $SECONDS s)
+		ready http://127.0.0.1:$PORT ($("$box/host/box" -version), started in $SECONDS s)
 
 		  front door     http://127.0.0.1:$PORT
 		  gRPC           127.0.0.1:$GRPC_PORT
 		  OpenFaaS       $OPENFAAS_URL       $box/host/faas-cli login -s < $box/faasd/secrets/basic-auth-password
-		  mail           $([ -n "${SMTP_HOST:-}" ] && echo "goes out through $SMTP_HOST" || echo "is caught: http://127.0.0.1:$MAIL_PORT/api/messages")
-		  traces         http://127.0.0.1:$TELEMETRY_PORT       each order's way; metrics under /metrics
+		  mail           $([ -n "${SMTP_HOST:-}" ] && echo "sent through $SMTP_HOST" || echo "http://127.0.0.1:$MAIL_PORT/api/messages")
+		  traces         http://127.0.0.1:$TELEMETRY_PORT       a trace for each order; metrics under /metrics
 		  administrator  $ADMIN_EMAIL, password in $box/secrets/admin-password
 		  logs           journalctl -t openfaas-fn:orders, -t openfaas:edge, -t faasd, -t kiosk-watch
 		  demo           (set -a; . $box/target.env; make demo)
@@ -337,10 +337,9 @@ up() {
 	END
 }
 
-# no_tasks removes what still runs in a container, and says whether all is gone.
-# It asks for the processes too: containerd leaves one out of its list that it
-# cannot ask, and a container that outlived its network could never be reached
-# again.
+# no_tasks removes all running containers, and succeeds once none is left. It also checks
+# the processes: containerd does not list a container that it cannot query, and one that
+# is left without a network could never be reached again.
 no_tasks() {
 	local namespace name
 	for namespace in openfaas openfaas-fn; do
@@ -357,7 +356,7 @@ stop() {
 	if containerd_answers; then
 		stop_core "and the functions"
 		end faasd-provider 10
-		within 30 no_tasks || die "a container does not end: ps -ef | grep 'namespace openfaas' says which"
+		within 30 no_tasks || die "a container did not stop: see ps -ef | grep 'namespace openfaas'"
 	fi
 	end faasd 10
 	end faasd-provider 10
@@ -384,7 +383,7 @@ down() {
 	[ "$(id -u)" -eq 0 ] || die "make box-down stops containers: run it as root"
 	step "stop the box"
 	stop
-	step "take the files back"
+	step "remove links and settings"
 	local link
 	for link in /opt/cni/bin/*; do
 		case $(readlink "$link") in /usr/lib/cni/*) rm "$link" ;; esac
@@ -400,7 +399,7 @@ down() {
 		[ ! -s "$box/packages" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq $(cat "$box/packages") >/dev/null
 		rm -rf "$box"
 	else
-		echo "  kept: $box (the shop's data and secrets, images); PURGE=yes removes it, and the packages that were installed"
+		echo "  kept: $box (data, secrets and images); PURGE=yes removes it, and the packages that make box installed"
 	fi
 	step ""
 	doing=""
@@ -408,17 +407,17 @@ down() {
 
 case ${1:-} in
 up | down) "$1" ;;
-start) up "as it is" ;; # after a stop, or the machine's own new start
-restart) # what ended, for watch.sh
+start) up "as it is" ;; # after a stop, or a restart of the machine
+restart) # what has ended, for watch.sh
 	exec 9>$run/lock
-	flock -n 9 || exit 0 # make box is at work, and sees to it
+	flock -n 9 || exit 0 # a running make box does it
 	start_machine
 	stop_core
 	start_faasd
-	within 15 core_ready # else watch.sh sees why not, and calls again
+	within 15 core_ready # otherwise watch.sh calls again
 	;;
 stop) stop ;;
-test) # kills and restarts what it likes: not for a box that somebody uses
+test) # kills and restarts parts of the box: not for a box in use
 	set -a
 	. "$box/target.env"
 	KIOSK_BOX=$box BOX_DIR=$box go test -count=1 -v -timeout 20m "${@:2}" ./faasd/box

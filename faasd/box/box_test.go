@@ -24,7 +24,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// realBox is the running box of `make box`, as `box.sh test` names it.
+// realBox is the running box of `make box`, whose folder `box.sh test` passes on.
 type realBox struct {
 	*testing.T
 	dir  string
@@ -35,18 +35,17 @@ type realBox struct {
 
 	mu     sync.Mutex
 	orders []string // answered 201
-	tries  int      // requests that it took
+	tries  int      // how many requests these took
 }
 
 const stock = 100_000
 
-// TestRealBox holds a real faasd against the promises that its parts cannot
-// keep alone: nothing that was confirmed is lost or done twice while its
-// containers are killed, its functions replaced, and all of it stopped.
+// TestRealBox tests the shop on a real faasd: nothing that was confirmed is lost or done
+// twice while containers are killed, functions replaced, and the box stopped.
 func TestRealBox(t *testing.T) {
 	dir := os.Getenv("KIOSK_BOX")
 	if dir == "" {
-		t.Skip("KIOSK_BOX names no running box: `make box` starts one (root, Debian), then `faasd/box/box.sh test` runs this")
+		t.Skip("KIOSK_BOX is not set: start a box with `make box` (root, Debian), then run `faasd/box/box.sh test`")
 	}
 	target, err := client.FromEnv()
 	if err != nil {
@@ -78,7 +77,7 @@ func (b *realBox) step(name string, run func()) {
 	b.Logf("%-40s %5.1f s, %d orders with %d requests", name, time.Since(began).Seconds(), len(b.orders), b.tries)
 }
 
-// do asks until the shop answers with something other than its being away.
+// do sends a request, and retries while the shop is unavailable.
 func (b *realBox) do(r client.Request) client.Answer {
 	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
 	defer cancel()
@@ -89,7 +88,7 @@ func (b *realBox) do(r client.Request) client.Answer {
 		}
 		select {
 		case <-ctx.Done():
-			b.Errorf("%s %s: away for two minutes: %v %d %s", r.Method, r.Path, err, a.Status, a.Body)
+			b.Errorf("%s %s: unavailable for two minutes: %v %d %s", r.Method, r.Path, err, a.Status, a.Body)
 			return a
 		case <-time.After(100 * time.Millisecond):
 		}
@@ -103,7 +102,7 @@ func (b *realBox) must(method, path, token string, body any, status int, into an
 	b.Helper()
 	a := b.do(client.Request{Method: method, Path: path, Token: token, Body: body})
 	if a.Status != status {
-		b.Fatalf("%s %s: %d, not %d: %s", method, path, a.Status, status, a.Body)
+		b.Fatalf("%s %s was answered %d, want %d: %s", method, path, a.Status, status, a.Body)
 	}
 	if into != nil {
 		if err := a.Decode(into); err != nil {
@@ -119,13 +118,13 @@ func (b *realBox) login(email, password string) string {
 	return grant.Token
 }
 
-// place orders one piece, with one key for however many requests it takes.
+// place orders one piece, with the same key for all retries.
 func (b *realBox) place(key string) string {
 	a := b.do(client.Request{Method: "POST", Path: "/api/orders", Token: b.customer,
 		Header: http.Header{"Idempotency-Key": {key}},
 		Body:   client.NewOrder{Items: []client.Item{{ProductID: b.product, Quantity: 1}}}})
 	var o client.Order
-	if a.Status == http.StatusConflict { // the same key's first request is under way still
+	if a.Status == http.StatusConflict { // the key's first request is still in flight
 		time.Sleep(100 * time.Millisecond)
 		return b.place(key)
 	}
@@ -140,7 +139,7 @@ func (b *realBox) place(key string) string {
 	return o.ID
 }
 
-// underLoad runs with customers who go on buying.
+// underLoad calls run while customers place orders.
 func (b *realBox) underLoad(run func()) {
 	done := make(chan struct{})
 	var customers sync.WaitGroup
@@ -156,12 +155,12 @@ func (b *realBox) underLoad(run func()) {
 			}
 		})
 	}
-	defer customers.Wait() // also where run ends the test
+	defer customers.Wait() // also if run ends the test
 	defer close(done)
 	run()
 }
 
-// try runs a command and gives what it printed.
+// try runs a command and returns its output.
 func (b *realBox) try(name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(b.Context(), name, args...)
 	cmd.Dir = filepath.Join("..", "..")
@@ -189,8 +188,8 @@ func (b *realBox) faas(args ...string) string {
 	return b.command(b.cli(), args...)
 }
 
-// deploy tries again where faasd says that the function "already exists": under
-// load the gateway may start the new container before the provider does.
+// deploy retries if faasd says that the function "already exists": under load the gateway
+// may start the new container before the provider does.
 func (b *realBox) deploy(name string, more ...string) {
 	b.Helper()
 	b.until("the deployment of "+name, func() bool {
@@ -202,7 +201,7 @@ func (b *realBox) deploy(name string, more ...string) {
 	})
 }
 
-// until asks for two minutes.
+// until polls for up to two minutes.
 func (b *realBox) until(what string, done func() bool) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
@@ -216,7 +215,7 @@ func (b *realBox) commands() {
 	expect := func(out, text string) {
 		b.Helper()
 		if !strings.Contains(out, text) {
-			b.Errorf("there is no %q in:\n%s", text, out)
+			b.Errorf("the output lacks %q:\n%s", text, out)
 		}
 	}
 	expect(b.faas("list"), "create-order")
@@ -231,8 +230,8 @@ func (b *realBox) commands() {
 	b.must("GET", "/api/users/me", b.customer, nil, 200, nil)
 }
 
-// walls are between the box and its neighbours, between its containers and the
-// cloud's metadata, and around its secrets.
+// walls checks the isolation of the box from other hosts, of its containers from the
+// cloud's metadata service, and of its secrets.
 func (b *realBox) walls() {
 	hosts, err := os.ReadFile("/var/lib/faasd/hosts")
 	if err != nil {
@@ -246,8 +245,8 @@ func (b *realBox) walls() {
 	}
 	database := addresses["mongo"] + ":27017"
 
-	// A neighbour who routes faasd's network to this machine, and plays the
-	// metadata service.
+	// Another host that routes faasd's network to this machine, and acts as the metadata
+	// service.
 	neighbour := fmt.Sprintf("kiosk-%d", os.Getpid())
 	for _, command := range []string{
 		"netns add " + neighbour,
@@ -273,7 +272,7 @@ func (b *realBox) walls() {
 	}
 	for _, way := range []struct {
 		what     string
-		from, to string // "": from here
+		from, to string // from is empty for this machine
 		closed   bool
 	}{
 		{"this machine to the database", "", database, false},
@@ -300,7 +299,7 @@ func (b *realBox) walls() {
 		}
 	}
 
-	// Who gets there without a password, gets nothing.
+	// Without a password the database answers nothing.
 	client, err := mongo.Connect(options.Client().ApplyURI("mongodb://" + database + "/?directConnection=true"))
 	if err != nil {
 		b.Fatal(err)
@@ -314,8 +313,7 @@ func (b *realBox) walls() {
 	}
 	b.command("faasd/box/operator.sh", "dead-letters", "list")
 
-	// Whoever lists the processes reads no secret, and neither does the edge that
-	// of the tokens.
+	// No process has a secret in its arguments, and the edge does not have jwt-secret.
 	if _, err := os.Stat("/var/lib/faasd/secrets/edge/jwt-secret"); !errors.Is(err, fs.ErrNotExist) {
 		b.Errorf("the edge has jwt-secret (%v)", err)
 	}
@@ -345,17 +343,17 @@ func (b *realBox) walls() {
 	}
 }
 
-// queue has OpenFaaS's queue send a mail, and the worker tell of it: in its
-// log, and to the address that the call named.
+// queue sends a mail through OpenFaaS's queue, and checks the worker's log and the
+// callback.
 func (b *realBox) queue() {
 	listener, err := net.Listen("tcp", "10.62.0.1:0") // this machine, as containers see it
 	if err != nil {
 		b.Fatal(err)
 	}
-	told := make(chan http.Header, 1)
+	called := make(chan http.Header, 1)
 	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {
-		case told <- r.Header.Clone():
+		case called <- r.Header.Clone():
 		default:
 		}
 	})}}
@@ -364,16 +362,16 @@ func (b *realBox) queue() {
 	to, since := client.Unique("queue")+"@example.com", time.Now()
 	a, err := b.shop.SendLater(b.Context(), b.admin, client.NewMail{ToEmail: to, Subject: "By the queue", HTMLBody: "<p>Hi</p>"}, http.Header{"X-Callback-Url": {server.URL + "/"}})
 	if err != nil || a.Status != http.StatusAccepted {
-		b.Fatalf("the queue answers %d %s (%v)", a.Status, a.Body, err)
+		b.Fatalf("the queue answered %d %s (%v)", a.Status, a.Body, err)
 	}
 	select {
-	case h := <-told:
+	case h := <-called:
 		b.Logf("the callback: X-Function-Name %s, X-Function-Status %s, X-Call-Id %s", h.Get("X-Function-Name"), h.Get("X-Function-Status"), h.Get("X-Call-Id"))
 		if h.Get("X-Function-Status") != "200" || h.Get("X-Call-Id") != a.Header.Get("X-Call-Id") {
 			b.Errorf("the callback of call %s says %v", a.Header.Get("X-Call-Id"), h)
 		}
 	case <-time.After(time.Minute):
-		b.Error("nobody called back")
+		b.Error("no callback was received")
 	}
 	if mails, err := b.shop.Mails(b.Context(), to); err != nil || len(mails) != 1 {
 		b.Errorf("%d mails, %v", len(mails), err)
@@ -394,7 +392,7 @@ func (b *realBox) kills() {
 		"openfaas-fn/create-order", "openfaas-fn/inventory-updater", "openfaas-fn/outbox-relay", "openfaas-fn/send-email",
 		"openfaas/queue-worker", "openfaas/nats", "openfaas/nats-streaming", "openfaas/redis", "openfaas/mongo", "openfaas/gateway", "openfaas/edge",
 	}
-	if testing.Short() { // faasd starts all core services anew, whichever it was
+	if testing.Short() { // faasd restarts all core services, whichever has ended
 		victims = []string{"openfaas-fn/create-order", "openfaas-fn/inventory-updater", "openfaas/nats", "openfaas/mongo"}
 	}
 	for _, victim := range victims {
@@ -408,7 +406,7 @@ func (b *realBox) kills() {
 	}
 }
 
-// pid is the process of a container that runs.
+// pid returns the process of a running container.
 func (b *realBox) pid(namespace, name string) string {
 	for line := range strings.Lines(b.tasks(namespace)) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == name && f[2] == "RUNNING" {
@@ -418,7 +416,7 @@ func (b *realBox) pid(namespace, name string) string {
 	return ""
 }
 
-// tasks tolerates a containerd that is asked while something ends.
+// tasks lists the containers' processes, and retries if one ends meanwhile.
 func (b *realBox) tasks(namespace string) string {
 	out, err := exec.CommandContext(b.Context(), "ctr", "-n", namespace, "task", "ls").Output()
 	if err != nil {
@@ -460,11 +458,11 @@ func (b *realBox) reboot() {
 	var listed []client.Order
 	b.must("GET", "/api/orders?limit=1", b.customer, nil, 200, &listed)
 	if len(listed) != 1 || before == 0 {
-		b.Errorf("%d orders before, and now there is %v", before, listed)
+		b.Errorf("%d orders before, now %v", before, listed)
 	}
 }
 
-// settle waits until the shop has said all it has to say, and counts.
+// settle waits until the shop has delivered everything, and checks stock and letters.
 func (b *realBox) settle() {
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 	defer cancel()

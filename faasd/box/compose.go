@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// service is one of a compose file's services, as it stands there.
+// service is a service in a compose file.
 type service map[string]any
 
 type compose struct {
@@ -19,10 +19,10 @@ type compose struct {
 	Services map[string]service `yaml:"services"`
 }
 
-// composeFile writes base with override laid over it, service by service and
-// key by key; a null removes a key. Every service runs the image that images
-// made for it. WITHOUT names services to leave out; PORT and the like move
-// what is published.
+// composeFile writes base with the changes of override: each key of a service replaces
+// the one in base, and a null removes it. Services run the images that images has built.
+// WITHOUT lists services to omit; PORT and the like change the published ports. It fails
+// if one of the files is not valid.
 func composeFile(base, override string, w io.Writer) error {
 	file, err := readCompose(base)
 	if err != nil {
@@ -72,8 +72,8 @@ func composeFile(base, override string, w io.Writer) error {
 	return errors.Join(encoder.Encode(file), encoder.Close())
 }
 
-// keep replaces the texts in the list under key, and drops those that change
-// does not want.
+// keep replaces each text in the list under key by what change returns, or drops it if
+// change reports false. It fails if the list has anything but texts.
 func (s service) keep(key string, change func(string) (string, bool)) error {
 	list, ok := s[key].([]any)
 	if !ok {
@@ -83,7 +83,7 @@ func (s service) keep(key string, change func(string) (string, bool)) error {
 	for _, item := range list {
 		text, ok := item.(string)
 		if !ok {
-			return fmt.Errorf("%s holds something other than text", key)
+			return fmt.Errorf("%s has an entry that is not a text", key)
 		}
 		if text, ok = change(text); ok {
 			kept = append(kept, text)

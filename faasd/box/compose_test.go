@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The files of the project: what `make box` runs.
+// The test uses the project's own files.
 func TestComposeFile(t *testing.T) {
 	t.Setenv("PORT", "18000")
 	t.Setenv("WITHOUT", "mail")
@@ -24,21 +24,21 @@ func TestComposeFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Services["mail"] != nil {
-		t.Error("mail is there, which was to be left out")
+		t.Error("the service mail exists, although WITHOUT lists it")
 	}
 	for name, s := range c.Services {
 		image, _ := s["image"].(string)
 		if !strings.HasPrefix(image, "kiosk.local/") || !strings.HasSuffix(image, ":box") {
-			t.Errorf("%s runs %s, which make box does not make", name, image)
+			t.Errorf("%s has the image %s, which make box does not build", name, image)
 		}
 		for _, port := range s.list("ports") {
 			if !strings.HasPrefix(port, "127.0.0.1:") {
-				t.Errorf("%s publishes %s to the world", name, port)
+				t.Errorf("%s publishes %s on all addresses", name, port)
 			}
 		}
 		for _, other := range s.list("depends_on") {
 			if c.Services[other] == nil {
-				t.Errorf("%s waits for %s, which there is not", name, other)
+				t.Errorf("%s depends on %s, which does not exist", name, other)
 			}
 		}
 	}
@@ -59,8 +59,7 @@ func (s service) list(key string) (texts []string) {
 	return texts
 }
 
-// A secret's place is a file that secrets.sh makes: no file of the project has
-// a password in it.
+// Secrets are in files that secrets.sh creates: no file of the project has a password.
 func TestNoSecretInFiles(t *testing.T) {
 	for _, path := range []string{"../docker-compose.yaml", "compose.yaml", "etc/nats.conf", "etc/redis.conf", "etc/mongo.sh", "../cloud-init.yaml"} {
 		text, err := os.ReadFile(filepath.FromSlash(path))
@@ -68,7 +67,7 @@ func TestNoSecretInFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(text)) {
-			// NAME=value or name: value, where the value is no variable and no file.
+			// NAME=value or name: value, unless the value is a variable or a file.
 			lower := strings.ToLower(line)
 			for _, word := range []string{"password:", "password=", "requirepass "} {
 				_, value, found := strings.Cut(lower, word)

@@ -20,7 +20,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
-// dashboard are the expressions of each of the dashboard's panels, by its title.
+// dashboard returns the expressions of the dashboard's panels, by title.
 func dashboard(t *testing.T) map[string][]string {
 	t.Helper()
 	var file struct {
@@ -42,7 +42,7 @@ func dashboard(t *testing.T) map[string][]string {
 			panels[p.Title] = append(panels[p.Title], target.Expr)
 		}
 		if p.Type != "row" && len(panels[p.Title]) == 0 {
-			t.Errorf("the panel %q asks for nothing", p.Title)
+			t.Errorf("the panel %q has no expression", p.Title)
 		}
 	}
 	if len(panels) < 20 {
@@ -51,10 +51,10 @@ func dashboard(t *testing.T) map[string][]string {
 	return panels
 }
 
-// documented is a metric as docs/telemetry.md has it.
+// documented is a metric in docs/telemetry.md.
 type documented struct {
 	name, unit, prometheus string
-	attributes             []map[string]string // sets of them to report
+	attributes             []map[string]string // the sets of attributes to export
 }
 
 func documents(t *testing.T) (metrics []documented) {
@@ -79,7 +79,7 @@ func documents(t *testing.T) (metrics []documented) {
 		if len(prometheus) == 0 || strings.TrimSpace(cells[1]) == "" {
 			continue
 		}
-		// After an attribute's name, which has a dot, come its values, if it has few.
+		// After an attribute's name, which has a dot, come its values, if there are few.
 		m := documented{name: all(cells[0])[0], unit: strings.TrimSpace(cells[1]), prometheus: prometheus[0]}
 		sets := []map[string]string{{}}
 		for attributes := all(cells[3]); len(attributes) > 0; {
@@ -116,11 +116,11 @@ func documents(t *testing.T) (metrics []documented) {
 	if len(metrics) < 25 {
 		t.Fatalf("docs/telemetry.md has %d metrics", len(metrics))
 	}
-	// The Go runtime's are in one row.
+	// The Go runtime's metrics are in one row.
 	return append(metrics, documented{"go.goroutine.count", "{goroutine}", "go_goroutine_count", []map[string]string{{}}}, documented{"go.memory.used", "By", "go_memory_used_bytes", []map[string]string{{}}})
 }
 
-// documentedMetrics are the names that Prometheus may be asked for: those of
+// documentedMetrics returns the names that expressions may use: those in
 // docs/telemetry.md, and the sink's and Prometheus' own.
 func documentedMetrics(t *testing.T) map[string]bool {
 	known := map[string]bool{"up": true, "ALERTS": true, "telemetry_sink_points_total": true, "telemetry_sink_points_dropped_total": true,
@@ -134,7 +134,7 @@ func documentedMetrics(t *testing.T) map[string]bool {
 	return known
 }
 
-// export makes of the documented metrics an OTLP request, of round after round.
+// export returns an OTLP request with all documented metrics, for one round.
 func export(metrics []documented, job string, round int) []byte {
 	type object = map[string]any
 	attributes := func(set map[string]string) (list []any) {
@@ -175,7 +175,7 @@ func export(metrics []documented, job string, round int) []byte {
 	return body
 }
 
-// background starts a program and ends it with the test.
+// background starts a program that ends with the test.
 func background(t *testing.T, path string, args ...string) {
 	t.Helper()
 	var out bytes.Buffer
@@ -203,7 +203,7 @@ func port(t *testing.T) string {
 	return fmt.Sprintf("127.0.0.1:%d", n)
 }
 
-// fetch gets a JSON answer.
+// fetch decodes a JSON answer.
 func fetch(ctx context.Context, address string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -226,9 +226,9 @@ func fetch(ctx context.Context, address string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// TestDashboard asks a Prometheus that runs with the box's own configuration and
-// rules, and that scrapes the box's own sink, every question of the dashboard:
-// each has an answer once every metric of docs/telemetry.md was reported.
+// TestDashboard evaluates every expression of the dashboard in a Prometheus with the box's
+// configuration and rules, which scrapes the box's sink: each has a result once every
+// metric in docs/telemetry.md was exported.
 func TestDashboard(t *testing.T) {
 	prometheus := tool(t, "prometheus")
 	dir := t.TempDir()
@@ -256,7 +256,7 @@ func TestDashboard(t *testing.T) {
 	background(t, sink, "-addr", sinkAddress)
 	background(t, prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address, "--enable-feature=exemplar-storage")
 
-	// Every process reports everything, until the test ends.
+	// Every process exports all metrics until the test ends.
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	metrics, names := documents(t), jobs(t)
@@ -265,10 +265,10 @@ func TestDashboard(t *testing.T) {
 			for _, job := range names {
 				res, err := http.Post("http://"+sinkAddress+"/v1/metrics", "application/json", bytes.NewReader(export(metrics, job, round)))
 				if err != nil {
-					continue // it is not there yet, or no more
+					continue // the sink is not running yet, or has stopped
 				}
 				if text, _ := io.ReadAll(res.Body); strings.TrimSpace(string(text)) != "{}" {
-					t.Errorf("the sink answers %s %s", res.Status, text)
+					t.Errorf("the sink answered %s %s", res.Status, text)
 				}
 				_ = res.Body.Close()
 			}
@@ -305,7 +305,7 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	if n, err := ask("kiosk_no_such_metric"); n != 0 || err != nil {
-		t.Errorf("a metric that there is not has %d series, %v", n, err)
+		t.Errorf("an unknown metric has %d series, %v, want none", n, err)
 	}
 
 	var loaded struct {
@@ -332,6 +332,6 @@ func TestDashboard(t *testing.T) {
 	}
 	address = fmt.Sprintf("http://%s/api/v1/query_exemplars?query=http_server_request_duration_seconds_bucket&start=%d&end=%d", address, time.Now().Add(-time.Minute).Unix(), time.Now().Unix()+1)
 	if err := fetch(patience, address, &exemplars); err != nil || len(exemplars.Data) == 0 || exemplars.Data[0].Exemplars[0].Labels["trace_id"] == "" {
-		t.Errorf("no exemplar leads to a trace: %+v, %v", exemplars, err)
+		t.Errorf("no exemplar has a trace: %+v, %v", exemplars, err)
 	}
 }

@@ -1,31 +1,28 @@
 #!/bin/bash
-# What faasd leaves open, and a box's firewall closes:
+# A firewall that closes what faasd leaves open:
 #
-#   firewall.sh up [only]    again and again changes nothing; "only" drops what
-#                            is forwarded and not faasd's, for a machine that
-#                            forwarded nothing before
+#   firewall.sh up [only]    idempotent; "only" drops all forwarded packets that are not
+#                            faasd's, for a machine that did not forward before
 #   firewall.sh down
 #
-# - A neighbour who routes faasd's network to this machine reaches every
-#   container, and the provider, whose port is open on every address and which
-#   calls any function: nothing that arrives from outside may be for either.
-#   Containers' own connections leave as this machine's (masquerading), so that
-#   no answer is for faasd's network, either.
-# - A container can ask the cloud's metadata service, which hands out the
-#   machine's user data and credentials. Names it may ask it: some clouds have
-#   their resolver at the same address.
+# - A host in the same network that routes faasd's network to this machine reaches every
+#   container; and the provider, which can call any function, listens on every address.
+#   So packets from outside to either are dropped. Containers' own connections are
+#   masqueraded, so no answers are addressed to faasd's network.
+# - A container can reach the cloud's metadata service, which has the machine's user data
+#   and credentials. DNS is allowed: some clouds have their resolver at the same address.
 #
-# The rules stand in the table raw, which comes before everything that other
-# rules, those of CNI, ufw or Docker, could accept.
+# The rules are in the table raw, which is evaluated before the rules of CNI, ufw or
+# Docker can accept a packet.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
-bridge=openfaas0 network=10.62.0.0/16 provider=8081 # as faasd has them
+bridge=openfaas0 network=10.62.0.0/16 provider=8081 # faasd's
 
-# hook IPTABLES TABLE CHAIN OURS -I|-A: has CHAIN ask our chain, once.
+# hook IPTABLES TABLE CHAIN OURS -I|-A: adds a jump from CHAIN to our chain, once.
 hook() { "$1" -w 10 -t "$2" -C "$3" -j "$4" 2>/dev/null || "$1" -w 10 -t "$2" "$5" "$3" -j "$4"; }
 
-# unhook IPTABLES TABLE CHAIN OURS: removes our chain.
+# unhook IPTABLES TABLE CHAIN OURS: removes the jump and our chain.
 unhook() {
 	while "$1" -w 10 -t "$2" -D "$3" -j "$4" 2>/dev/null; do :; done
 	"$1" -w 10 -t "$2" -F "$4" 2>/dev/null && "$1" -w 10 -t "$2" -X "$4" || true
@@ -49,7 +46,7 @@ up() {
 		COMMIT
 	END
 	hook iptables raw PREROUTING KIOSK -I
-	# faasd's network is IPv4's alone, but the provider listens on both.
+	# faasd's network has only IPv4, but the provider listens on both.
 	if ipv6; then
 		ip6tables-restore -w 10 --noflush <<-END
 			*raw

@@ -16,10 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// networks are namespaces of their own, so that this machine's network stays
-// as it is: a machine with faasd's bridge, a container behind it, a neighbour
-// who routes faasd's network to the machine and plays the metadata service,
-// and another neighbour.
+// networks are network namespaces, so that this machine's network is not changed: a
+// machine with faasd's bridge, a container behind it, a neighbour that routes faasd's
+// network to the machine and acts as the metadata service, and another neighbour.
 type networks struct{ *testing.T }
 
 const (
@@ -33,17 +32,17 @@ const (
 func openNetworks(t *testing.T) networks {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("it makes network namespaces, which needs root")
+		t.Skip("creating network namespaces needs root")
 	}
 	for _, tool := range []string{"ip", "iptables"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing: the packages iproute2 and iptables have them", tool)
+			t.Skipf("%s is missing: install the packages iproute2 and iptables", tool)
 		}
 	}
 	n := networks{t}
 	for _, ns := range []string{"box", "container", "neighbour", "other"} {
 		if out, err := exec.Command("ip", "netns", "add", n.name(ns)).CombinedOutput(); err != nil {
-			t.Skipf("this root may not make namespaces: %s", out)
+			t.Skipf("this root user may not create namespaces: %s", out)
 		}
 		t.Cleanup(func() { n.run("ip", "netns", "del", n.name(ns)) })
 		n.in(ns, "ip", "link", "set", "lo", "up")
@@ -61,7 +60,7 @@ func openNetworks(t *testing.T) networks {
 		n.in(link.ns, "ip", "address", "add", link.address, "dev", link.there)
 		n.in(link.ns, "ip", "link", "set", link.there, "up")
 	}
-	// As faasd and CNI leave a machine.
+	// As faasd and CNI set up a machine.
 	n.in("box", "ip", "link", "add", "openfaas0", "type", "bridge")
 	n.in("box", "ip", "link", "set", "veth0", "master", "openfaas0")
 	n.in("box", "ip", "address", "add", bridgeIP+"/16", "dev", "openfaas0")
@@ -86,7 +85,7 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-// name keeps apart what several tests do at a time.
+// name returns a name that is unique among concurrent tests.
 func (n networks) name(ns string) string { return fmt.Sprintf("kiosk-%d-%s", os.Getpid(), ns) }
 
 func (n networks) run(name string, args ...string) {
@@ -101,16 +100,16 @@ func (n networks) in(ns, name string, args ...string) {
 	n.run("ip", append([]string{"netns", "exec", n.name(ns), name}, args...)...)
 }
 
-// as runs fn with the network of a namespace.
+// as calls fn in a network namespace.
 func (n networks) as(ns string, fn func() error) error {
 	return inNetwork("/var/run/netns/"+n.name(ns), fn)
 }
 
-// inNetwork runs fn with the network that path names. What fn opens stays there.
+// inNetwork calls fn in the network namespace at path, to which its connections belong.
 func inNetwork(path string, fn func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		file, err := os.Open(path)
 		if err == nil {
 			err = errors.Join(unix.Setns(int(file.Fd()), unix.CLONE_NEWNET), file.Close())
@@ -130,7 +129,7 @@ func (n networks) listen(ns, address string) {
 	}
 }
 
-// listen takes connections, and closes them, until the test ends.
+// listen accepts connections and closes them, until the test ends.
 func listen(t *testing.T, address string) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -149,11 +148,11 @@ func listen(t *testing.T, address string) error {
 	return nil
 }
 
-// How long a connection is waited for: long for one that is to be, and for one
-// whose packets are to be dropped, a packet and its first repetition.
+// How long to wait for a connection: long if it should succeed; otherwise for a packet and
+// its first retransmission.
 const patience, impatience = 10 * time.Second, 1500 * time.Millisecond
 
-// connects tells whether somebody takes a connection.
+// connects reports whether a connection is accepted.
 func connects(ctx context.Context, address string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -168,8 +167,8 @@ func (n networks) connects(ns, address string, patience time.Duration) bool {
 	return n.as(ns, func() error { return connects(n.Context(), address, patience) }) == nil
 }
 
-// TestFirewall tries every way before the firewall is up, when all are open,
-// and after: those of the attackers are closed then.
+// TestFirewall tries every connection without the firewall, when all succeed, and with it,
+// when the attackers' are blocked.
 func TestFirewall(t *testing.T) {
 	n := openNetworks(t)
 	n.listen("container", ":27017")
@@ -206,7 +205,7 @@ func TestFirewall(t *testing.T) {
 	}
 	for _, way := range ways {
 		if !n.connects(way.from, way.to, patience) {
-			t.Errorf("without a firewall: %s is closed", way.what)
+			t.Errorf("without the firewall: %s is blocked", way.what)
 		}
 	}
 	n.in("box", "./firewall.sh", "up", "only")
@@ -223,10 +222,10 @@ func TestFirewall(t *testing.T) {
 	n.in("box", "./firewall.sh", "down")
 	for _, save := range []string{"iptables-save", "ip6tables-save"} {
 		if out, err := exec.Command("ip", "netns", "exec", n.name("box"), save).Output(); err != nil || strings.Contains(string(out), "KIOSK") {
-			t.Errorf("%v, it leaves behind:\n%s", err, out)
+			t.Errorf("%v, these rules are left:\n%s", err, out)
 		}
 	}
 	if way := ways[0]; !n.connects(way.from, way.to, patience) {
-		t.Errorf("after the firewall: %s is closed", way.what)
+		t.Errorf("after the firewall: %s is blocked", way.what)
 	}
 }

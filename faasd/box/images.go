@@ -25,28 +25,29 @@ import (
 )
 
 const (
-	// nobody owns nothing in an image: every file is root's, none can be
-	// written by the process, so its file system is read-only to it even
-	// where, as on faasd 0.17, readonly_root_filesystem is not looked at.
+	// nobody is the user of all processes. In an image every file is root's, so the
+	// process cannot write to its file system, even on faasd 0.17, which ignores
+	// readonly_root_filesystem.
 	nobody = "65532:65532"
 
 	certificates = "/etc/ssl/certs/ca-certificates.crt"
 )
 
-// program is what an image holds.
+// program is the content of an image.
 type program struct {
-	file    string            // on this machine
-	path    string            // in the image; the entrypoint
+	file    string            // the path on this machine
+	path    string            // the path in the image; the entrypoint
 	args    []string          // of the entrypoint
-	beside  []string          // other programs on this machine, laid beside it
-	dir     string            // in which it starts
-	folders map[string]string // more, from here to there
+	beside  []string          // other programs on this machine, for the same folder
+	dir     string            // the working directory
+	folders map[string]string // more files: folders on this machine to folders in the image
 }
 
-// images writes core.tar with an image of every program in bin, but for the
-// operator's, which operator.tar has, and functions.tar with an image of every
-// program in bin/functions, tagged as stack.yml names them under REGISTRY and TAG. The digests file beside them
-// has a line an image: name, digest, bytes of its layers, compressed.
+// images writes core.tar with an image of every program in bin except the operator,
+// operator.tar with that of the operator, and functions.tar with an image of every
+// program in bin/functions, tagged as in stack.yml with REGISTRY and TAG. It also writes
+// the file digests with a line for each image: name, digest, and the compressed size of
+// its layers in bytes.
 func images(bin, out string) error {
 	core, functions := map[string]program{}, map[string]program{}
 	for folder, programs := range map[string]map[string]program{bin: core, filepath.Join(bin, "functions"): functions} {
@@ -65,13 +66,13 @@ func images(bin, out string) error {
 		p.path = "/handler" // as in the template's Dockerfile
 		functions[called] = p
 	}
-	// Where the images on the public registries have them, so that one
-	// compose file suits both.
+	// The path in the images on public registries, so that the compose file is the same
+	// for both.
 	if p, ok := core["nats-streaming"]; ok {
 		p.path = "/nats-streaming-server"
 		core["nats-streaming"] = p
 	}
-	// Both log what they should not.
+	// Both log secrets: see tidy.
 	tidy := core["tidy"].file
 	for _, called := range []string{"gateway", "queue-worker"} {
 		if p, ok := core[called]; ok {
@@ -136,9 +137,8 @@ func describe(image v1.Image) (digest v1.Hash, size int64, err error) {
 	return digest, size, err
 }
 
-// build makes an image of nothing but the program, what it is linked with, and
-// the certificates of the world's authorities. The same files make the same
-// image.
+// build returns an image with the program, its libraries and the certificates of public
+// authorities, and nothing else. The same files make the same image.
 func build(p program) (v1.Image, error) {
 	base, err := layer(map[string]string{certificates: certificates})
 	if err != nil {
@@ -191,8 +191,8 @@ func build(p program) (v1.Image, error) {
 	return mutate.ConfigFile(image, config)
 }
 
-// layer holds the files, by their path in the image, as root's and with no
-// time.
+// layer returns a layer with the files, by their path in the image. They belong to root,
+// and have no modification time.
 func layer(files map[string]string) (v1.Layer, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -239,11 +239,11 @@ func layer(files map[string]string) (v1.Layer, error) {
 	})
 }
 
-// library finds the paths in what ldd prints.
+// library matches the paths in the output of ldd.
 var library = regexp.MustCompile(`(?m)^\s(?:\S+ => )?(/\S+) \(0x`)
 
-// libraries are the shared libraries that the program is linked with, and the
-// dynamic loader: none, but for what comes from Debian's packages.
+// libraries returns the shared libraries that the program is linked with, and the dynamic
+// loader. Only programs from Debian's packages have any.
 func libraries(program string) ([]string, error) {
 	file, err := elf.Open(program)
 	if err != nil {

@@ -30,7 +30,7 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a, b := digest(t, image), digest(t, again); a != b {
-		t.Errorf("the same files make two images, %s and %s", a, b)
+		t.Errorf("the same files make different images, %s and %s", a, b)
 	}
 	file, err := image.ConfigFile()
 	if err != nil {
@@ -60,7 +60,7 @@ func TestImage(t *testing.T) {
 			}
 			names[h.Name] = true
 			if h.Uid != 0 || h.Mode&0o022 != 0 {
-				t.Errorf("%s: user %d, mode %o: somebody other than root can write it", h.Name, h.Uid, h.Mode)
+				t.Errorf("%s: user %d, mode %o: a user other than root can write it", h.Name, h.Uid, h.Mode)
 			}
 		}
 		if err := content.Close(); err != nil {
@@ -69,7 +69,7 @@ func TestImage(t *testing.T) {
 	}
 	for _, name := range []string{"bin/self", certificates[1:], "home/app/assets/page.html"} {
 		if !names[name] {
-			t.Errorf("there is no %s among %v", name, names)
+			t.Errorf("the image lacks %s: %v", name, names)
 		}
 	}
 }

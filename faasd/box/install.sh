@@ -1,22 +1,22 @@
 #!/bin/bash
-# Adds Kiosk to a faasd that runs already (systemd, as faasd's own installer or
-# faasd.sh leaves it), or brings it up to date. As root, in a clone of Kiosk:
+# Adds Kiosk to an installed faasd (with systemd, as faasd's own installer or faasd.sh
+# sets it up), or updates it. As root, in a clone of Kiosk:
 #
 #   REGISTRY=ghcr.io/you TAG=1.0.0 KIOSK_SETTINGS=my-shop.yml faasd/box/install.sh
 #
-# It makes the secrets once (/var/lib/kiosk/secrets), puts Kiosk's compose file
-# and what it mounts into /var/lib/faasd (the old one stays beside it as
-# docker-compose.yaml.before-kiosk), starts the firewall and the watch, and
-# deploys the functions. With MONGO_URI it uses that MongoDB and runs none.
+# It creates the secrets once (/var/lib/kiosk/secrets), writes Kiosk's compose file and
+# the files that it mounts to /var/lib/faasd (the previous compose file is kept as
+# docker-compose.yaml.before-kiosk), starts the firewall and the watch, and deploys the
+# functions. With MONGO_URI it uses that MongoDB and runs none.
 #
-# Called again, a variable that is not set stays as it was; a change is shown.
-# secrets.sh says when another database is refused.
+# At later calls, a variable that is not set keeps its value; changes are printed. See
+# secrets.sh for changing the database.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 die() { echo "kiosk: $*" >&2; exit 1; }
 [ "$(id -u)" -eq 0 ] || die "run this as root"
-[ -d /run/systemd/system ] || die "there is no systemd here: make box is for such machines"
-[ -f /var/lib/faasd/docker-compose.yaml ] || die "there is no faasd here: faasd/box/faasd.sh installs it"
+[ -d /run/systemd/system ] || die "this machine has no systemd: use make box"
+[ -f /var/lib/faasd/docker-compose.yaml ] || die "faasd is not installed: install it with faasd/box/faasd.sh"
 for tool in faas-cli ctr curl ss iptables; do
 	command -v $tool >/dev/null || die "$tool is not in PATH"
 done
@@ -27,22 +27,22 @@ mkdir -p $secrets
 chmod 700 $box $secrets /var/lib/faasd /var/lib/faasd-provider
 . faasd/box/settings.sh
 recall $box/install REGISTRY TAG $edge_settings
-[ -n "$REGISTRY" ] || die "REGISTRY is not set: name the registry that has the images of the functions, as in REGISTRY=ghcr.io/you"
-[ -n "$TAG" ] || die "TAG is not set: name the version of the images, as in TAG=1.0.0"
+[ -n "$REGISTRY" ] || die "REGISTRY is not set: set it to the registry with the images, such as REGISTRY=ghcr.io/you"
+[ -n "$TAG" ] || die "TAG is not set: set it to the images' version, such as TAG=1.0.0"
 
-# The functions' settings: a copy stays.
+# The functions' settings, of which a copy is kept.
 : "${KIOSK_SETTINGS:=$([ ! -e $box/settings.yml ] || echo $box/settings.yml)}"
-[ -n "$KIOSK_SETTINGS" ] || [ ! -e $secrets/functions/mongo-uri ] || die "KIOSK_SETTINGS is not set: name the file of settings that this shop was installed with"
+[ -n "$KIOSK_SETTINGS" ] || [ ! -e $secrets/functions/mongo-uri ] || die "KIOSK_SETTINGS is not set: set it to the settings file that this shop was installed with"
 : "${KIOSK_SETTINGS:=faasd/settings.yml}"
-[ -r "$KIOSK_SETTINGS" ] || die "KIOSK_SETTINGS names $KIOSK_SETTINGS, which cannot be read"
-[ ! -e $box/settings.yml ] || diff -U 0 --label "settings so far" --label "settings from now on" $box/settings.yml "$KIOSK_SETTINGS" >&2 || true
+[ -r "$KIOSK_SETTINGS" ] || die "KIOSK_SETTINGS is $KIOSK_SETTINGS, which cannot be read"
+[ ! -e $box/settings.yml ] || diff -U 0 --label "previous settings" --label "new settings" $box/settings.yml "$KIOSK_SETTINGS" >&2 || true
 setting() { sed -nE "s/^ +$1: *[\"']?([^\"'#]*[^\"'# ])[\"']? *(#.*)?\$/\1/p" "$KIOSK_SETTINGS" | tail -n 1; }
 MONGO_DB_NAME=$(setting MONGO_DB_NAME) SHOP_NAME=$(setting SHOP_NAME)
 for name in $telemetry_settings; do printf -v "$name" %s "$(setting "$name")"; done
 
-# faasd has a password already, and somebody knows it.
+# faasd has a password already, which is kept.
 [ -e $secrets/gateway-password ] || install -m 600 /var/lib/faasd/secrets/basic-auth-password $secrets/gateway-password
-# First what may refuse: everything else is as it was then.
+# First what may fail, so that nothing else has changed then.
 MONGO_DB_NAME=$MONGO_DB_NAME OPERATOR=$PWD/faasd/box/operator.sh faasd/box/secrets.sh $secrets /var/lib/faasd || die "nothing was changed"
 remember $box/install REGISTRY TAG $edge_settings
 [ "$KIOSK_SETTINGS" -ef $box/settings.yml ] || install -m 600 "$KIOSK_SETTINGS" $box/settings.yml
@@ -79,4 +79,4 @@ for file in $secrets/functions/*; do
 	fi
 done
 faas-cli deploy -f stack.yml
-echo "Kiosk runs: http://127.0.0.1:8000. The administrator's password is in $secrets/admin-password."
+echo "Kiosk is running at http://127.0.0.1:8000. The administrator's password is in $secrets/admin-password."

@@ -9,8 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// TestNATSAccounts runs NATS as both boxes' file has it, and tries what each
-// user may not do.
+// TestNATSAccounts runs NATS with etc/nats.conf, and tries what each user may not do.
 func TestNATSAccounts(t *testing.T) {
 	for _, name := range []string{"KIOSK", "EDGE", "OPENFAAS"} {
 		t.Setenv(name+"_NATS_PASSWORD", "k"+name)
@@ -27,9 +26,9 @@ func TestNATSAccounts(t *testing.T) {
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("NATS does not start")
+		t.Fatal("NATS did not start")
 	}
-	// connect gives a connection, and what the server refused it.
+	// connect returns a connection, and the errors that the server sends to it.
 	connect := func(user, password string) (*nats.Conn, chan error) {
 		t.Helper()
 		refused := make(chan error, 10)
@@ -87,9 +86,9 @@ func TestNATSAccounts(t *testing.T) {
 	}
 	flush(queue, shop, edge)
 	if m, err := changes.NextMsg(10 * time.Second); err != nil || string(m.Data) != "shop" {
-		t.Errorf("the edge hears %v, %v", m, err)
+		t.Errorf("the edge received %v, %v", m, err)
 	}
 	if n, _, err := orders.Pending(); err != nil || n != 0 {
-		t.Errorf("the shop hears %d orders of others, %v", n, err)
+		t.Errorf("the shop received %d messages of the other account, %v", n, err)
 	}
 }

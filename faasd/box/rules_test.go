@@ -17,7 +17,8 @@ import (
 
 const rulesFile = "etc/kiosk.rules.yml"
 
-// tool is a program of Debian's package prometheus.
+// tool returns the path of a program in Debian's package prometheus. Without it the test is
+// skipped, or fails in CI.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -31,7 +32,7 @@ func tool(t *testing.T, name string) string {
 	return ""
 }
 
-// jobs are all processes that report: the edge and the functions.
+// jobs returns all processes that export metrics: the edge and the functions.
 func jobs(t *testing.T) []string {
 	t.Helper()
 	var stack struct {
@@ -75,20 +76,19 @@ func rules(t *testing.T) (all []rule) {
 	return all
 }
 
-// The tests of the alerts play metrics to Prometheus's rules, in promtool: a
-// sample every 10 s; what goes wrong does so at began.
+// The tests evaluate the rules with promtool on made-up metrics: a sample every 10 s, and
+// a fault from began on.
 const (
 	step   = 10 * time.Second
 	played = 14 * time.Minute
 	began  = 6 * time.Minute
-	within = time.Minute // of its threshold an alert has to fire
-	// forgotten is when a process that ended at began is no longer shown: the sink
-	// keeps what was reported for 30 s, and a scrape later it is not there.
+	within = time.Minute // how long after its threshold an alert has to fire
+	// forgotten is when the metrics of a process that ended at began disappear: the
+	// sink keeps them for 30 s, and the next scrape does not have them.
 	forgotten = began + 40*time.Second
 )
 
-// values are samples in promtool's notation: as from says until at, and as then
-// says from there.
+// values returns samples in promtool's notation: from until at, then after that.
 func values(at time.Duration, from, then string) string {
 	expand := func(text string, n int) string {
 		if strings.Contains(text, "+") || !strings.ContainsAny(text, "_s") {
@@ -103,11 +103,11 @@ func values(at time.Duration, from, then string) string {
 	return expand(from, before) + " " + expand(then, int((played-at)/step)+1)
 }
 
-// frozen is where a counter stops at began that grew by so many a step.
+// frozen returns the value at began of a counter that has grown by so many a step.
 func frozen(by int) string { return fmt.Sprint(by * int(began/step-1)) }
 
-// clean is some time of ten orders a second in which nothing goes wrong but what
-// always does: a refused login, a retried transaction, a letter to nowhere.
+// clean returns the metrics of a healthy shop with ten orders a second, with a few normal
+// failures: a refused login, a retried transaction, a rejected letter.
 func clean(t *testing.T, lasts time.Duration) map[string]string {
 	n := int(lasts / step)
 	flat := func(value string) string { return fmt.Sprintf("%sx%d", value, n) }
@@ -117,7 +117,7 @@ func clean(t *testing.T, lasts time.Duration) map[string]string {
 		`up{job="provider",instance="faasd-provider:8081"}`:                                                  flat("1"),
 		`telemetry_sink_points_total`:                                                                        flat("1+500"),
 		`telemetry_sink_points_dropped_total{reason="gave_way"}`:                                             flat("0"),
-		`telemetry_sink_spans_dropped_total{reason="gave_way"}`:                                              flat("0+1000"), // as it should be
+		`telemetry_sink_spans_dropped_total{reason="gave_way"}`:                                              flat("0+1000"), // this is normal
 		`telemetry_sink_spans_dropped_total{reason="too_large"}`:                                             flat("0"),
 		`kiosk_telemetry_dropped_total{job="edge"}`:                                                          flat("0"),
 		`kiosk_outbox_entries{job="outbox-relay"}`:                                                           flat("3"),
@@ -134,7 +134,7 @@ func clean(t *testing.T, lasts time.Duration) map[string]string {
 		`kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`: flat("0"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`:    flat("0"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="limited",kiosk_letter_template="confirmation"}`: flat("0"),
-		relayed: flat("0+1"), // a process that was replaced has left something
+		relayed: flat("0+1"), // after the replacement of a process
 		queued:  flat("0+30"),
 		`kiosk_orders_total{job="create-order",kiosk_outcome="placed"}`:                                                   flat("0+100"),
 		`kiosk_login_refusals_total{job="authenticate",kiosk_reason="limit"}`:                                             flat("0+1"),
@@ -170,16 +170,16 @@ const (
 	postponed     = `kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`
 )
 
-// effect is what a fault that lasts does to the metrics, and the alert that has
-// to fire, with the label that says of whom. Several faults look alike.
+// effect is what a lasting fault does to the metrics, and the alert that has to fire, with
+// its label. Several faults have the same effect.
 type effect struct {
 	series    map[string]string
 	alert     string
-	label     string // of the alert; empty: any
+	label     string // of the alert; empty for any
 	threshold time.Duration
 }
 
-// effects are by what is away, or what goes wrong, as the chaos run names it.
+// effects returns the effects of each fault, by the target or mode of the chaos run.
 func effects(t *testing.T) map[string][]effect {
 	gone := func(names ...string) map[string]string {
 		series := map[string]string{}
@@ -198,18 +198,18 @@ func effects(t *testing.T) map[string][]effect {
 	fails := map[string]string{placed: values(began, "0+100", frozen(100)), failed: values(began, "0", "1+100")}
 	lettersWait := []effect{{grows(outboxAge), "OutboxWaits", "", 120 * time.Second}}
 	mailAway := append(lettersWait, effect{map[string]string{postponed: values(began, "0", "1+4")}, "LettersPostponed", "", 30 * time.Second})
-	queueAway := []effect{{map[string]string{relayed: values(began, "0", "0+20"), queued: values(began, "0+30", frozen(30))}, "QueueAway", "", 90 * time.Second}}
+	queueAway := []effect{{map[string]string{relayed: values(began, "0", "0+20"), queued: values(began, "0+30", frozen(30))}, "QueueDown", "", 90 * time.Second}}
 	ordersWait := []effect{{grows(ordersAge), "OrdersWait", "", 60 * time.Second},
 		{map[string]string{ordersWaiting: values(began, "0", "0+1000")}, "ManyOrdersWait", "", 2 * time.Minute}}
 	of := map[string][]effect{
-		"documents":             {{fails, "RequestsFail", "edge", 20 * time.Second}, {gone(outboxEntries), "RelayBlind", "", 30 * time.Second}},
-		"nats":                  append(ordersWait, effect{gone(lag), "EventsBlind", "", 30 * time.Second}),
-		"redis":                 {{map[string]string{`kiosk_redis_away_total{job="orders"}`: values(began, "0", "1+8")}, "RedisAway", "", 20 * time.Second}, {map[string]string{`kiosk_cache_overdue{job="orders"}`: values(began, "0", "3")}, "CopiesOverdue", "", time.Minute}},
+		"documents":             {{fails, "RequestsFail", "edge", 20 * time.Second}, {gone(outboxEntries), "OutboxMetricsMissing", "", 30 * time.Second}},
+		"nats":                  append(ordersWait, effect{gone(lag), "EventsMetricsMissing", "", 30 * time.Second}),
+		"redis":                 {{map[string]string{`kiosk_redis_away_total{job="orders"}`: values(began, "0", "1+8")}, "RedisUnavailable", "", 20 * time.Second}, {map[string]string{`kiosk_cache_overdue{job="orders"}`: values(began, "0", "3")}, "CopiesOverdue", "", time.Minute}},
 		"mail":                  mailAway,
 		"nats-streaming-server": queueAway,
 		"nats-queue-worker":     queueAway,
 		"gateway": {{fails, "RequestsFail", "edge", 20 * time.Second},
-			{map[string]string{`up{job="gateway",instance="gateway:8082"}`: values(began, "1", "0")}, "GatewayAway", "gateway", 30 * time.Second}},
+			{map[string]string{`up{job="gateway",instance="gateway:8082"}`: values(began, "1", "0")}, "GatewayDown", "gateway", 30 * time.Second}},
 		"disk documents":             {{fails, "RequestsFail", "edge", 20 * time.Second}},
 		"disk nats":                  ordersWait,
 		"disk nats-streaming-server": queueAway,
@@ -218,8 +218,8 @@ func effects(t *testing.T) map[string][]effect {
 		"mail hang":                  mailAway,
 		"mail drop_after_data":       mailAway,
 		"poison no JSON":             {{map[string]string{`kiosk_dead_letters{job="outbox-relay"}`: values(began, "0", "1")}, "DeadLetters", "", 0}},
-		// Not of the chaos run:
-		"telemetry":                      {{map[string]string{`up{job="telemetry",instance="telemetry:4318"}`: values(began, "1", "0")}, "TelemetryAway", "telemetry", 30 * time.Second}},
+		// Faults that the chaos run does not have:
+		"telemetry":                      {{map[string]string{`up{job="telemetry",instance="telemetry:4318"}`: values(began, "1", "0")}, "TelemetryDown", "telemetry", 30 * time.Second}},
 		"telemetry: a full queue":        {{map[string]string{`kiosk_telemetry_dropped_total{job="edge"}`: values(began, "0", "0+5")}, "TelemetryDropped", "", 30 * time.Second}},
 		"inventory-updater: too slow":    {{map[string]string{lag: values(began, "0", "1000+50")}, "EventsWait", "inventory-updater", time.Minute}},
 		"a stream that nobody empties":   {{map[string]string{`kiosk_stream_size_bytes{job="outbox-relay"}`: values(began, "0", "1000000000")}, "StreamFull", "", time.Minute}},
@@ -233,22 +233,22 @@ func effects(t *testing.T) map[string][]effect {
 	var all []effect
 	for _, job := range jobs(t) {
 		series := gone(fmt.Sprintf("go_goroutine_count{job=%q}", job))
-		of[job] = append(of[job], effect{series, "ProcessAway", job, 30 * time.Second})
+		of[job] = append(of[job], effect{series, "ProcessDown", job, 30 * time.Second})
 		for name, v := range series {
 			everything[name] = v
 		}
 	}
-	of["outbox-relay"] = append(of["outbox-relay"], effect{gone(outboxEntries), "RelayBlind", "", 30 * time.Second})
+	of["outbox-relay"] = append(of["outbox-relay"], effect{gone(outboxEntries), "OutboxMetricsMissing", "", 30 * time.Second})
 	of["inventory-updater"] = append(of["inventory-updater"], ordersWait...)
 	of["send-email"] = append(of["send-email"], lettersWait...)
 	for _, job := range jobs(t) {
-		all = append(all, effect{everything, "ProcessAway", job, 30 * time.Second})
+		all = append(all, effect{everything, "ProcessDown", job, 30 * time.Second})
 	}
 	of["box"], of["supervisor"] = all, all
 	return of
 }
 
-// lists are the names that the chaos run's faults have.
+// lists returns the names of the chaos run's faults.
 func lists(t *testing.T) (names []string) {
 	t.Helper()
 	text, err := os.ReadFile("../acceptance/chaos/plan.go")
@@ -318,7 +318,7 @@ func newPromTest(name string, series ...map[string]string) promTest {
 	return test
 }
 
-// promtool runs tests, with other rules where given.
+// promtool runs tests, with a text of the rules replaced if replace is given.
 func promtool(t *testing.T, tests []promTest, replace ...string) (output string, err error) {
 	t.Helper()
 	program := tool(t, "promtool")
@@ -328,7 +328,7 @@ func promtool(t *testing.T, tests []promTest, replace ...string) (output string,
 	}
 	changed := strings.NewReplacer(replace...).Replace(string(text))
 	if len(replace) > 0 && changed == string(text) {
-		t.Fatalf("there is no %q in the rules", replace[0])
+		t.Fatalf("the rules do not have %q", replace[0])
 	}
 	dir := t.TempDir()
 	file, marshalErr := yaml.Marshal(promTests{Files: []string{"rules.yml"}, Interval: step.String(), Tests: tests})
@@ -344,8 +344,8 @@ func promtool(t *testing.T, tests []promTest, replace ...string) (output string,
 	return out.String(), err
 }
 
-// fires expects the alert of an effect within a minute of its threshold, and not
-// before there is a fault.
+// fires expects an effect's alert within a minute of its threshold, and not before the
+// fault.
 func (e effect) fires() []promExpr {
 	labels := fmt.Sprintf("alertname=%q", e.alert)
 	by := "alertname"
@@ -363,14 +363,13 @@ func (e effect) fires() []promExpr {
 	}
 }
 
-// TestAlerts plays each fault of the chaos run to the rules, as one that lasts,
-// and has its alerts fire in time.
+// TestAlerts checks that each fault of the chaos run, if it lasts, fires its alerts in time.
 func TestAlerts(t *testing.T) {
 	healthy := clean(t, played)
 	of := effects(t)
 	for _, name := range lists(t) {
 		if of[name] == nil {
-			t.Errorf("no alert is expected of the chaos run's fault %q", name)
+			t.Errorf("the fault %q of the chaos run has no alert", name)
 		}
 	}
 	var tests []promTest
@@ -385,15 +384,15 @@ func TestAlerts(t *testing.T) {
 	}
 	for _, r := range rules(t) {
 		if r.Alert != "" && (!tested[r.Alert] || r.Labels["severity"] == "" || r.Annotations["summary"] == "" || r.Annotations["action"] == "") {
-			t.Errorf("%s is of no fault, or lacks severity, summary or action", r.Alert)
+			t.Errorf("%s has no fault, or lacks severity, summary or action", r.Alert)
 		}
 	}
 	if out, err := promtool(t, tests); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// A process that the rules do not know would be missed by nobody.
+	// ProcessDown has to name every process.
 	for _, r := range rules(t) {
-		if r.Alert != "ProcessAway" {
+		if r.Alert != "ProcessDown" {
 			continue
 		}
 		var named []string
@@ -401,19 +400,19 @@ func TestAlerts(t *testing.T) {
 			named = append(named, found[1])
 		}
 		if slices.Sort(named); !slices.Equal(named, jobs(t)) {
-			t.Errorf("ProcessAway is of %v, stack.yml and the edge are %v", named, jobs(t))
+			t.Errorf("ProcessDown names %v, want %v", named, jobs(t))
 		}
 	}
 }
 
-// TestCleanHour plays an hour in which nothing is wrong: no alert fires. Where
-// telemetry is off, none does either but the one that says that the sink is away.
+// TestCleanHour checks that no alert fires during a healthy hour, and none but
+// TelemetryDown if telemetry is off.
 func TestCleanHour(t *testing.T) {
 	quiet := []promExpr{{Expr: `count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[1h]))`, At: time.Hour.String()},
-		{Expr: "count(kiosk:orders:rate1m)", At: time.Hour.String(), Samples: []promSample{{"{}", 1}}}} // the hour was played
+		{Expr: "count(kiosk:orders:rate1m)", At: time.Hour.String(), Samples: []promSample{{"{}", 1}}}} // the samples were evaluated
 	hour := newPromTest("a clean hour", clean(t, time.Hour))
 	hour.Exprs = quiet
-	// A customer has more letters than an hour lets them have: those wait.
+	// Letters beyond a customer's limit are postponed.
 	limited := newPromTest("letters that a limit holds back", clean(t, time.Hour), map[string]string{outboxAge: "0+10x360",
 		`kiosk_letters_total{job="send-email",kiosk_outcome="limited",kiosk_letter_template="confirmation"}`: "0x10 1+1x349"})
 	limited.Exprs = quiet
@@ -422,13 +421,13 @@ func TestCleanHour(t *testing.T) {
 	if out, err := promtool(t, []promTest{hour, limited, off}); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// And it would be noticed.
+	// The test itself can fail.
 	if out, err := promtool(t, []promTest{hour}, "> 0.05", "> 0.005"); err == nil {
-		t.Errorf("an alert that fires in a clean hour is not noticed:\n%s", out)
+		t.Errorf("an alert that fires in a healthy hour was not reported:\n%s", out)
 	}
 }
 
-// TestMetricNames holds what rules and dashboard ask for to what the shop has.
+// TestMetricNames checks that the metrics in rules and dashboard exist.
 func TestMetricNames(t *testing.T) {
 	known := documentedMetrics(t)
 	ask := map[string]string{}
@@ -446,13 +445,13 @@ func TestMetricNames(t *testing.T) {
 	for who, expr := range ask {
 		for _, name := range metricsIn(expr) {
 			if !known[name] {
-				t.Errorf("%s asks for %s, which docs/telemetry.md does not have", who, name)
+				t.Errorf("%s uses %s, which is not in docs/telemetry.md", who, name)
 			}
 		}
 	}
 }
 
-// metricsIn are the names of metrics in an expression.
+// metricsIn returns the names of metrics in an expression.
 func metricsIn(expr string) (names []string) {
 	expr = regexp.MustCompile(`\{[^}]*\}|\b(by|on|without|ignoring) ?\([^)]*\)`).ReplaceAllString(expr, "")
 	for _, found := range regexp.MustCompile(`\b[a-z][a-z0-9_:]*[_:][a-z0-9_:]+\b|\bup\b`).FindAllString(expr, -1) {

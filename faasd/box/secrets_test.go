@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { testservers.Main(m) }
 
-// secrets are what secrets.sh has made.
+// secrets are the files that secrets.sh has created.
 type secrets struct {
 	*testing.T
 	keep, faasd string
@@ -33,7 +33,7 @@ type secrets struct {
 
 func newSecrets(t *testing.T) *secrets {
 	s := &secrets{T: t, keep: filepath.Join(t.TempDir(), "keep"), faasd: filepath.Join(t.TempDir(), "faasd"), path: os.Getenv("PATH")}
-	if os.Getuid() != 0 { // who may not give a file away, tests the rest
+	if os.Getuid() != 0 { // only root can chown: without it, the rest is tested
 		bin := t.TempDir()
 		if err := os.WriteFile(filepath.Join(bin, "chown"), []byte("#!/bin/sh\n"), 0o700); err != nil {
 			t.Fatal(err)
@@ -43,7 +43,7 @@ func newSecrets(t *testing.T) *secrets {
 	return s
 }
 
-// make runs secrets.sh, and gives what it said.
+// make runs secrets.sh and returns its output.
 func (s *secrets) make(settings ...string) (string, error) {
 	s.Helper()
 	cmd := exec.CommandContext(s.Context(), "./secrets.sh", s.keep, s.faasd)
@@ -51,7 +51,7 @@ func (s *secrets) make(settings ...string) (string, error) {
 	out, err := cmd.CombinedOutput()
 	for path, value := range s.files() {
 		if value = strings.TrimSpace(value); len(value) > 12 && !strings.HasSuffix(path, "/mongo-db-name") && bytes.Contains(out, []byte(value)) {
-			s.Errorf("it prints %s: %s", path, out)
+			s.Errorf("the output has the secret %s: %s", path, out)
 		}
 	}
 	return string(out), err
@@ -64,7 +64,7 @@ func (s *secrets) must(settings ...string) {
 	}
 }
 
-// files are all that there are, by path, with their contents.
+// files returns the contents of all files, by path.
 func (s *secrets) files() map[string]string {
 	s.Helper()
 	files := map[string]string{}
@@ -100,15 +100,15 @@ func (s *secrets) expect(name, want string) {
 	}
 }
 
-// TestSecretsAreMadeOnce calls it twice: the second call changes nothing, and
-// nobody but root and a file's reader can read any.
+// TestSecretsAreMadeOnce calls secrets.sh twice: the second call changes nothing, and only
+// root and the user who needs a file can read it.
 func TestSecretsAreMadeOnce(t *testing.T) {
 	s := newSecrets(t)
 	s.must()
 	made := s.files()
 	s.must()
 	if !maps.Equal(made, s.files()) {
-		t.Error("a second call changes something")
+		t.Error("a second call has changed files")
 	}
 	if edge := s.function("edge-secret"); !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(edge) || strings.TrimSpace(made["/faasd/secrets/edge/edge-secret"]) != edge {
 		t.Errorf("edge-secret is %q for the functions and %q for the edge", edge, made["/faasd/secrets/edge/edge-secret"])
@@ -119,7 +119,7 @@ func TestSecretsAreMadeOnce(t *testing.T) {
 				return err
 			}
 			info, err := entry.Info()
-			// The gateway's own user reads the latter two, in a folder that only root enters.
+			// The gateway's user reads the latter two, in a folder that only root can enter.
 			if mode := info.Mode().Perm(); err == nil && mode&0o077 != 0 && !strings.HasPrefix(entry.Name(), "basic-auth-") {
 				t.Errorf("%s has mode %o", path, mode)
 			}
@@ -129,7 +129,7 @@ func TestSecretsAreMadeOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Every secret that stack.yml names is among those that faas-cli gets.
+	// Every secret in stack.yml is among those for faas-cli.
 	text, err := os.ReadFile("../../stack.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -143,14 +143,14 @@ func TestSecretsAreMadeOnce(t *testing.T) {
 	for name, f := range stack.Functions {
 		for _, secret := range f.Secrets {
 			if made["/keep/functions/"+secret] == "" {
-				t.Errorf("%s needs the secret %s, which nobody makes", name, secret)
+				t.Errorf("%s needs the secret %s, which secrets.sh does not create", name, secret)
 			}
 		}
 	}
 }
 
-// TestEdgesSecrets gives the edge the key to everybody's account only where it
-// makes tokens itself.
+// TestEdgesSecrets checks that the edge has the key of all accounts only if it has to make
+// tokens.
 func TestEdgesSecrets(t *testing.T) {
 	s := newSecrets(t)
 	for _, test := range []struct {
@@ -178,7 +178,7 @@ func TestEdgesSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of the secrets, a service mounts its own: the edge one folder.
+	// Each service mounts only its own secrets: the edge one folder.
 	var mounts []string
 	for _, volume := range c.Services["edge"]["volumes"].([]any) {
 		mounts = append(mounts, fmt.Sprint(volume.(service)["source"]))
@@ -188,7 +188,7 @@ func TestEdgesSecrets(t *testing.T) {
 	}
 }
 
-// TestSecretsAreKept calls it again without the variables of the first call.
+// TestSecretsAreKept calls secrets.sh again without the variables of the first call.
 func TestSecretsAreKept(t *testing.T) {
 	s := newSecrets(t)
 	s.must()
@@ -212,8 +212,7 @@ func TestSecretsAreKept(t *testing.T) {
 	s.expect("mongo-uri", "mongodb://kiosk:new0123456789@mongo:27017/kiosk?authSource=admin&directConnection=true")
 }
 
-// TestDatabaseIsKept is about the worst that a call can do: a shop that goes on
-// with another, empty database.
+// TestDatabaseIsKept checks that a call cannot switch a shop to another, empty database.
 func TestDatabaseIsKept(t *testing.T) {
 	operator := filepath.Join(t.TempDir(), "operator")
 	build := exec.Command("go", "build", "-trimpath", "-o", operator, "github.com/kiosk-shop/kiosk/faasd/operator")
@@ -233,10 +232,10 @@ func TestDatabaseIsKept(t *testing.T) {
 		made := s.files()
 		out, err := s.make(settings...)
 		if err == nil || !strings.Contains(out, says) || strings.Contains(out, "hunter2") {
-			t.Errorf("%q: %v, it says: %s", settings, err, out)
+			t.Errorf("%q: %v, want an error with %q and without passwords: %s", settings, err, says, out)
 		}
 		if !maps.Equal(made, s.files()) {
-			t.Errorf("%q: it changed something", settings)
+			t.Errorf("%q: files have changed", settings)
 		}
 	}
 	elsewhere := strings.Replace(after.URI, "127.0.0.1", "localhost", 1)
@@ -254,7 +253,7 @@ func TestDatabaseIsKept(t *testing.T) {
 	if _, err := client.Database(before.Name).Collection("orders").InsertOne(t.Context(), order); err != nil {
 		t.Fatal(err)
 	}
-	refused("orders: 1 of 1 are not there", change...)
+	refused("orders: 1 of 1 documents are missing", change...)
 	refused("does not answer", "MONGO_URI=mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", "MONGO_DB_NAME="+after.Name, "OPERATOR="+operator, "CHANGE_DATABASE=yes")
 	if _, err := client.Database(after.Name).Collection("orders").InsertOne(t.Context(), order); err != nil {
 		t.Fatal(err)
@@ -264,7 +263,7 @@ func TestDatabaseIsKept(t *testing.T) {
 	s.must("MONGO_DB_NAME=" + after.Name)
 	s.expect("mongo-uri", elsewhere)
 
-	// Another user, password or option is no other database.
+	// With another user, password or option it is the same database.
 	out, err := s.make("MONGO_URI="+elsewhere+"&appName=kiosk", "MONGO_DB_NAME="+after.Name)
 	if err != nil || !strings.Contains(out, "user, password or options of the database") {
 		t.Errorf("%v: %s", err, out)
@@ -272,7 +271,7 @@ func TestDatabaseIsKept(t *testing.T) {
 	s.expect("mongo-uri", elsewhere+"&appName=kiosk")
 }
 
-// TestSettingsAreKept calls box.sh's and install.sh's memory of their variables.
+// TestSettingsAreKept calls recall and remember, as box.sh and install.sh do.
 func TestSettingsAreKept(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "kept")
 	call := func(settings ...string) (out, said string) {
@@ -306,7 +305,7 @@ func TestSettingsAreKept(t *testing.T) {
 	}
 }
 
-// TestBoxTakesEverySetting holds box.sh to the settings that README tells of.
+// TestBoxTakesEverySetting checks that box.sh passes on every setting in README.
 func TestBoxTakesEverySetting(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -336,8 +335,7 @@ func TestBoxTakesEverySetting(t *testing.T) {
 	}
 }
 
-// TestNoPasswordInArguments runs MongoDB's set-up with a shell that writes down
-// how it was called.
+// TestNoPasswordInArguments runs MongoDB's set-up with a shell that logs its arguments.
 func TestNoPasswordInArguments(t *testing.T) {
 	bin := t.TempDir()
 	for name, script := range map[string]string{

@@ -1,6 +1,6 @@
 # For box.sh, install.sh and kubernetes/cluster/cluster.sh, which source it.
 
-# What reaches the functions.
+# The settings of the functions.
 settings="SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY ADMIN_EMAIL MONGO_DB_NAME
 	RATE_LIMIT RATE_LIMIT_LOGIN RATE_LIMIT_REGISTER RATE_LIMIT_READS RATE_LIMIT_WRITES RATE_LIMIT_ORDERS
 	RATE_LIMIT_LETTERS RATE_LIMIT_LETTERS_UNVERIFIED RATE_LIMIT_LINKS RATE_LIMIT_LINK_LETTERS
@@ -9,13 +9,13 @@ settings="SMTP_HOST SMTP_PORT SMTP_USERNAME MAIL_FROM SHOP_NAME CURRENCY ADMIN_E
 # The edge's own settings: see faasd/edge.
 edge_settings="CORS_ORIGINS TRUSTED_PROXIES PROXY_PROTOCOL MAX_CONNECTIONS GRPC_TRUST_NETWORK PPROF_ADDR"
 
-# What OpenTelemetry's variables say to the edge and the functions.
+# OpenTelemetry's variables, for the edge and the functions.
 telemetry_settings="OTEL_EXPORTER_OTLP_ENDPOINT OTEL_SDK_DISABLED OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG
 	OTEL_METRIC_EXPORT_INTERVAL OTEL_BSP_SCHEDULE_DELAY OTEL_RESOURCE_ATTRIBUTES"
 
-# recall FILE NAME...: a variable that is not set gets the value that remember
-# kept in FILE; where one is set to another value, that is shown. Set, but empty,
-# it is back at its default.
+# recall FILE NAME...: sets each variable that is not set to its value in FILE, which
+# remember wrote. A variable with another value is printed. One that is set, but empty,
+# returns to its default.
 recall() {
 	local file=$1 name before
 	shift
@@ -30,7 +30,7 @@ recall() {
 	done
 }
 
-# remember FILE NAME...: keeps what these variables hold now.
+# remember FILE NAME...: writes the variables' values to FILE.
 remember() {
 	local file=$1 name
 	shift
@@ -40,11 +40,11 @@ remember() {
 	mv "$file.new" "$file"
 }
 
-# from FILE NAME: the value of NAME in FILE.
+# from FILE NAME: prints the value of NAME in FILE.
 from() { [ ! -e "$1" ] || (unset "$2" && . "$1" && printf '%s' "${!2:-}"); }
 
-# edge_environment: what the edge's container gets. What comes through faasd's
-# forwarding has the bridge's address.
+# edge_environment: prints the environment of the edge's container. Connections through
+# faasd's port forwarding come from the bridge's address.
 edge_environment() {
 	local TRUSTED_PROXIES=${TRUSTED_PROXIES:-10.62.0.1} name
 	for name in $edge_settings $telemetry_settings SHOP_NAME; do
@@ -52,5 +52,5 @@ edge_environment() {
 	done
 }
 
-# own_database KEEP: whether the shop's database is the box's own.
+# own_database KEEP: succeeds if the shop's database is the box's own.
 own_database() { grep -qE '^mongodb://(.*@)?mongo:27017/' "$1/functions/mongo-uri"; }

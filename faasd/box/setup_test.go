@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// cloudInit is what a new machine is told.
+// cloudInit is the user data of a new machine.
 type cloudInit struct {
 	WriteFiles []struct {
 		Path, Permissions, Content string
@@ -32,8 +32,8 @@ func readCloudInit(t *testing.T) (c cloudInit, text string) {
 	return c, string(content)
 }
 
-// TestCloudInit holds a new machine's user data, which anybody can read who
-// reaches the metadata service, against what README promises.
+// TestCloudInit checks a new machine's user data: it has no secrets, since all who reach
+// the metadata service can read it, and it sets up what README says.
 func TestCloudInit(t *testing.T) {
 	c, _ := readCloudInit(t)
 	files := map[string]string{}
@@ -49,7 +49,7 @@ func TestCloudInit(t *testing.T) {
 		t.Errorf("Caddy's environment is %s", caddy)
 	}
 	if env := strings.TrimSpace(files["/etc/kiosk/caddy.env"]); env != "DOMAIN=shop.example.com" {
-		t.Errorf("Caddy gets to know %q", env)
+		t.Errorf("Caddy's environment has %q", env)
 	}
 	door := files["/etc/caddy/Caddyfile"]
 	for _, says := range []string{`Strict-Transport-Security "max-age=31536000"`, "reverse_proxy 127.0.0.1:8000", "reverse_proxy @grpc h2c://127.0.0.1:50051"} {
@@ -60,7 +60,7 @@ func TestCloudInit(t *testing.T) {
 	run := strings.Join(c.Run, "\n")
 	for _, says := range []string{"ufw default deny incoming", "ufw default deny routed", "ufw --force enable", `git fetch -q --depth 1 "$SOURCE" "$COMMIT"`, `[ "$(git rev-parse HEAD)" = "$COMMIT" ]`} {
 		if !strings.Contains(run, says) {
-			t.Errorf("the machine is not told: %s", says)
+			t.Errorf("the user data lacks: %s", says)
 		}
 	}
 	if strings.Index(run, "ufw --force enable") > strings.Index(run, "faasd.sh") {
@@ -73,9 +73,8 @@ func TestCloudInit(t *testing.T) {
 	}
 }
 
-// TestNothingUnpinned reads every file that sets something up: nothing that is
-// downloaded goes into a shell, and nothing is taken from a place whose content
-// may be another one tomorrow.
+// TestNothingUnpinned checks every set-up file: no download is piped into a shell, and
+// nothing is downloaded from an address whose content may change.
 func TestNothingUnpinned(t *testing.T) {
 	unpinned := map[string]*regexp.Regexp{
 		"a download goes into a shell":           regexp.MustCompile(`(curl|wget)\b.*\|\s*(sudo\s+)?(-\w+\s+)*(ba|da|z)?sh\b`),
@@ -111,8 +110,7 @@ func TestNothingUnpinned(t *testing.T) {
 	}
 }
 
-// TestScripts has bash read every script, so that a word that is not closed
-// shows before root runs it.
+// TestScripts checks the syntax of every script with bash.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("*.sh")
 	if err != nil || len(files) == 0 {
@@ -125,8 +123,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// TestBoxDirIsItsOwn names a folder of other things: box.sh neither closes nor
-// removes it.
+// TestBoxDirIsItsOwn sets BOX_DIR to a folder with other files: box.sh neither changes its
+// mode nor removes it.
 func TestBoxDirIsItsOwn(t *testing.T) {
 	folder := t.TempDir()
 	thesis := filepath.Join(folder, "thesis.txt")
@@ -134,10 +132,10 @@ func TestBoxDirIsItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ folder, command, says string }{
-		{folder, "up", "holds other things than a box's"},
-		{folder, "down", "holds other things than a box's"},
-		{"box", "up", "name the whole path"},
-		{"box", "down", "name the whole path"},
+		{folder, "up", "has files that are not a box's"},
+		{folder, "down", "has files that are not a box's"},
+		{"box", "up", "use an absolute path"},
+		{"box", "down", "use an absolute path"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "./box.sh", test.command)
 		cmd.Env = append(os.Environ(), "BOX_DIR="+test.folder, "PURGE=yes")
@@ -151,11 +149,11 @@ func TestBoxDirIsItsOwn(t *testing.T) {
 	}
 }
 
-// TestVulnerabilities gives the pipeline's step a database in which nothing is
-// known, one in which a function is that the shop calls, and none.
+// TestVulnerabilities runs .ci/vuln with a database without vulnerabilities, with one in a
+// function that the shop calls, and without a database.
 func TestVulnerabilities(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it compiles govulncheck")
+		t.Skip("slow: it compiles govulncheck")
 	}
 	database := func(modules string, entries map[string]string) string {
 		dir := t.TempDir()
@@ -182,7 +180,7 @@ func TestVulnerabilities(t *testing.T) {
 				"affected":[{"package":{"name":"golang.org/x/crypto","ecosystem":"Go"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}],
 				"ecosystem_specific":{"imports":[{"path":"golang.org/x/crypto/argon2","symbols":["IDKey"]}]}}],"database_specific":{"url":"https://example.com"}}`,
 		}), 3, "GO-2099-0001"},
-		"the database is away": {"http://127.0.0.1:1", 75, "NOT CHECKED for known vulnerabilities: http://127.0.0.1:1 cannot be asked"},
+		"the database is not reachable": {"http://127.0.0.1:1", 75, "NOT CHECKED for known vulnerabilities: http://127.0.0.1:1 is not reachable"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "../../.ci/vuln", "github.com/kiosk-shop/kiosk/shared/user")
 		cmd.Env = append(os.Environ(), "GOVULNDB="+test.database, "CGO_ENABLED=0", "GOFLAGS=-trimpath")

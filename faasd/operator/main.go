@@ -1,7 +1,7 @@
-// Command operator is for the person who looks after a shop: events that could
-// not be handled, mails and events that wait to be delivered, and whether the
-// stock agrees with its ledger. It talks to NATS and MongoDB themselves; run
-// it where NATS_URL and MONGO_URI can be reached.
+// Command operator is for a shop's operators. It shows events that could not be
+// handled, and events and letters that are not delivered, and checks stock against its
+// ledger. It connects to NATS and MongoDB directly, so run it where NATS_URL and
+// MONGO_URI can be reached.
 package main
 
 import (
@@ -25,20 +25,20 @@ import (
 
 const usage = `usage: operator COMMAND, or operator -version
 
-  dead-letters list          the events that no consumer could handle
-  dead-letters show NUMBER   one of them, whole
-  dead-letters replay NUMBER publish it again and remove it; "all" for every one
-  dead-letters drop NUMBER   remove it for good
-  outbox list                the events and mails that are not delivered yet, or failed
+  dead-letters list          list the events that no consumer could handle
+  dead-letters show NUMBER   show one of them with its payload
+  dead-letters replay NUMBER publish it again and remove it; "all" for all of them
+  dead-letters drop NUMBER   delete it
+  outbox list                list the events and letters that are waiting or have failed
   ledger check               compare every product's stock with its ledger
-  database compare           whether all that the shop kept in the database of
-                             MONGO_URI_BEFORE and MONGO_DB_NAME_BEFORE is, as it
-                             was, in that of MONGO_URI and MONGO_DB_NAME
+  database compare           check that every document of the database in
+                             MONGO_URI_BEFORE and MONGO_DB_NAME_BEFORE is unchanged
+                             in the database in MONGO_URI and MONGO_DB_NAME
 
-NATS_URL and MONGO_URI say where; the defaults are the local box.
+NATS_URL and MONGO_URI are the servers' addresses, by default the local box's.
 `
 
-// page is how much is listed or compared at a time.
+// page is how many items are read at a time.
 const page = 100
 
 func main() {
@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case args[0] == "dead-letters" && len(rest) == 1:
 		number, err := strconv.ParseUint(rest[0], 10, 64)
 		if err != nil {
-			return fmt.Errorf("%q is not the number of a dead letter", rest[0])
+			return fmt.Errorf("%q is not a dead letter's number: see dead-letters list", rest[0])
 		}
 		return withNATS(ctx, func(conn *nats.Conn) error { return oneLetter(ctx, conn, args[1], number, out) })
 	case command == "outbox list" && len(rest) == 0:
@@ -86,13 +86,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return errUsage
 }
 
-// withNATS waits a little for a connection: it comes in the background.
+// withNATS calls fn with a connection, which is established in the background. It fails
+// if NATS does not answer within 5 s.
 func withNATS(ctx context.Context, fn func(*nats.Conn) error) error {
 	url, err := config.String("NATS_URL", "nats://127.0.0.1:4222")
 	if err != nil {
 		return err
 	}
-	conn, err := nats.Open(url, "operator", nats.Options{}) // it makes no stream
+	conn, err := nats.Open(url, "operator", nats.Options{}) // without options it creates no stream
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,8 @@ func withDB(ctx context.Context, fn func(*mongodb.DB) error) error {
 	return withDBOf(ctx, "MONGO_URI", "MONGO_DB_NAME", "mongodb://127.0.0.1:27017/?replicaSet=rs0", fn)
 }
 
-// withDBOf connects to the database that the two settings name.
+// withDBOf calls fn with the database that the two settings name. It fails if that does
+// not answer.
 func withDBOf(ctx context.Context, uriSetting, nameSetting, def string, fn func(*mongodb.DB) error) error {
 	uri, err := config.String(uriSetting, def)
 	if err != nil {
@@ -135,7 +137,7 @@ func withDBOf(ctx context.Context, uriSetting, nameSetting, def string, fn func(
 	}
 	defer db.Close()
 	if err := db.Ping(ctx); err != nil {
-		return fmt.Errorf("the MongoDB of %s does not answer: %w", uriSetting, err)
+		return fmt.Errorf("the MongoDB server in %s does not answer: %w", uriSetting, err)
 	}
 	return fn(db)
 }
@@ -181,8 +183,8 @@ func oneLetter(ctx context.Context, conn *nats.Conn, command string, number uint
 	return err
 }
 
-// replayAll replays the letters that are there now: one that fails again comes
-// after them and is not replayed in a circle.
+// replayAll replays the dead letters that exist when it is called, so that it does not
+// replay one again that has failed again.
 func replayAll(ctx context.Context, conn *nats.Conn, out io.Writer) error {
 	began := time.Now()
 	for from := uint64(1); ; {
@@ -227,7 +229,7 @@ func listOutbox(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", w.ID, w.CreatedAt.Format(time.RFC3339), event, letter, w.Attempts, state, w.LastError)
 	}
 	if len(waiting) == page {
-		fmt.Fprintf(table, "... the oldest %d; there may be more\n", page)
+		fmt.Fprintf(table, "... only the oldest %d are listed\n", page)
 	}
 	return table.Flush()
 }
@@ -240,7 +242,7 @@ func checkLedger(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 			return err
 		}
 		for _, d := range some {
-			fmt.Fprintf(out, "product %s: stock %d, its ledger says %d\n", d.ProductID, d.Stock, d.Ledger)
+			fmt.Fprintf(out, "product %s: stock %d, sum of its ledger %d\n", d.ProductID, d.Stock, d.Ledger)
 		}
 		wrong += len(some)
 		if last == "" {
@@ -249,14 +251,14 @@ func checkLedger(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 		after = last
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d products differ from their ledgers", wrong)
+		return fmt.Errorf("the stock of %d products is not the sum of their ledgers", wrong)
 	}
 	fmt.Fprintln(out, "every product's stock is the sum of its ledger")
 	return nil
 }
 
-// compareDatabases fails where something would be left behind if the shop went
-// on with db.
+// compareDatabases fails if db lacks a document of the previous database, or has a
+// different one.
 func compareDatabases(ctx context.Context, db *mongodb.DB, out io.Writer) error {
 	return withDBOf(ctx, "MONGO_URI_BEFORE", "MONGO_DB_NAME_BEFORE", "", func(before *mongodb.DB) error {
 		collections, err := before.Collections(ctx)
@@ -270,14 +272,14 @@ func compareDatabases(ctx context.Context, db *mongodb.DB, out io.Writer) error 
 				return err
 			}
 			if lacking > 0 {
-				fmt.Fprintf(out, "%s: %d of %d are not there, or not as they were\n", collection, lacking, all)
+				fmt.Fprintf(out, "%s: %d of %d documents are missing or different\n", collection, lacking, all)
 			}
 			documents, missing = documents+all, missing+lacking
 		}
 		if missing > 0 {
-			return fmt.Errorf("%d documents would be left behind", missing)
+			return fmt.Errorf("%d documents are missing or different", missing)
 		}
-		fmt.Fprintf(out, "all %d documents are there, as they were\n", documents)
+		fmt.Fprintf(out, "all %d documents are unchanged\n", documents)
 		return nil
 	})
 }

@@ -1,17 +1,17 @@
 #!/bin/bash
-# Runs MongoDB as a replica set of one node with authentication: transactions
-# need a replica set. The official image's own entrypoint makes the root user
-# on an empty volume; this adds what comes after: rs.initiate and the shop's
-# user. All of it is done again at every start, and changes nothing then.
+# Runs MongoDB as a replica set of one node, which transactions need, with authentication.
+# The official image's entrypoint creates the root user on an empty volume; this script
+# then calls rs.initiate and creates the shop's user. It does so at every start, which
+# changes nothing the second time.
 set -u
 
-# The password comes from the environment: arguments can be read by everybody who
-# lists the processes.
+# The password is in the environment, since arguments are visible to all users of the
+# machine.
 shell() { mongosh --quiet --nodb --eval 'db = connect(`mongodb://root:${encodeURIComponent(process.env.MONGO_INITDB_ROOT_PASSWORD)}@mongo:27017/admin?directConnection=true`)' --eval "$1"; }
 
 setUp() {
-	# The entrypoint's first server listens on 127.0.0.1 only, so whoever
-	# answers as "mongo" is the real one.
+	# The entrypoint's temporary server listens only on 127.0.0.1, so the server at
+	# "mongo" is the final one.
 	until shell 'db.adminCommand("ping")' >/dev/null 2>&1; do sleep 1; done
 	shell '
 		try { db.adminCommand({replSetGetStatus: 1}) } catch (e) {
@@ -23,10 +23,10 @@ setUp() {
 		if (db.getUser("kiosk")) db.updateUser("kiosk", shop)
 		else db.createUser({user: "kiosk", ...shop})
 	' && echo "kiosk: the replica set rs0 and the user kiosk are ready" \
-	  || echo "kiosk: MongoDB was not set up; the reason stands above" >&2
+	  || echo "kiosk: MongoDB was not set up: see the error above" >&2
 }
 setUp &
 
-# What the transaction of a function that died has written, nobody else can write
-# until MongoDB aborts it: by itself after 60 s. The shop's own last 8 s at most.
+# The transaction of a killed function blocks writes to the same documents until MongoDB
+# aborts it, by default after 60 s. The shop's own transactions take at most 8 s.
 exec docker-entrypoint.sh mongod --bind_ip_all --replSet rs0 --keyFile /run/secrets/mongo-keyfile --wiredTigerCacheSizeGB 0.5 --setParameter transactionLifetimeLimitSeconds=10

@@ -1,15 +1,15 @@
-// Command tidy runs a program and keeps its log fit to be kept:
+// Command tidy runs a program and cleans its log:
 //
 //	tidy PROGRAM [ARGUMENT...]
 //
-// OpenFaaS's queue-worker writes whole requests, tokens among them, into its
-// log, and half of its messages without a line break: faasd's collector gives
-// up at a line of 64 KiB, and the worker dies of its next word, after some 650
-// calls. It and the gateway also log the password of NATS at every connect.
+// OpenFaaS's queue-worker logs whole requests, with tokens, and half of its messages
+// without a line break. faasd's log collector fails at a line of 64 KiB, which kills the
+// worker at its next message, after some 650 calls. The worker and the gateway also log
+// the password of NATS at every connect.
 //
-// Tidy breaks lines before "[#", cuts what follows "Received on [SUBJECT]" and
-// whatever is too long, and masks passwords of NATS. A SIGTERM reaches the
-// program as the SIGINT at which the queue-worker ends in order.
+// Tidy breaks lines before "[#", removes what follows "Received on [SUBJECT]", truncates
+// long lines, and masks passwords of NATS. It passes a SIGTERM to the program as SIGINT,
+// upon which the queue-worker shuts down gracefully.
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 
 const (
 	maxLine  = 1 << 10                // bytes of a line that are kept
-	patience = 200 * time.Millisecond // for the rest of a line, before it is shown as it is
+	patience = 200 * time.Millisecond // how long an incomplete line waits for the rest
 )
 
 func main() {
@@ -64,7 +64,7 @@ func main() {
 	}
 }
 
-// copyTidily copies until r ends.
+// copyTidily copies cleaned lines until r ends.
 func copyTidily(w io.Writer, r io.Reader) {
 	var mu sync.Mutex
 	out := &lines{w: w}
@@ -90,7 +90,7 @@ func copyTidily(w io.Writer, r io.Reader) {
 	}
 }
 
-// lines puts lines together, of each no more than its beginning.
+// lines assembles lines, and truncates them at maxLine.
 type lines struct {
 	w    io.Writer
 	line []byte
@@ -99,7 +99,7 @@ type lines struct {
 func (l *lines) add(text []byte) {
 	for _, b := range text {
 		if b == '#' && bytes.HasSuffix(l.line, []byte("[")) {
-			l.line = stamp.ReplaceAll(l.line[:len(l.line)-1], nil) // the journal has its own
+			l.line = stamp.ReplaceAll(l.line[:len(l.line)-1], nil) // the journal adds the time
 			l.end()
 			l.line = append(l.line, '[')
 		}
@@ -114,7 +114,7 @@ func (l *lines) add(text []byte) {
 
 var (
 	received = regexp.MustCompile(`(Received on \[[^\]]*\]).*`)
-	password = regexp.MustCompile(`(nats://[^:/@\s]+:)[^@\s]+`) // up to the end, where the line was cut
+	password = regexp.MustCompile(`(nats://[^:/@\s]+:)[^@\s]+`) // up to the line's end if it was truncated
 	stamp    = regexp.MustCompile(`\d{4}/\d\d/\d\d \d\d:\d\d:\d\d $`)
 )
 
@@ -126,5 +126,5 @@ func (l *lines) end() {
 	}
 	line = received.ReplaceAll(line, []byte("$1"))
 	line = password.ReplaceAll(line, []byte("${1}***"))
-	_, _ = fmt.Fprintf(l.w, "%s\n", line) // nobody is left to tell
+	_, _ = fmt.Fprintf(l.w, "%s\n", line) // there is nowhere to report an error
 }
