@@ -6,7 +6,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// growing are the scenarios whose cost must not grow with the shop.
+// growing are the scenarios whose cost must not grow with the size of the shop.
 var growing = []string{listFront, listGateway, searchFront, searchGateway, orderFront, orderListFront, orderListGateway}
 
 const (
@@ -16,8 +16,7 @@ const (
 	orderListGateway = "all orders at the gateway"
 )
 
-// sized are the scenarios whose cost could grow with the shop, beside the empty
-// function.
+// sized returns the growing scenarios, and the empty function.
 func (s *shop) sized() []contender {
 	own := get(func(i int) (string, string) {
 		return s.URL(http.MethodGet, "/api/orders?user_id="+s.customer(i).id), s.customer(i).token

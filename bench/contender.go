@@ -8,26 +8,26 @@ import (
 	"github.com/kiosk-shop/kiosk/bench/load"
 )
 
-// contender is one of those that take turns in a comparison.
+// contender is an operation that takes turns with others.
 type contender struct {
 	name      string
 	operation func(client int) load.Operation
-	// local tells that the operation is done in this process, whose processor
-	// time is then its own and not the generator's.
+	// local means that the operation runs in this process, whose processor time is
+	// then the operation's and not the load generator's.
 	local bool
-	after func(context.Context) error // follows each turn, outside of the measurement
+	after func(context.Context) error // called after each turn, not measured
 }
 
-// schedule says how contenders take turns: all of them, rounds times.
+// schedule is how contenders take turns: all of them, rounds times.
 type schedule struct {
 	clients, rounds int
 	warmUp, slot    time.Duration
 }
 
-// scenario is what a contender did in all its turns.
+// scenario is the result of a contender's turns.
 type scenario struct {
 	Name    string    `json:"name"`
-	Rates   []float64 `json:"rates"` // operations a second, a turn each
+	Rates   []float64 `json:"rates"` // operations a second, one for each turn
 	Median  float64   `json:"median"`
 	P50     float64   `json:"p50_ms"`
 	P99     float64   `json:"p99_ms"`
@@ -35,13 +35,13 @@ type scenario struct {
 	Refused int       `json:"refused"`
 	Failed  int       `json:"failed"`
 	Failure string    `json:"failure,omitempty"`
-	// Processor time an operation in microseconds, by program of the box, and
-	// of the load generator.
+	// Processor time per operation in microseconds, by program of the box, and of
+	// the load generator.
 	Box       map[string]float64 `json:"box_us,omitempty"`
 	Generator float64            `json:"generator_us,omitempty"`
 }
 
-// contest collects what contenders do in their turns.
+// contest collects the results of turns.
 type contest struct {
 	rounds int
 	names  []string
@@ -58,8 +58,8 @@ type score struct {
 
 func newContest() *contest { return &contest{scores: map[string]*score{}} }
 
-// round gives each contender a turn. The first of a round is the second of the
-// one before, so that none has always the same one before it.
+// round runs a turn of each contender. Each round begins with the next contender, so that
+// none always follows the same one.
 func (t *contest) round(ctx context.Context, s *shop, plan schedule, contenders []contender) error {
 	for turn := range contenders {
 		c := contenders[(turn+t.rounds)%len(contenders)]
@@ -77,7 +77,7 @@ func (t *contest) round(ctx context.Context, s *shop, plan schedule, contenders 
 }
 
 func (t *contest) turn(ctx context.Context, s *shop, plan schedule, c contender) error {
-	// The clients keep their connections from the warm-up on.
+	// The clients keep their connections from the warm-up.
 	operations := make([]load.Operation, plan.clients)
 	for i := range operations {
 		operations[i] = c.operation(i)
@@ -117,8 +117,8 @@ func (t *contest) turn(ctx context.Context, s *shop, plan schedule, c contender)
 	return nil
 }
 
-// usage is the box's and this process's processor time so far. Of a shop that
-// KIOSK_URL names it is a faasd's, if that is on this machine.
+// usage returns the processor time of the box and of this process. With KIOSK_URL it is
+// that of faasd, if it runs on this machine.
 func (s *shop) usage() (usage, time.Duration, error) {
 	if s.box == nil {
 		return measureFaasd(), own(), nil
@@ -127,7 +127,7 @@ func (s *shop) usage() (usage, time.Duration, error) {
 	return u, own(), err
 }
 
-// scenarios are what all the turns have shown.
+// scenarios returns the results of all turns.
 func (t *contest) scenarios() []scenario {
 	scenarios := make([]scenario, len(t.names))
 	for i, name := range t.names {

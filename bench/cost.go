@@ -11,21 +11,21 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// cost is the processor time of one order from placing to letter.
+// cost is the processor time per order, from placing to letter.
 type cost struct {
 	Orders int                `json:"orders"`
-	Box    map[string]float64 `json:"box_ms"` // an order, by program
+	Box    map[string]float64 `json:"box_ms"` // per order, by program
 	Total  float64            `json:"total_ms"`
-	// The generator's own, which is not in Total.
+	// The load generator's, which is not in Total.
 	Generator float64 `json:"generator_ms"`
 	Seconds   float64 `json:"seconds"` // from the first order to the last letter
 }
 
-// orderCost places exactly n orders, waits until all are settled and every
-// letter has arrived, and says what the box has spent on that.
+// orderCost places exactly n orders, waits until all are settled and every letter has
+// arrived, and returns the box's processor time for that.
 func (s *shop) orderCost(ctx context.Context, clients, n int) (cost, error) {
 	if s.box == nil {
-		return cost{}, errors.New("it needs a box of its own: unset KIOSK_URL")
+		return cost{}, errors.New("processor time can only be measured in a box of its own: unset KIOSK_URL")
 	}
 	if err := s.settled(ctx); err != nil {
 		return cost{}, err
@@ -77,12 +77,12 @@ type letter struct {
 	ReceivedAt time.Time `json:"received_at"`
 }
 
-// clearLetters empties the sink, so that looking into it stays cheap.
+// clearLetters empties the sink, so that reading it stays cheap.
 func (s *shop) clearLetters(ctx context.Context) error {
 	return s.sink(ctx, "DELETE", nil)
 }
 
-// confirmations are the orders that the sink has a letter of, and when it came.
+// confirmations returns when the letter of each order has arrived in the sink.
 func (s *shop) confirmations(ctx context.Context) (map[string]time.Time, error) {
 	var letters []letter
 	if err := s.sink(ctx, "GET", &letters); err != nil {

@@ -18,16 +18,15 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/sabotage"
 )
 
-// edition is a state of the project's sources in a folder of its own, with the
-// empty function added to stack.yml: whoever works on the project meanwhile
-// changes nothing of the run.
+// edition is a copy of the project's sources, with the empty function added to stack.yml.
+// Changes to the project do not affect the run.
 type edition struct {
-	Commit   string // short; with "+" where the sources differ from it
+	Commit   string // short; with "+" if the sources differ from it
 	root     string
-	compiled string // the folder that keeps what was compiled, for the next run
+	compiled string // the folder with compiled programs, for the next run
 }
 
-// emptyFunction is deployed with the machinery of all the others.
+// emptyFunction is the name of the function that is compared with.
 const emptyFunction = "empty"
 
 //go:embed empty/handler.go
@@ -46,8 +45,7 @@ const emptyEntry = `functions:
       com.openfaas.ready.http.path: /_/ready
 `
 
-// checkout makes an edition of a commit or, where it is empty, of the sources
-// as they lie there.
+// checkout returns an edition of a commit or, if that is empty, of the working tree.
 func checkout(ctx context.Context, commit string) (e *edition, err error) {
 	root, err := box.Root()
 	if err != nil {
@@ -84,11 +82,11 @@ func checkout(ctx context.Context, commit string) (e *edition, err error) {
 	return e, e.addEmpty()
 }
 
-// runSources lays the sources, with the empty function, into a folder, for
-// whatever builds a shop from them: `make box` in it, or faas-cli up.
+// runSources writes the sources, with the empty function, to a folder, in which `make box`
+// or faas-cli up can build a shop.
 func runSources(ctx context.Context, s settings) error {
 	if s.out == "" {
-		return errors.New("name the folder with -out")
+		return errors.New("-out is required: the new folder")
 	}
 	if err := os.Mkdir(s.out, 0o755); err != nil {
 		return err
@@ -112,7 +110,7 @@ func (e *edition) addEmpty() error {
 	}
 	const section = "\nfunctions:\n"
 	if n := strings.Count(string(text), section); n != 1 {
-		return fmt.Errorf("%s has %d sections of functions, not one", path, n)
+		return fmt.Errorf("%s has %d sections functions, want 1", path, n)
 	}
 	text = []byte(strings.Replace(string(text), section, "\n"+emptyEntry, 1))
 	folder := filepath.Join(e.root, "functions", emptyFunction)
@@ -134,12 +132,12 @@ func git(ctx context.Context, root string, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// head names the state of the sources; what a run has written does not count
-// as a change.
+// head returns the commit of the sources, with "+" if they have changes. Results and
+// documents do not count as changes.
 func head(ctx context.Context, root string) (string, error) {
 	commit, err := git(ctx, root, "rev-parse", "--short=8", "HEAD")
 	if err != nil {
-		return "unknown", nil // an archive's sources have no commit
+		return "unknown", nil // not a git repository
 	}
 	changes, err := git(ctx, root, "status", "--porcelain", "--", ".", ":!bench/results", ":!docs", ":!*.md")
 	if err == nil && changes != "" {
@@ -148,7 +146,7 @@ func head(ctx context.Context, root string) (string, error) {
 	return commit, err
 }
 
-// archive lays the files of a commit into dir.
+// archive writes the files of a commit to dir.
 func archive(ctx context.Context, root, commit, dir string) error {
 	cmd := exec.CommandContext(ctx, "git", "-C", root, "archive", "--format=tar", commit)
 	out, err := cmd.StdoutPipe()
@@ -176,7 +174,7 @@ func untar(r io.Reader, dir string) error {
 			continue
 		}
 		if !filepath.IsLocal(entry.Name) {
-			return fmt.Errorf("%s lies outside of the archive", entry.Name)
+			return fmt.Errorf("%s is a path outside the archive", entry.Name)
 		}
 		path := filepath.Join(dir, entry.Name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -193,8 +191,8 @@ func untar(r io.Reader, dir string) error {
 	}
 }
 
-// reuse gives a box what another run has compiled: it takes of that what still
-// fits its sources, and compiles the rest.
+// reuse copies the compiled programs of an earlier run to a box's folder. The box uses
+// those whose sources have not changed, and compiles the rest.
 func (e *edition) reuse(dir string) error {
 	err := sabotage.Reuse(e.compiled, dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,7 +201,7 @@ func (e *edition) reuse(dir string) error {
 	return err
 }
 
-// keep keeps what a box has compiled, for the next run.
+// keep copies a box's compiled programs, for the next run.
 func (e *edition) keep(dir string) error {
 	fresh := e.compiled + ".new"
 	return errors.Join(

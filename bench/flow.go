@@ -14,32 +14,32 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// sustained is the rate at which orders are placed, settled and told of by
-// letter for as long as it lasts.
+// sustained is the rate at which orders can be placed and settled, with their letters
+// sent, without a growing backlog.
 type sustained struct {
 	Seconds float64  `json:"seconds"` // from the first order to the last letter
 	Orders  int      `json:"orders"`
 	Rate    float64  `json:"rate"` // orders a second over all of Seconds
 	Refused int      `json:"refused"`
 	Backlog []sample `json:"backlog"`
-	// The mean of what waited in the second half beside that in the first:
-	// about 1 where the backlog does not grow.
+	// The mean backlog of the second half divided by that of the first: about 1 if
+	// the backlog does not grow.
 	Growth float64 `json:"growth"`
 }
 
-// sample is what waits at a moment.
+// sample is the backlog at a moment.
 type sample struct {
 	At      float64 `json:"at_s"`
 	Pending int     `json:"pending"` // orders whose stock is PENDING
-	Outbox  int     `json:"outbox"`  // what is not delivered, as the outbox relay counts
+	Outbox  int     `json:"outbox"`  // outbox entries that are not delivered, as outbox-relay counts them
 }
 
-// window is how many orders and letters may wait while the sustained rate is
-// measured: enough for batches, and some seconds of work at the most.
+// window is the largest backlog of orders and letters while the sustained rate is
+// measured: enough for batches, and at most some seconds of work.
 const window = 256
 
-// sustain places orders for the duration, as many as the shop settles: clients
-// pause while more than the window waits. With no window they do not pause.
+// sustain places orders for the duration, as many as the shop settles: clients pause
+// while the backlog exceeds the window. If window is 0 they do not pause.
 func (s *shop) sustain(ctx context.Context, clients int, duration time.Duration, window int) (sustained, error) {
 	if err := s.settled(ctx); err != nil {
 		return sustained{}, err
@@ -92,8 +92,8 @@ func (s *shop) sustain(ctx context.Context, clients int, duration time.Duration,
 	return out, nil
 }
 
-// growth is the mean backlog of the second half beside that of the first. The
-// first fifth, in which it builds up, does not count.
+// growth returns the mean backlog of the second half divided by that of the first. The
+// first fifth, in which it builds up, is ignored.
 func growth(backlog []sample) float64 {
 	backlog = backlog[len(backlog)/5:]
 	mean := func(samples []sample) float64 {
@@ -105,13 +105,13 @@ func growth(backlog []sample) float64 {
 	}
 	half := len(backlog) / 2
 	first, second := mean(backlog[:half]), mean(backlog[half:])
-	if first < 1 { // nothing waited, or nothing worth a ratio
+	if first < 1 { // too small for a ratio
 		first, second = first+1, second+1
 	}
 	return second / first
 }
 
-// latency is how long an order takes at a rate that the shop can keep.
+// latency is how long an order takes at a sustainable rate.
 type latency struct {
 	Rate     float64     `json:"rate"` // arrivals a second
 	Orders   int         `json:"orders"`
@@ -135,8 +135,8 @@ func percentilesOf(h *hdrhistogram.Histogram) percentiles {
 	return percentiles{at(50), at(99), at(100)}
 }
 
-// lookInterval is how often the database is asked what was taken: so much too
-// long may a time to TAKEN seem.
+// lookInterval is how often the database is polled, which limits the precision of the
+// time until TAKEN.
 const lookInterval = 5 * time.Millisecond
 
 // latencyAt has orders arrive at a fixed rate.
@@ -172,7 +172,7 @@ func (s *shop) latencyAt(ctx context.Context, rate float64, duration time.Durati
 		s.tracker.place(o)
 	}))
 	for failure == nil && s.tracker.backlog() > 0 && wait(ctx, 10*time.Millisecond) {
-		// What is under way counts, too.
+		// Orders in flight count, too.
 	}
 	stop()
 	watch.Wait()

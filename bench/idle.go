@@ -23,27 +23,25 @@ import (
 	"github.com/kiosk-shop/kiosk/bench/load"
 )
 
-// idle is what the box uses while nobody asks it for anything.
+// idle is what the box uses without requests.
 type idle struct {
 	Seconds float64            `json:"seconds"`
 	Keys    int                `json:"redis_keys"`
 	Orders  int64              `json:"orders"`
 	Percent float64            `json:"percent_of_a_core"`
 	By      map[string]float64 `json:"by_program"` // percent of a core
-	Memory  map[string]float64 `json:"memory_mb"`  // resident, by program, of a box that has just started
+	Memory  map[string]float64 `json:"memory_mb"`  // resident, by program, just after the start
 	Box     float64            `json:"box_mb"`
-	Loaded  map[string]float64 `json:"loaded_mb"` // the same after everything else that was measured
+	Loaded  map[string]float64 `json:"loaded_mb"` // the same, after all other measurements
 }
 
-// idleKeys is how many keys lie in Redis meanwhile.
+// idleKeys is how many keys Redis has meanwhile.
 const idleKeys = 100_000
 
-// settleDown lets end what was under way, and the programs' collectors give
-// back what they do not need.
+// settleDown is how long the box has to complete its work, and to release memory.
 const settleDown = 5 * time.Second
 
-// idleness measures the processor time of the box at rest, with many keys in
-// Redis.
+// idleness measures the box without requests, with many keys in Redis.
 func (s *shop) idleness(ctx context.Context, duration time.Duration) (out idle, err error) {
 	if err := s.settled(ctx); err != nil {
 		return out, err
@@ -83,7 +81,7 @@ func (s *shop) idleness(ctx context.Context, duration time.Duration) (out idle, 
 	return out, nil
 }
 
-// fillRedis sets keys that expire, as the shop's own do.
+// fillRedis sets keys that expire, as the shop's do.
 func (s *shop) fillRedis(ctx context.Context, keys int) error {
 	client := redis.NewClient(&redis.Options{Addr: s.redis, Password: os.Getenv("REDIS_PASSWORD"), ReadTimeout: time.Minute, WriteTimeout: time.Minute})
 	defer client.Close()
@@ -95,15 +93,15 @@ func (s *shop) fillRedis(ctx context.Context, keys int) error {
 			pipe.Set(ctx, "bench:"+strconv.Itoa(i+n), value, 10*time.Minute)
 		}
 		if _, err := pipe.Exec(ctx); err != nil {
-			return fmt.Errorf("filling Redis: %w", err)
+			return fmt.Errorf("fill Redis: %w", err)
 		}
 	}
 	return nil
 }
 
-// multiply copies documents of a collection, with other identifiers and times,
-// until there are n, by the bare driver: an order or a product looks as the shop
-// has stored it, whatever that is.
+// multiply copies documents of a collection, with other identifiers and times, until
+// there are n. It copies with the driver, so that the documents have the form in which the
+// shop has stored them. It fails if the collection is empty.
 func multiply(ctx context.Context, c *mongo.Collection, n int64, change func(d bson.D, random *rand.Rand) bson.D) error {
 	have, err := c.EstimatedDocumentCount(ctx)
 	if err != nil {
@@ -118,7 +116,7 @@ func multiply(ctx context.Context, c *mongo.Collection, n int64, change func(d b
 		return err
 	}
 	if len(models) == 0 {
-		return fmt.Errorf("%s has nothing to copy", c.Name())
+		return fmt.Errorf("collection %s has no document to copy", c.Name())
 	}
 	const batch = 1000
 	missing := int(max(n-have, 0))
@@ -137,8 +135,8 @@ func multiply(ctx context.Context, c *mongo.Collection, n int64, change func(d b
 	})
 }
 
-// grow makes the small shop a big one, and starts it anew: what was written
-// behind its back may be in none of its memories.
+// grow makes the small shop a big one, and restarts it, since its caches do not have the
+// documents that were written directly to the database.
 func (s *shop) grow(ctx context.Context, products, orders int64) error {
 	if err := s.settled(ctx); err != nil {
 		return err
@@ -150,7 +148,7 @@ func (s *shop) grow(ctx context.Context, products, orders int64) error {
 		return err
 	}
 	err = multiply(ctx, s.db.Collection("orders"), orders, func(d bson.D, random *rand.Rand) bson.D {
-		owner := bson.NewObjectID() // most customers have one order, those of the benchmark have thousands
+		owner := bson.NewObjectID() // most customers have one order, the benchmark's have thousands
 		if random.IntN(10) == 0 {
 			owner, _ = bson.ObjectIDFromHex(s.customer(random.IntN(customers)).id)
 		}
@@ -165,8 +163,8 @@ func (s *shop) grow(ctx context.Context, products, orders int64) error {
 	return errors.Join(s.start(ctx), s.logIn(ctx))
 }
 
-// starts is how long each function takes from exec to its first answer, in
-// milliseconds, the median of a few starts.
+// starts returns how long each function takes from exec to its first answer, in
+// milliseconds, as the median of a few starts.
 func (s *shop) starts(ctx context.Context) (map[string]float64, error) {
 	took := map[string]float64{}
 	for _, p := range s.box.Processes() {
@@ -191,7 +189,8 @@ func (s *shop) starts(ctx context.Context) (map[string]float64, error) {
 	return took, nil
 }
 
-// start runs a function's binary as the gateway does, until it answers.
+// start runs a function's binary as the gateway does, and returns how long it took until
+// it answered.
 func start(ctx context.Context, path string, environment []string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -230,7 +229,7 @@ func start(ctx context.Context, path string, environment []string) (time.Duratio
 			return took, nil
 		}
 		if !wait(ctx, time.Millisecond) {
-			return 0, fmt.Errorf("it does not answer: %s", end())
+			return 0, fmt.Errorf("the function does not answer: %s", end())
 		}
 	}
 }

@@ -31,27 +31,26 @@ import (
 	"github.com/kiosk-shop/kiosk/shared/user"
 )
 
-// inside is the shop's own code in this process, and the bare operations of
-// the drivers that it cannot do without: what is left of a function's price
-// when the function is taken away, and then the shop.
+// inside has the shop's code in this process, and the drivers' bare operations that it
+// needs: the cost of a request without the function, and without the shop.
 type inside struct {
 	shop      *shop
 	wiring    *wiring.Shop
 	catalogue *inventory.Catalogue
 	placing   *order.Placing
-	alone     *order.Placing // in a database of its own, where nobody settles
+	alone     *order.Placing // in a database of its own, where orders are not settled
 	closers   []func() error
 	logins    *user.Authentication
 
 	redis *redis.Client
-	bare  *mongo.Collection // with the indexes of the shop's orders, for orders that are nobody's
-	order bson.D            // as the shop stores one
+	bare  *mongo.Collection // with the indexes of the shop's orders
+	order bson.D            // an order as the shop stores it
 	hash  string
 }
 
-// goInside connects to what the shop stands on. The shop's own code reads its
-// settings from the environment: they are there until it has read them, for a
-// box that is started later would take them for its own.
+// goInside connects to the shop's stores. The shop's code reads its settings from the
+// environment. They are unset afterwards, so that a box that is started later does not use
+// them.
 func goInside(ctx context.Context, s *shop) (in *inside, err error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
 	settings := map[string]string{
@@ -88,14 +87,14 @@ func (in *inside) close() error {
 	return errors.Join(errs...)
 }
 
-// prepare makes a database like the shop's, and takes one of its orders as the
-// model for all that go there.
+// prepare creates a database like the shop's, and copies one of its orders, which is
+// written there.
 func (in *inside) prepare(ctx context.Context) (err error) {
 	if in.hash, err = argon2id.CreateHash(password, &argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}); err != nil {
 		return err
 	}
 	if r := load.Exactly(ctx, 1, 1, in.shop.ordering(client.FrontDoor, false, in.shop.tracker.place)); r.Done != 1 {
-		return fmt.Errorf("no order can be placed: %w", r.Failure)
+		return fmt.Errorf("place an order: %w", r.Failure)
 	}
 	if err := in.shop.settled(ctx); err != nil {
 		return err
@@ -107,13 +106,13 @@ func (in *inside) prepare(ctx context.Context) (err error) {
 	in.bare = in.shop.db.Client().Database(in.shop.db.Name()+"_bare").Collection("orders", options.Collection().
 		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)}))
 	if err := copyIndexes(ctx, orders, in.bare); err != nil {
-		return fmt.Errorf("the indexes of the orders: %w", err)
+		return fmt.Errorf("copy the indexes of orders: %w", err)
 	}
 	return in.placeAlone(ctx)
 }
 
-// placeAlone prepares the placing of orders that are nobody's, as those of the
-// bare write are: nothing else works for them at the same time.
+// placeAlone prepares placing orders that nothing settles at the same time, as those of
+// the bare write.
 func (in *inside) placeAlone(ctx context.Context) error {
 	db, err := mongodb.Open(in.shop.box.MongoURI, in.shop.db.Name()+"_alone")
 	if err != nil {
@@ -134,12 +133,12 @@ func (in *inside) placeAlone(ctx context.Context) error {
 	}
 	alone := *in.placing
 	alone.Orders, alone.Publisher = db.Orders(), publisher{conn}
-	alone.Backlog = &order.Backlog{Orders: db.Orders(), Limit: 1, Now: func() time.Time { return time.Time{} }} // it never counts
+	alone.Backlog = &order.Backlog{Orders: db.Orders(), Limit: 1, Now: func() time.Time { return time.Time{} }} // without a count
 	in.alone = &alone
 	return db.Ready(ctx)
 }
 
-// announced is where the events of orders go that nobody settles.
+// announced is the subject of the events of orders that are not settled.
 const announced = "bench.placed"
 
 // publisher is an order.Publisher.
@@ -162,7 +161,7 @@ func (p publisher) PublishCreated(_ context.Context, orders ...order.Order) erro
 func last(ctx context.Context, c *mongo.Collection) (d bson.D, err error) {
 	err = c.FindOne(ctx, bson.D{}, options.FindOne().SetSort(bson.D{{Key: "_id", Value: -1}})).Decode(&d)
 	if err != nil {
-		err = fmt.Errorf("a model from %s: %w", c.Name(), err)
+		err = fmt.Errorf("read a document of %s: %w", c.Name(), err)
 	}
 	return d, err
 }
@@ -189,7 +188,7 @@ func copyIndexes(ctx context.Context, from, to *mongo.Collection) error {
 	return to.Database().RunCommand(ctx, bson.D{{Key: "createIndexes", Value: to.Name()}, {Key: "indexes", Value: indexes}}).Err()
 }
 
-// with is the document with another value of one field.
+// with returns the document with another value of one field.
 func with(d bson.D, key string, value any) bson.D {
 	changed := make(bson.D, len(d))
 	for i, e := range d {
@@ -201,8 +200,8 @@ func with(d bson.D, key string, value any) bson.D {
 	return changed
 }
 
-// local makes the operation of each client of something that is safe for all
-// of them.
+// local returns an operation for each client from a function that is safe for concurrent
+// use.
 func local(do func(ctx context.Context, client int, random *rand.Rand) error) func(int) load.Operation {
 	return func(i int) load.Operation {
 		random := rand.New(rand.NewPCG(uint64(i), 2))
@@ -210,7 +209,7 @@ func local(do func(ctx context.Context, client int, random *rand.Rand) error) fu
 	}
 }
 
-// reads are the ways to a product below the function.
+// reads returns the scenarios of reading a product without the function.
 func (in *inside) reads() []contender {
 	id := func(random *rand.Rand) string { return in.shop.products[random.IntN(len(in.shop.products))] }
 	products := in.shop.db.Collection("products")
@@ -241,7 +240,7 @@ func (in *inside) reads() []contender {
 	}
 }
 
-// orders are the ways to an order below the function.
+// orders returns the scenarios of placing an order without the function.
 func (in *inside) orders() []contender {
 	actors := make([]kiosk.Actor, len(in.shop.customers))
 	for i, c := range in.shop.customers {
@@ -265,14 +264,14 @@ func (in *inside) orders() []contender {
 			in.shop.tracker.place(placedOrder{id, time.Now()})
 			return err
 		})},
-		// Without the settling that goes on beside the one above, but not beside
-		// the bare write.
+		// Unlike the one above, its orders are not settled meanwhile, as those of the
+		// bare write.
 		{name: orderAlone, local: true, operation: local(func(ctx context.Context, i int, random *rand.Rand) error {
 			_, err := place(ctx, in.alone, i, random)
 			return err
 		})},
-		// What placing an order cannot do without: the order, which says what is
-		// to be done about it, on a majority's journals.
+		// The least that placing an order needs: writing the order, with what is to be
+		// done about it, to a majority's journals.
 		{name: orderBare, local: true, operation: local(func(ctx context.Context, _ int, _ *rand.Rand) error {
 			_, err := in.bare.InsertOne(ctx, with(in.order, "_id", bson.NewObjectID()))
 			return err
@@ -280,8 +279,8 @@ func (in *inside) orders() []contender {
 	}
 }
 
-// accounts are the ways to a session: authenticate, its use case, and the hash
-// alone.
+// accounts returns the scenarios of logging in without the function: the use case, and
+// the bare hash.
 func (in *inside) accounts() []contender {
 	return []contender{
 		{name: "authenticate, use case in one process", local: true, operation: local(func(ctx context.Context, i int, _ *rand.Rand) error {

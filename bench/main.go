@@ -1,24 +1,27 @@
-// Command bench measures the shop beside what it stands on: an empty function
-// through the same gateway, the same use case called in one process, and the
-// bare operations of the drivers. All of them take turns in one run, so that
-// their ratios hold where the machine is not always equally fast.
+// Command bench compares the shop with what it is built on: an empty function behind
+// the same gateway, the same use case called in one process, and the drivers' bare
+// operations. They take turns in one run, so that their ratios are valid on a machine
+// whose speed varies.
 //
-//	go run ./bench run     all of it, in a few minutes
-//	go run ./bench full    for longer, and with a big shop
-//	go run ./bench reads   reads a second beside the empty function
-//	go run ./bench cpu     processor time an order, by program; with -telemetry,
-//	                       what telemetry costs of it: off, a hundredth sampled, all
-//	go run ./bench sources -out FOLDER    the sources with the empty function,
-//	                       from which make box or faas-cli make a shop to measure
+//	go run ./bench run       everything, in a few minutes
+//	go run ./bench full      for longer, and with a big shop
+//	go run ./bench reads     reads a second, compared with the empty function
+//	go run ./bench cpu       processor time per order, by program; with -telemetry,
+//	                         without telemetry, with 1 % of orders sampled, and with all
+//	go run ./bench sources -out FOLDER
+//	                         write the sources with the empty function, from which
+//	                         make box or faas-cli can build a shop to measure
+//	go run ./bench -version  print the version
 //
-// With -baseline COMMIT each measures that commit, too, in turn. It starts a
-// local box of its own in a temporary folder, on free ports, with the servers
-// that MONGO_URI, REDIS_ADDR and NATS_URL name; or it measures the shop that
-// KIOSK_URL names, as far as that can be done from outside.
+// With -baseline COMMIT it measures that commit, too, in turns. It starts a local box of
+// its own in a temporary folder, on free ports, with the servers in MONGO_URI, REDIS_ADDR
+// and NATS_URL, if these are set. With KIOSK_URL it measures that shop instead, as far as
+// that is possible from outside.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -32,6 +35,7 @@ import (
 
 	"github.com/kiosk-shop/kiosk/bench/load"
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
+	"github.com/kiosk-shop/kiosk/shared/version"
 )
 
 // settings are the command's flags.
@@ -57,25 +61,32 @@ var commands = map[string]func(context.Context, settings) error{
 func main() {
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	flags.StringVar(&s.baseline, "baseline", "", "a commit to measure beside, in turn")
-	flags.IntVar(&s.clients, "clients", 16, "how many call at once")
-	flags.IntVar(&s.rounds, "rounds", 3, "how often each takes its turn")
-	flags.DurationVar(&s.warmUp, "warm-up", 200*time.Millisecond, "before each turn")
-	flags.DurationVar(&s.slot, "slot", 700*time.Millisecond, "how long a turn is")
-	flags.BoolVar(&s.telemetry, "telemetry", false, "measure cpu without telemetry, with a hundredth of the orders sampled, and with all, in turn")
-	flags.IntVar(&s.orders, "orders", 500, "how many orders a turn of cpu places")
-	flags.StringVar(&s.out, "out", "", "the folder for the results of run and full; empty: DATA_DIR/bench/last; of sources, the new folder")
-	flags.DurationVar(&s.timeout, "timeout", time.Hour, "for the whole run")
+	flags.StringVar(&s.baseline, "baseline", "", "a commit to measure, too, in turns")
+	flags.IntVar(&s.clients, "clients", 16, "number of concurrent clients")
+	flags.IntVar(&s.rounds, "rounds", 3, "how many turns each scenario has")
+	flags.DurationVar(&s.warmUp, "warm-up", 200*time.Millisecond, "warm-up before each turn")
+	flags.DurationVar(&s.slot, "slot", 700*time.Millisecond, "duration of a turn")
+	flags.BoolVar(&s.telemetry, "telemetry", false, "measure cpu without telemetry, with 1 % of orders sampled, and with all, in turns")
+	flags.IntVar(&s.orders, "orders", 500, "number of orders in a turn of cpu")
+	flags.StringVar(&s.out, "out", "", "the folder for the results of run and full (default DATA_DIR/bench/last), or for sources")
+	flags.DurationVar(&s.timeout, "timeout", time.Hour, "limit of the whole run")
 	if len(os.Args) > 1 {
 		s.command = os.Args[1]
 	}
+	if slices.Contains([]string{"-version", "--version"}, s.command) {
+		fmt.Println(version.Text())
+		return
+	}
 	work := commands[s.command]
 	if work == nil {
-		fmt.Fprintf(os.Stderr, "usage: bench %s [flags]\n", strings.Join(slices.Sorted(maps.Keys(commands)), "|"))
+		fmt.Fprintf(os.Stderr, "usage: bench %s [flags], or bench -version\n", strings.Join(slices.Sorted(maps.Keys(commands)), "|"))
 		flags.PrintDefaults()
 		os.Exit(2)
 	}
-	_ = flags.Parse(os.Args[2:]) // it exits
+	_ = flags.Parse(os.Args[2:]) // exits on an error
+	if s.command != "sources" {
+		say("bench of %s", version.Text())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -90,7 +101,7 @@ func main() {
 
 func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
-// repeat is the command that measures the same again.
+// repeat returns the command that repeats this run.
 func (s settings) repeat() string {
 	text := map[string]string{"run": "make bench", "full": "make bench-full"}[s.command]
 	if s.baseline != "" {
@@ -99,7 +110,7 @@ func (s settings) repeat() string {
 	return text
 }
 
-// dataDir is where the project keeps what it makes.
+// dataDir returns DATA_DIR as an absolute path.
 func dataDir(root string) string {
 	dir := os.Getenv("DATA_DIR")
 	if dir == "" {
@@ -113,17 +124,17 @@ func dataDir(root string) string {
 
 // variant is what differs between the shops of a run.
 type variant struct {
-	commit string // empty: the sources as they lie there
+	commit string // empty for the working tree
 	name   string
 	env    []string
 }
 
-// withShops starts a shop of the sources as they are and, where a baseline is
-// named, one of that; of two shops none runs when work is called.
+// withShops calls work with a shop of the working tree and, with a baseline, one of that
+// commit. If there are several shops, all of them are stopped when work is called.
 func withShops(ctx context.Context, s settings, work func(shops []*shop) error) (err error) {
 	if os.Getenv("KIOSK_URL") != "" {
 		if s.baseline != "" {
-			return fmt.Errorf("a shop that runs has no baseline: unset KIOSK_URL, or leave the baseline out")
+			return errors.New("-baseline does not work with KIOSK_URL: unset KIOSK_URL, or omit -baseline")
 		}
 		sh, err := foreignShop(ctx)
 		if err != nil {
@@ -142,7 +153,7 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	if s.baseline != "" {
 		for _, name := range []string{"REDIS_ADDR", "NATS_URL"} {
 			if os.Getenv(name) != "" {
-				return fmt.Errorf("two shops cannot share the server that %s names: unset it, or leave the baseline out", name)
+				return fmt.Errorf("two shops cannot share the server in %s: unset it, or omit -baseline", name)
 			}
 		}
 		variants = append(variants, variant{commit: s.baseline})
@@ -151,7 +162,7 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	defer func() {
 		for _, sh := range shops {
 			if err != nil && ctx.Err() == nil {
-				say("%s: what the box has logged\n%s", sh.edition.Commit, sh.box.Logs(3))
+				say("%s: the box's logs\n%s", sh.edition.Commit, sh.box.Logs(3))
 			}
 			sh.end()
 		}
@@ -180,7 +191,7 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	return work(shops)
 }
 
-// inTurn runs work on each shop, rounds times, with only that one running.
+// inTurn calls work for each shop, rounds times, while only that shop is running.
 func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int, sh *shop) error) error {
 	for round := range rounds {
 		for _, sh := range shops {
@@ -227,7 +238,7 @@ func runReads(ctx context.Context, s settings) error {
 	})
 }
 
-// printScenarios prints a table in which the first scenario is the measure.
+// printScenarios prints a table. Ratios are to the first scenario.
 func printScenarios(scenarios []scenario) {
 	say("%-32s %9s %7s %8s %8s %9s %9s %s", "", "a second", "ratio", "p50 ms", "p99 ms", "box µs", "bench µs", "refused, failed")
 	for _, sc := range scenarios {
@@ -239,7 +250,7 @@ func runCost(ctx context.Context, s settings) error {
 	return withShops(ctx, s, func(shops []*shop) error {
 		costs := make(map[*shop][]cost)
 		err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) error {
-			if round == 0 || len(shops) > 1 { // what was just started is cold
+			if round == 0 || len(shops) > 1 { // warm up a shop that was just started
 				if _, err := sh.orderCost(ctx, s.clients, s.orders/5); err != nil {
 					return err
 				}
@@ -247,7 +258,7 @@ func runCost(ctx context.Context, s settings) error {
 			c, err := sh.orderCost(ctx, s.clients, s.orders)
 			if err == nil {
 				costs[sh] = append(costs[sh], c)
-				say("%s: %.2f ms an order, %.1f s for %d orders", sh.edition.Commit, c.Total, c.Seconds, c.Orders)
+				say("%s: %.2f ms per order, %.1f s for %d orders", sh.edition.Commit, c.Total, c.Seconds, c.Orders)
 			}
 			return err
 		})
@@ -255,7 +266,7 @@ func runCost(ctx context.Context, s settings) error {
 			return err
 		}
 		for _, sh := range shops {
-			say("\n%s: processor time an order, from placing to letter, median of %d rounds\n%s", sh.edition.Commit, s.rounds, medianCost(costs[sh]))
+			say("\n%s: processor time per order, from placing to letter, median of %d rounds\n%s", sh.edition.Commit, s.rounds, medianCost(costs[sh]))
 		}
 		switch {
 		case s.telemetry:
@@ -269,7 +280,7 @@ func runCost(ctx context.Context, s settings) error {
 	})
 }
 
-// medianCost is the median of each program's share, and of the total.
+// medianCost returns the medians of each program's cost and of the total.
 func medianCost(costs []cost) cost {
 	m := cost{Box: map[string]float64{}}
 	shares := map[string][]float64{}
@@ -295,6 +306,6 @@ func (c cost) String() string {
 			fmt.Fprintf(&b, "  %-24s %6.2f ms\n", name, c.Box[name])
 		}
 	}
-	fmt.Fprintf(&b, "  %-24s %6.2f ms   (the load generator beside it: %.2f ms)\n", "the whole box", c.Total, c.Generator)
+	fmt.Fprintf(&b, "  %-24s %6.2f ms   (not included, the load generator: %.2f ms)\n", "the whole box", c.Total, c.Generator)
 	return b.String()
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/kiosk-shop/kiosk/bench/load"
 )
 
-// style gives the picture the reader's colours: light or dark, as the system
-// is set.
+// style uses light or dark colours, as the reader's system does.
 const style = `
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .title { font-weight: 600; font-size: 15px; }
@@ -32,23 +31,23 @@ text { fill: #f0f6fc; }
 }
 `
 
-// Measures of the picture, in pixels.
+// The dimensions of the picture, in pixels.
 const (
 	width    = 900
-	labels   = 330 // for the names at the left
+	labels   = 330 // the column of names on the left
 	barSpace = width - labels - 90
 	barSize  = 12
 )
 
-// row is a bar or two: what is now, and what was before.
+// row is one or two bars: the values now and before.
 type row struct {
 	name        string
-	now, before float64 // negative: not measured
-	goal        float64 // 0: none
+	now, before float64 // negative if not measured
+	goal        float64 // 0 if there is none
 }
 
-// picture shows the figures that are ratios, and where an order's processor
-// time goes, as an SVG that needs nothing beside itself.
+// picture returns an SVG of the figures that are ratios, and of the processor time per
+// order by program.
 func (r *report) picture() string {
 	var b strings.Builder
 	y := 30
@@ -113,7 +112,7 @@ func (r *report) picture() string {
 		}
 		ratios = append(ratios, w)
 	}
-	section("Operations a second, as ratios", "Beside what the name says, in the same run; the line is the goal. More is better.", "", ratios)
+	section("Operations a second, as ratios", "Compared with what the name says, in the same run; the line is the goal. More is better.", "", ratios)
 
 	if len(r.Now.Costs) > 0 {
 		now, before := medianCost(r.Now.Costs), cost{}
@@ -168,7 +167,7 @@ func (r *report) picture() string {
 		width, y, width, y, style, width, y, b.String())
 }
 
-// placing and hashing tell what a scenario is about.
+// placing and hashing report whether a scenario places orders, or computes hashes.
 func placing(name string) bool {
 	return strings.HasPrefix(name, "order") || name == emptyPost
 }
@@ -177,7 +176,7 @@ func hashing(name string) bool {
 	return strings.HasPrefix(name, "authenticate") || name == argon
 }
 
-// short is a figure's name for a narrow column.
+// short returns a figure's name for a narrow column.
 func short(name string) string {
 	name = strings.ReplaceAll(name, "at the front door", "(front door)")
 	name = strings.ReplaceAll(name, "at the gateway", "(gateway)")

@@ -13,11 +13,11 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 )
 
-// tick is the unit of the times in /proc/PID/stat: USER_HZ is 100 on every
-// architecture that Go runs on under Linux (proc_pid_stat(5)).
+// tick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every architecture that
+// Go supports on Linux (proc_pid_stat(5)).
 const tick = 10 * time.Millisecond
 
-// usage is what the processes of a box have used so far.
+// usage is the processor time and memory of a box's processes.
 type usage struct {
 	pids map[int]process
 }
@@ -25,11 +25,11 @@ type usage struct {
 type process struct {
 	name  string
 	began string
-	used  time.Duration // user and system time, with that of children that ended
+	used  time.Duration // user and system time, including children that have ended
 	rss   int64         // bytes
 }
 
-// measure reads /proc of every process of the box.
+// measure reads the usage of every process of the box. It fails without /proc.
 func measure(b *box.Box) (usage, error) {
 	u := usage{pids: map[int]process{}}
 	for _, p := range b.Processes() {
@@ -38,17 +38,16 @@ func measure(b *box.Box) (usage, error) {
 		}
 	}
 	if len(u.pids) == 0 {
-		return u, errors.New("the box has no processes in /proc: processor time is measured on Linux only")
+		return u, errors.New("the box has no processes in /proc: processor time can only be measured on Linux")
 	}
 	return u, nil
 }
 
-// provider is the part of faasd that carries every request.
+// provider is the part of faasd that forwards every request.
 const provider = "faasd provider"
 
-// measureFaasd reads the processes of a faasd on this machine: those in its
-// containers, and faasd and containerd themselves. There are none where the shop
-// runs otherwise, or elsewhere.
+// measureFaasd reads the usage of a faasd on this machine: the processes in its containers,
+// and faasd and containerd themselves. It returns nothing if there is no faasd.
 func measureFaasd() usage {
 	u := usage{pids: map[int]process{}}
 	entries, err := os.ReadDir("/proc")
@@ -70,8 +69,8 @@ func measureFaasd() usage {
 	return u
 }
 
-// faasdName tells what a process is on a faasd: the container that it is in, or
-// its program and, of faasd, what of it: its provider, or the other half.
+// faasdName returns the name of a process of faasd: its container, or its program; for
+// faasd itself also the subcommand.
 func faasdName(dir string) (string, bool) {
 	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
 	if err != nil {
@@ -88,7 +87,7 @@ func faasdName(dir string) (string, bool) {
 		return "", false
 	}
 	switch name := filepath.Base(path); {
-	case name == "faasd" || strings.HasPrefix(name, "faasd-"): // what is behind the link may have its version in its name
+	case name == "faasd" || strings.HasPrefix(name, "faasd-"): // the link's target may have the version in its name
 		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		name = "faasd"
 		if words := strings.Split(string(line), "\x00"); len(words) > 1 {
@@ -101,7 +100,7 @@ func faasdName(dir string) (string, bool) {
 	return "", false
 }
 
-// look reads one process: see proc_pid_stat(5) and proc_pid_status(5).
+// look reads the usage of one process: see proc_pid_stat(5) and proc_pid_status(5).
 func look(pid int) (process, bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	path, err := os.Readlink(filepath.Join(dir, "exe"))
@@ -112,7 +111,7 @@ func look(pid int) (process, bool) {
 	if err != nil {
 		return process{}, false
 	}
-	// The name is in parentheses and may hold anything.
+	// The name is in parentheses and may contain any character.
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	if len(fields) < 22 {
 		return process{}, false
@@ -130,8 +129,8 @@ func look(pid int) (process, bool) {
 	return p, err == nil
 }
 
-// programName is what a person calls the program: a function's binary lies in
-// a folder of the function's name.
+// programName returns the name of a program by its path. A function's binary is in a
+// folder with the function's name.
 func programName(path string) string {
 	path = strings.TrimSuffix(path, " (deleted)")
 	if _, rest, ok := strings.Cut(path, "/gateway/images/"); ok {
@@ -141,8 +140,8 @@ func programName(path string) string {
 	return filepath.Base(path)
 }
 
-// since is the processor time from before to u, by program. A process that
-// ended meanwhile has taken its time with it, so that is an error.
+// since returns the processor time from before to u, by program. It fails if a process has
+// ended meanwhile, whose time is unknown.
 func (u usage) since(before usage) (map[string]time.Duration, error) {
 	spent := map[string]time.Duration{}
 	for pid, p := range u.pids {
@@ -161,7 +160,7 @@ func (u usage) since(before usage) (map[string]time.Duration, error) {
 	return spent, errors.Join(errs...)
 }
 
-// memory is the resident memory by program, in MB.
+// memory returns the resident memory by program, in MB.
 func (u usage) memory() map[string]float64 {
 	m := map[string]float64{}
 	for _, p := range u.pids {
@@ -177,7 +176,7 @@ func total[T time.Duration | int64 | float64](by map[string]T) (sum T) {
 	return sum
 }
 
-// own is the processor time of this process so far.
+// own returns the processor time of this process.
 func own() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// The names of the scenarios that figures are made of.
+// The names of the scenarios that figures use.
 const (
 	empty          = "empty function"
 	productGateway = "product at the gateway"
@@ -28,7 +28,7 @@ const (
 	argon          = "argon2id, bare"
 )
 
-// reads are the scenarios of reading, beside the empty function.
+// reads returns the scenarios of reading, and the empty function.
 func (s *shop) reads() []contender {
 	product := func(i int) string { return "/api/inventory/" + s.products[i%len(s.products)] }
 	return []contender{
@@ -43,7 +43,7 @@ func (s *shop) reads() []contender {
 	}
 }
 
-// anonymous is a GET without a token, at a door.
+// anonymous returns the operation of a GET without a token, at a door.
 func (s *shop) anonymous(door client.Door, path func(i int) string) func(int) load.Operation {
 	return get(func(i int) (string, string) { return s.Through(door).URL(http.MethodGet, path(i)), "" })
 }
@@ -52,8 +52,8 @@ func fixed(path string) func(int) string { return func(int) string { return path
 
 func (s *shop) customer(i int) customer { return s.customers[i%len(s.customers)] }
 
-// ordersOutside are the scenarios of placing orders, beside the empty function
-// with the same request. What was placed has settled before the next turn.
+// ordersOutside returns the scenarios of placing orders, and the empty function with the
+// same request. All orders of a turn have settled before the next turn.
 func (s *shop) ordersOutside() []contender {
 	var placed func(placedOrder)
 	if s.tracker != nil {
@@ -70,12 +70,12 @@ func (s *shop) ordersOutside() []contender {
 	}
 }
 
-// logins is the scenario of logging in.
+// logins returns the scenario of logging in.
 func (s *shop) logins() []contender {
 	return []contender{{name: authenticate, operation: func(i int) load.Operation {
 		body, err := json.Marshal(client.Login{Username: s.guests[i%len(s.guests)], Password: password})
 		if err != nil {
-			panic(err) // it has nothing that JSON has not
+			panic(err) // it can always be encoded
 		}
 		return send(http.MethodPost, s.URL(http.MethodPost, "/api/users/authenticate"), "", body, http.StatusOK)
 	}}}

@@ -17,7 +17,7 @@ import (
 	"github.com/kiosk-shop/kiosk/bench/load"
 )
 
-// report is what a run has measured.
+// report is the result of a run.
 type report struct {
 	Date    time.Time `json:"date"`
 	Command string    `json:"command"` // that repeats it
@@ -32,7 +32,7 @@ type report struct {
 	Figures []figure `json:"figures"`
 }
 
-// machine is where a run was. Figures of another one are not compared.
+// machine describes the machine of a run. Figures of different machines are not compared.
 type machine struct {
 	Processor string `json:"processor"`
 	Cores     int    `json:"cores"`
@@ -41,7 +41,7 @@ type machine struct {
 	Go        string `json:"go"`
 }
 
-// measured is one edition of the shop. What was not measured is nil.
+// measured is what was measured of one edition. What was not measured is nil.
 type measured struct {
 	Commit    string             `json:"commit"`
 	Scenarios []scenario         `json:"scenarios,omitempty"`
@@ -57,7 +57,7 @@ type measured struct {
 	Orders    int64              `json:"big_orders,omitempty"`
 }
 
-// like tells whether figures of the two may be compared.
+// like reports whether figures of the two machines may be compared.
 func (m machine) like(other machine) bool {
 	return m.Processor == other.Processor && m.Cores == other.Cores
 }
@@ -84,7 +84,7 @@ func thisMachine() machine {
 	return m
 }
 
-// figure is one number that the shop is held to.
+// figure is a number with a goal.
 type figure struct {
 	Name   string   `json:"name"`
 	Value  float64  `json:"value"`
@@ -92,13 +92,13 @@ type figure struct {
 	Unit   string   `json:"unit,omitempty"`
 	Goal   float64  `json:"goal"`
 	Less   bool     `json:"less_is_better,omitempty"`
-	// Tolerance is by which part the figure may be worse than at the last run
-	// before that is called so: above what the machine's noise does. 0: it is
-	// not compared, as a rate or a latency of a machine that does other work.
+	// Tolerance is by which fraction the figure may be worse than in the last run,
+	// because of noise. If it is 0 the figure is not compared, as rates and latencies on
+	// a machine with other load.
 	Tolerance float64 `json:"tolerance,omitempty"`
 }
 
-// met tells whether the figure is what it should be.
+// met reports whether the figure meets its goal.
 func (f figure) met() bool {
 	if f.Less {
 		return f.Value <= f.Goal
@@ -106,7 +106,7 @@ func (f figure) met() bool {
 	return f.Value >= f.Goal
 }
 
-// worse tells by which part the figure is worse than another, 0.2 for a fifth.
+// worse returns by which fraction the figure is worse than another, 0.2 for 20 %.
 func (f figure) worse(than float64) float64 {
 	if f.Value <= 0 || than <= 0 {
 		return 0
@@ -117,16 +117,16 @@ func (f figure) worse(than float64) float64 {
 	return than/f.Value - 1
 }
 
-// The parts by which figures move between two runs of the same sources on a
-// busy machine stay below these. What waits for a disk beside what does not
-// moves most: on a machine with other work to do by half and more.
+// The fractions by which figures vary between two runs of the same sources on a busy
+// machine are below these. Ratios of what waits for the disk to what does not vary most:
+// with other load by half and more.
 const (
 	ratioNoise = 0.5
 	orderNoise = 1.5
 	costNoise  = 0.25
 )
 
-// rates are the rates of a scenario, a turn each.
+// rates returns the rates of a scenario, one for each turn.
 func rates(scenarios []scenario, name string) []float64 {
 	for _, s := range scenarios {
 		if s.Name == name {
@@ -136,7 +136,7 @@ func rates(scenarios []scenario, name string) []float64 {
 	return nil
 }
 
-// figures are all that can be made of what was measured.
+// figures returns the figures for which there are measurements.
 func (r *report) figures() []figure {
 	var figures []figure
 	add := func(f figure, of func(m *measured) (float64, bool)) {
@@ -214,7 +214,7 @@ func (r *report) figures() []figure {
 			if small == 0 {
 				return 0, false
 			}
-			// What answers nobody within its turns is that much slower, or more.
+			// A scenario without an answer in its turns is at least this much slower.
 			return small / max(big, small/1000), true
 		})
 	}
@@ -258,8 +258,8 @@ func totals(costs []cost) []float64 {
 	return t
 }
 
-// compare tells which figures got worse since the last run, beyond what noise
-// does.
+// compare returns the figures that are worse than in the last run, beyond their
+// tolerance.
 func (r *report) compare(last *report) []string {
 	var worse []string
 	for _, f := range r.Figures {
@@ -294,7 +294,7 @@ const (
 	pictureFile = "results.svg"
 )
 
-// load reads a stored run; nil where there is none.
+// loadReport reads a stored run. It returns nil if there is none.
 func loadReport(dir string) (*report, error) {
 	text, err := os.ReadFile(filepath.Join(dir, resultsFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -310,7 +310,7 @@ func loadReport(dir string) (*report, error) {
 	return r, nil
 }
 
-// store writes a run.
+// store writes the run to a folder.
 func (r *report) store(dir string) error {
 	text, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
@@ -325,7 +325,7 @@ func (r *report) store(dir string) error {
 		os.WriteFile(filepath.Join(dir, pictureFile), []byte(r.picture()), 0o644))
 }
 
-// tables is the run in Markdown.
+// tables returns the run as Markdown.
 func (r *report) tables() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -448,8 +448,8 @@ func scenarioTable(line func(string, ...any), scenarios []scenario) {
 	}
 }
 
-// measureOf is what a scenario stands beside: the empty function or, for what
-// spends its time on a hash, the hash.
+// measureOf returns the scenario that another one is compared with: the empty function,
+// or the bare hash for logins.
 func measureOf(scenarios []scenario, name string) string {
 	switch {
 	case hashing(name):
@@ -460,7 +460,7 @@ func measureOf(scenarios []scenario, name string) string {
 	return empty
 }
 
-// backlogTable shows a dozen of the samples.
+// backlogTable prints a dozen of the samples.
 func backlogTable(line func(string, ...any), backlog []sample) {
 	line("| s | orders PENDING | not delivered, as the outbox relay counts |")
 	line("|---:|---:|---:|")
@@ -470,7 +470,7 @@ func backlogTable(line func(string, ...any), backlog []sample) {
 	}
 }
 
-// byValue are the names, the largest first.
+// byValue returns the names, sorted by descending value.
 func byValue(m map[string]float64) []string {
 	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
 		return cmp.Or(cmp.Compare(m[b], m[a]), strings.Compare(a, b))

@@ -13,12 +13,12 @@ import (
 
 // extent is what distinguishes the short run from the full one.
 type extent struct {
-	orders    int           // that a turn of the cost places
-	sustained time.Duration // of orders that settle as fast as they are placed
+	orders    int           // per turn of the processor time measurement
+	sustained time.Duration // of orders as fast as they settle
 	latency   time.Duration // of orders at half of that rate
 	idle      time.Duration
-	overload  time.Duration // of clients who never pause; 0: left out
-	products  int64         // of the big shop; 0: left out
+	overload  time.Duration // of clients that never pause; 0 to omit it
+	products  int64         // of the big shop; 0 to omit it
 	bigOrders int64
 }
 
@@ -33,8 +33,8 @@ var (
 func runBrief(ctx context.Context, s settings) error    { return run(ctx, s, brief) }
 func runThorough(ctx context.Context, s settings) error { return run(ctx, s, thorough) }
 
-// run measures all there is, beside the baseline where one is named, and
-// compares with the last stored run.
+// run measures everything, with the baseline if there is one, stores the results, and
+// compares them with the last stored run.
 func run(ctx context.Context, s settings, e extent) error {
 	root, err := box.Root()
 	if err != nil {
@@ -52,14 +52,14 @@ func run(ctx context.Context, s settings, e extent) error {
 			r.Before = &measured{Commit: shops[1].edition.Commit}
 			all = append(all, r.Before)
 		}
-		if err := beside(ctx, s, e, shops, all); err != nil {
+		if err := comparisons(ctx, s, e, shops, all); err != nil {
 			return err
 		}
 		for i, sh := range shops {
 			if sh.box == nil {
 				continue
 			}
-			if i > 0 { // it may take an hour to settle what it accepts, or to search what is big
+			if i > 0 { // an old commit may take an hour to settle an overload, or to search a big shop
 				e.overload, e.products = 0, 0
 			}
 			if err := alone(ctx, s, e, sh, all[i], len(shops) > 1); err != nil {
@@ -79,25 +79,25 @@ func run(ctx context.Context, s settings, e extent) error {
 	if s.out == "" {
 		s.out = filepath.Join(dataDir(root), "bench", "last")
 	}
-	say("The tables, the picture and the data lie in %s.", s.out)
+	say("The tables, the picture and the data are in %s.", s.out)
 	return r.store(s.out)
 }
 
-// verdict compares with an earlier run, in words.
+// verdict returns the comparison with an earlier run, as a text.
 func (r *report) verdict(last *report) string {
 	when := fmt.Sprintf("on %s at %s", last.Date.UTC().Format(time.DateOnly), last.Now.Commit)
 	if !last.Machine.like(r.Machine) {
-		return "The last stored run, " + when + ", was on another machine: it is not compared."
+		return "Not compared with the last stored run, " + when + ", which was on another machine."
 	}
 	worse := r.compare(last)
 	if len(worse) == 0 {
-		return "Nothing is worse than " + when + ", beyond what noise does."
+		return "No figure is worse than " + when + ", beyond noise."
 	}
 	return "Worse than " + when + ":\n  " + strings.Join(worse, "\n  ")
 }
 
-// beside measures what takes turns.
-func beside(ctx context.Context, s settings, e extent, shops []*shop, all []*measured) error {
+// comparisons measures the scenarios that take turns.
+func comparisons(ctx context.Context, s settings, e extent, shops []*shop, all []*measured) error {
 	contests := make(map[*shop][3]*contest)
 	for _, sh := range shops {
 		contests[sh] = [3]*contest{newContest(), newContest(), newContest()}
@@ -115,16 +115,16 @@ func beside(ctx context.Context, s settings, e extent, shops []*shop, all []*mea
 			groups[1] = append(groups[1], in.orders()...)
 			groups[2] = append(groups[2], in.accounts()...)
 		}
-		if sh.box != nil && (round == 0 || len(shops) > 1) { // what was just started is cold
+		if sh.box != nil && (round == 0 || len(shops) > 1) { // warm up a shop that was just started
 			if _, err := sh.orderCost(ctx, s.clients, e.orders/3); err != nil {
 				return err
 			}
 		}
-		// A hash takes both processors for so long that more clients would only
-		// wait, and a turn of the others' length would count a handful.
-		patient := s.schedule
-		patient.clients, patient.slot = min(s.clients, hashers), 2*s.slot
-		for i, plan := range [3]schedule{s.schedule, s.schedule, patient} {
+		// A hash takes so long that more clients would only wait, and that a turn of
+		// the usual duration would have only a few.
+		slow := s.schedule
+		slow.clients, slow.slot = min(s.clients, hashers), 2*s.slot
+		for i, plan := range [3]schedule{s.schedule, s.schedule, slow} {
 			if err := contests[sh][i].round(ctx, sh, plan, groups[i]); err != nil {
 				return err
 			}
@@ -136,7 +136,7 @@ func beside(ctx context.Context, s settings, e extent, shops []*shop, all []*mea
 		if err == nil {
 			m := all[indexOf(shops, sh)]
 			m.Costs = append(m.Costs, c)
-			say("  %.2f ms of processor time an order", c.Total)
+			say("  %.2f ms of processor time per order", c.Total)
 		}
 		return err
 	})
@@ -151,7 +151,7 @@ func beside(ctx context.Context, s settings, e extent, shops []*shop, all []*mea
 	return nil
 }
 
-// hashers is how many clients log in at once.
+// hashers is how many clients log in concurrently.
 const hashers = 4
 
 func indexOf(shops []*shop, sh *shop) int {
@@ -163,7 +163,7 @@ func indexOf(shops []*shop, sh *shop) int {
 	return -1
 }
 
-// alone measures what needs a box for a while.
+// alone measures what does not take turns.
 func alone(ctx context.Context, s settings, e extent, sh *shop, m *measured, stopped bool) error {
 	if stopped {
 		if err := sh.start(ctx); err != nil {
@@ -174,7 +174,7 @@ func alone(ctx context.Context, s settings, e extent, sh *shop, m *measured, sto
 	if err := sh.logIn(ctx); err != nil {
 		return err
 	}
-	say("%s: orders for %s, as many as settle", m.Commit, e.sustained)
+	say("%s: sustained orders for %s", m.Commit, e.sustained)
 	flow, err := sh.sustain(ctx, s.clients, e.sustained, window)
 	if err != nil {
 		return err
@@ -187,7 +187,7 @@ func alone(ctx context.Context, s settings, e extent, sh *shop, m *measured, sto
 	}
 	m.Latency = &times
 	if e.overload > 0 {
-		say("%s: orders for %s, by clients who never pause", m.Commit, e.overload)
+		say("%s: orders for %s, from clients that never pause", m.Commit, e.overload)
 		flood, err := sh.sustain(ctx, s.clients, e.overload, 0)
 		if err != nil {
 			return err
@@ -202,7 +202,7 @@ func alone(ctx context.Context, s settings, e extent, sh *shop, m *measured, sto
 	if m.Starts, err = sh.starts(ctx); err != nil {
 		return err
 	}
-	say("%s: nothing, for %s", m.Commit, e.idle)
+	say("%s: idle for %s", m.Commit, e.idle)
 	rest, err := sh.idleness(ctx, e.idle)
 	m.Idle = &rest
 	return err
@@ -227,7 +227,7 @@ func grown(ctx context.Context, s settings, e extent, sh *shop, m *measured) err
 	if m.Small, err = compete(); err != nil {
 		return err
 	}
-	say("%s: the shop grows to %d products and %d orders", m.Commit, e.products, e.bigOrders)
+	say("%s: adding products up to %d and orders up to %d", m.Commit, e.products, e.bigOrders)
 	if err := sh.grow(ctx, e.products, e.bigOrders); err != nil {
 		return err
 	}

@@ -22,28 +22,28 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// The small shop, which everything but the big one is measured with.
+// The small shop, with which all but the big shop's scenarios are measured.
 const (
 	smallShop = 64 // products
 	customers = 16
-	stock     = 1_000_000_000 // the most that a product may have: no order finds it short
+	stock     = 1_000_000_000 // the largest stock that is allowed: no order is short
 	password  = "a bench of planks"
 )
 
-// shop is a shop that runs, with products and customers of the benchmark's.
+// shop is a running shop, with the benchmark's products and customers.
 type shop struct {
 	*client.Client
-	box     *box.Box        // nil where KIOSK_URL names the shop
+	box     *box.Box        // nil with KIOSK_URL
 	dir     string          // the box's DATA_DIR
-	db      *mongo.Database // nil where it cannot be reached
-	redis   string          // host:port; empty where it cannot be reached
+	db      *mongo.Database // nil if it is not reachable
+	redis   string          // host:port; empty if it is not reachable
 	edition *edition
-	noEmpty bool               // it has no empty function
-	fresh   map[string]float64 // memory by program before anybody used it, MB
+	noEmpty bool               // the shop has no empty function
+	fresh   map[string]float64 // memory by program before the first request, MB
 
 	products  []string
 	customers []customer
-	guests    []string // e-mail addresses of customers who only log in: an account has so many sessions at most
+	guests    []string // e-mail addresses of customers who only log in, since an account's sessions are limited
 	admin     string   // token
 	loggedIn  time.Time
 
@@ -52,8 +52,8 @@ type shop struct {
 
 type customer struct{ id, email, token string }
 
-// startShop starts a box of the edition, with more in its environment, and opens
-// a shop in it.
+// startShop starts a box of the edition, with additional environment variables, and
+// creates its products and customers.
 func startShop(ctx context.Context, e *edition, products int, env ...string) (s *shop, err error) {
 	dir, err := os.MkdirTemp("", "kiosk-bench-")
 	if err != nil {
@@ -70,7 +70,7 @@ func startShop(ctx context.Context, e *edition, products int, env ...string) (s 
 	}
 	s = &shop{box: b, dir: dir, edition: e, redis: cmp.Or(os.Getenv("REDIS_ADDR"), fmt.Sprintf("127.0.0.1:%d", b.Ports["REDIS_PORT"]))}
 	if err := e.reuse(dir); err != nil {
-		return nil, fmt.Errorf("what was compiled before cannot be used: %w", err)
+		return nil, fmt.Errorf("reuse compiled programs: %w", err)
 	}
 	if err := s.start(ctx); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func startShop(ctx context.Context, e *edition, products int, env ...string) (s 
 	return s, nil
 }
 
-// lookFresh notes the memory of the box before anybody has used it.
+// lookFresh records the memory of the box before the first request.
 func (s *shop) lookFresh(ctx context.Context) error {
 	wait(ctx, settleDown)
 	u, _, err := s.usage()
@@ -97,8 +97,8 @@ func (s *shop) lookFresh(ctx context.Context) error {
 	return err
 }
 
-// boxEnvironment is above what every box is given. Servers that the
-// environment names are the box's, too.
+// boxEnvironment returns the variables that the benchmark's box has in addition. It uses
+// the servers that the environment names.
 func boxEnvironment() []string {
 	env := []string{"RATE_LIMIT=off"}
 	for _, name := range []string{"REDIS_ADDR", "REDIS_PASSWORD", "NATS_URL"} {
@@ -109,7 +109,7 @@ func boxEnvironment() []string {
 	return env
 }
 
-// start starts the box, again where it was stopped.
+// start starts the box, also after stop.
 func (s *shop) start(ctx context.Context) (err error) {
 	if err := s.box.Start(ctx); err != nil {
 		return err
@@ -143,7 +143,7 @@ func (s *shop) end() {
 	_ = os.RemoveAll(s.dir)
 }
 
-// foreignShop is the shop that KIOSK_URL names.
+// foreignShop returns the shop in KIOSK_URL.
 func foreignShop(ctx context.Context) (*shop, error) {
 	target, err := client.FromEnv()
 	if err != nil {
@@ -161,12 +161,12 @@ func foreignShop(ctx context.Context) (*shop, error) {
 		return nil, fmt.Errorf("the gateway does not answer: %w", err)
 	}
 	if s.noEmpty = a.Status != http.StatusOK; s.noEmpty {
-		say("%s has no empty function to measure beside: make it from what `bench sources` lays out", target.Gateway)
+		say("%s has no empty function to compare with: build the shop from the output of `bench sources`", target.Gateway)
 	}
 	return s, s.open(ctx, smallShop)
 }
 
-// present leaves out what the shop does not have.
+// present returns the contenders without the empty function, if the shop has none.
 func (s *shop) present(contenders []contender) []contender {
 	return slices.DeleteFunc(contenders, func(c contender) bool { return s.noEmpty && (c.name == empty || c.name == emptyPost) })
 }
@@ -179,7 +179,7 @@ func openDatabase(uri, name string) (*mongo.Database, error) {
 	return c.Database(name), nil
 }
 
-// open makes the products and the customers.
+// open creates the products and the customers.
 func (s *shop) open(ctx context.Context, products int) error {
 	if err := s.logIn(ctx); err != nil {
 		return err
@@ -229,7 +229,7 @@ func (s *shop) logIn(ctx context.Context) error {
 	}
 	var err error
 	if s.admin, err = s.token(ctx, s.Target.AdminEmail, s.Target.AdminPassword); err != nil {
-		return fmt.Errorf("the administrator cannot log in: %w", err)
+		return fmt.Errorf("log in as the administrator: %w", err)
 	}
 	err = each(len(s.customers), func(i int) (err error) {
 		s.customers[i].token, err = s.token(ctx, s.customers[i].email, password)
@@ -252,12 +252,12 @@ func (s *shop) token(ctx context.Context, login, password string) (string, error
 func (s *shop) call(ctx context.Context, method, path, token string, body any, want int) (client.Answer, error) {
 	a, err := s.Do(ctx, client.Request{Method: method, Path: path, Token: token, Body: body})
 	if err == nil && a.Status != want {
-		err = fmt.Errorf("%s %s answers %d: %.300s", method, path, a.Status, a.Body)
+		err = fmt.Errorf("%s %s was answered %d, want %d: %.300s", method, path, a.Status, want, a.Body)
 	}
 	return a, err
 }
 
-// each does n things, a few at a time.
+// each calls do for 0 to n-1, a few at a time, and returns the first error.
 func each(n int, do func(i int) error) error {
 	errs := make([]error, n)
 	turns := make(chan struct{}, 8)
@@ -270,15 +270,15 @@ func each(n int, do func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// The words of the products' names. A product has one of each row, so that
-// every word is in an eighth of them.
+// The words of the products' names. A name has one word of each row, so every word is in
+// an eighth of the names.
 var words = [3][8]string{
 	{"Amber", "Black", "Cobalt", "Dusty", "Elegant", "Folding", "Golden", "Heavy"},
 	{"bamboo", "brass", "ceramic", "copper", "cotton", "marble", "oak", "walnut"},
 	{"basket", "blanket", "kettle", "lamp", "mirror", "pitcher", "stool", "teapot"},
 }
 
-// search is what customers of the benchmark look for.
+// search is the word that clients search for.
 const search = "kettle"
 
 func sampleProduct(i int) client.NewProduct {
@@ -290,20 +290,20 @@ func sampleProduct(i int) client.NewProduct {
 	}
 }
 
-// order is the body of an order of one line of one product.
+// orderBody returns the body of an order with one line.
 func orderBody(product string) []byte {
 	text, err := json.Marshal(client.NewOrder{Items: []client.Item{{ProductID: product, Quantity: 1}}})
 	if err != nil {
-		panic(err) // it has nothing that JSON has not
+		panic(err) // it can always be encoded
 	}
 	return text
 }
 
-// settleTimeout bounds the wait for all that was placed.
+// settleTimeout is how long all orders may take to settle.
 const settleTimeout = 5 * time.Minute
 
-// settled waits until no order waits for its stock and no event and no letter
-// for its delivery.
+// settled waits until no order's stock is pending and no event or letter is waiting. It
+// fails after settleTimeout.
 func (s *shop) settled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
@@ -318,7 +318,7 @@ func (s *shop) settled(ctx context.Context) error {
 			return nil
 		}
 		if !wait(ctx, 100*time.Millisecond) {
-			return fmt.Errorf("the shop did not settle: %d events and letters wait (%w)", n, errors.Join(err, ctx.Err()))
+			return fmt.Errorf("the shop did not settle: %d events and letters are waiting (%w)", n, errors.Join(err, ctx.Err()))
 		}
 	}
 }
@@ -332,7 +332,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// get is an operation of a client who repeats a GET at a URL.
+// get returns the operation of repeating a GET.
 func get(url func(client int) (address, token string)) func(int) load.Operation {
 	return func(i int) load.Operation {
 		address, token := url(i)
@@ -340,7 +340,7 @@ func get(url func(client int) (address, token string)) func(int) load.Operation 
 	}
 }
 
-// send is an operation that sends the same request each time.
+// send returns the operation of repeating a request.
 func send(method, address, token string, body []byte, want int) load.Operation {
 	request, bad := load.NewRequest(method, address, token, body)
 	var conn load.Connection
@@ -356,11 +356,11 @@ func send(method, address, token string, body []byte, want int) load.Operation {
 	}
 }
 
-// emptyURL is the empty function's.
+// emptyURL returns the address of the empty function.
 func (s *shop) emptyURL() string { return s.Target.Gateway + "/function/" + emptyFunction }
 
-// ordering is the operation of placing orders at a door, each of another
-// product or all of the first.
+// ordering returns the operation of placing orders at a door, each of another product or,
+// if hot, all of the first one.
 func (s *shop) ordering(door client.Door, hot bool, placed func(placedOrder)) func(int) load.Operation {
 	address := s.Through(door).URL(http.MethodPost, "/api/orders")
 	return func(i int) load.Operation {
@@ -397,8 +397,8 @@ func (s *shop) ordering(door client.Door, hot bool, placed func(placedOrder)) fu
 	}
 }
 
-// orderID reads the identifier, the answer's first field, and leaves the rest:
-// the generator shares its processors with what it measures.
+// orderID returns the identifier, without decoding the rest of the answer: the generator
+// shares the processors with the shop. It fails if there is none.
 func orderID(answer []byte) (bson.ObjectID, error) {
 	const start = `{"id":"`
 	if len(answer) > len(start)+24 && string(answer[:len(start)]) == start {
@@ -423,7 +423,7 @@ func (s *shop) sink(ctx context.Context, method string, answer any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("the mail sink answers %s", resp.Status)
+		return fmt.Errorf("the mail sink answered %s", resp.Status)
 	}
 	if answer == nil {
 		return nil

@@ -11,9 +11,9 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 )
 
-// tracker follows orders from their 201 until their stock is no longer
-// PENDING. It asks the database for the oldest of those it waits for, by their
-// identifiers, which costs little however many orders there are.
+// tracker follows orders from their 201 until their stock is no longer PENDING. It
+// queries the database for the oldest of them by their identifiers, which is cheap
+// however many orders there are.
 type tracker struct {
 	orders *mongo.Collection
 
@@ -24,27 +24,28 @@ type tracker struct {
 
 type placedOrder struct {
 	id bson.ObjectID
-	at time.Time // of the 201
+	at time.Time // when the 201 arrived
 }
 
-// atOnce bounds how many orders one question is about.
+// atOnce is the number of orders in one query.
 const atOnce = 1000
 
-// place notes an order that was answered 201.
+// place adds an order that was answered 201.
 func (t *tracker) place(o placedOrder) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting = append(t.waiting, o)
 }
 
-// backlog is how many orders wait, as far as look has seen.
+// backlog returns how many orders are pending, as of the last look.
 func (t *tracker) backlog() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.waiting)
 }
 
-// look asks once, and gives the orders that have settled since the last time.
+// look queries the database once, and returns the orders that have settled since the
+// last call.
 func (t *tracker) look(ctx context.Context) (settled []placedOrder, err error) {
 	t.asking.Lock()
 	defer t.asking.Unlock()
@@ -92,7 +93,7 @@ func (t *tracker) wait(ctx context.Context) error {
 	for {
 		settled, err := t.look(ctx)
 		if err != nil {
-			return fmt.Errorf("orders cannot be looked up: %w", err)
+			return fmt.Errorf("look up orders: %w", err)
 		}
 		if t.backlog() == 0 {
 			return nil
@@ -102,7 +103,7 @@ func (t *tracker) wait(ctx context.Context) error {
 			pause = 0 // there may be more of them
 		}
 		if !wait(ctx, pause) {
-			return fmt.Errorf("%d orders wait for their stock in vain: %w", t.backlog(), context.Cause(ctx))
+			return fmt.Errorf("the stock of %d orders is still pending: %w", t.backlog(), context.Cause(ctx))
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package function answers every request with the same few bytes. What it
-// costs is the price of OpenFaaS: the measure for every other function.
+// Package function answers every request with the same few bytes. Its cost is that of
+// OpenFaaS alone, with which the other functions are compared.
 package function
 
 import (
@@ -11,7 +11,7 @@ import (
 
 type function struct{ answer handler.Response }
 
-// New makes the function.
+// New returns the function.
 func New(context.Context) (handler.FunctionHandler, error) {
 	return function{handler.Response{
 		StatusCode: http.StatusOK,
@@ -20,5 +20,5 @@ func New(context.Context) (handler.FunctionHandler, error) {
 	}}, nil
 }
 
-// Handle answers.
+// Handle returns the constant answer.
 func (f function) Handle(handler.Request) (handler.Response, error) { return f.answer, nil }

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// answerTimeout bounds one request.
+	// answerTimeout is the limit of one request.
 	answerTimeout = 30 * time.Second
-	// maxAnswer bounds an answer, in bytes.
+	// maxAnswer is the largest answer, in bytes.
 	maxAnswer = 16 << 20
 )
 
-// Connection is one client's connection to an HTTP server. It sends requests
-// that were encoded before, one at a time, and reads the answers in the
-// goroutine that waits for them: http.Transport's two goroutines a connection
-// cost as much as a small answer does. It is not safe for concurrent use.
+// Connection is one client's connection to an HTTP server. It sends encoded requests, one
+// at a time, and reads the answers in the calling goroutine: http.Transport's two
+// goroutines per connection cost as much as a small answer. It is not safe for concurrent
+// use.
 type Connection struct {
 	address string // host:port
 	conn    net.Conn
@@ -31,14 +31,15 @@ type Connection struct {
 	body    bytes.Buffer
 }
 
-// Request is a request as it is sent, over and over.
+// Request is an encoded request, which can be sent repeatedly.
 type Request struct {
 	address string
 	method  string
 	text    []byte
 }
 
-// NewRequest encodes a request. A body goes out as JSON.
+// NewRequest returns an encoded request. A body is sent as JSON. It fails if the address is
+// not an http address.
 func NewRequest(method, address, token string, body []byte) (Request, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" || u.Host == "" {
@@ -61,8 +62,8 @@ func NewRequest(method, address, token string, body []byte) (Request, error) {
 	return Request{address: host, method: method, text: text.Bytes()}, nil
 }
 
-// Do sends the request and gives the answer, whose body is valid until the next
-// call.
+// Do sends the request and returns the answer, whose body is valid until the next call. It
+// fails if there is no answer.
 func (c *Connection) Do(ctx context.Context, r Request) (status int, header http.Header, body []byte, err error) {
 	fresh, err := c.open(ctx, r.address)
 	if err != nil {
@@ -71,8 +72,8 @@ func (c *Connection) Do(ctx context.Context, r Request) (status int, header http
 	status, header, err = c.exchange(r)
 	if err != nil {
 		c.Close()
-		// A server may close a connection that was idle; one that it closed
-		// before it said anything, it may not have read.
+		// A server may close an idle connection. If it closes it before it has answered
+		// anything, it may not have read the request.
 		if !fresh && r.method == http.MethodGet {
 			return c.Do(ctx, r)
 		}
@@ -115,7 +116,7 @@ func (c *Connection) exchange(r Request) (int, http.Header, error) {
 	return answer.StatusCode, answer.Header, nil
 }
 
-// Close ends the connection; the next request opens another.
+// Close closes the connection. The next request opens another one.
 func (c *Connection) Close() {
 	if c.conn != nil {
 		_ = c.conn.Close()
@@ -123,8 +124,8 @@ func (c *Connection) Close() {
 	}
 }
 
-// Expect is an operation's error for an answer: none where the status is want,
-// a Refusal for 429 and 503.
+// Expect returns an operation's error for an answer: nil if the status is want, a Refusal
+// for 429 and 503, and another error for the rest.
 func Expect(want, status int, header http.Header, body []byte) error {
 	switch status {
 	case want:
@@ -133,5 +134,5 @@ func Expect(want, status int, header http.Header, body []byte) error {
 		seconds, _ := strconv.Atoi(header.Get("Retry-After"))
 		return Refusal{Status: status, RetryAfter: time.Duration(seconds) * time.Second}
 	}
-	return fmt.Errorf("the answer has status %d instead of %d: %.200s", status, want, body)
+	return fmt.Errorf("status %d, want %d: %.200s", status, want, body)
 }

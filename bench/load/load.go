@@ -1,6 +1,6 @@
-// Package load puts a server under load and measures it: in a closed loop (a
-// number of clients, each of which waits for its answer before it asks again)
-// or in an open one (a fixed rate of arrivals, whatever the server does).
+// Package load puts a server under load and measures it: in a closed loop (a number of
+// clients, each of which waits for its answer before the next request) or in an open loop
+// (a fixed rate of arrivals, whatever the server does).
 package load
 
 import (
@@ -14,35 +14,34 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// An Operation is done by one client, again and again, by one goroutine. It is
-// over when its answer was read. Its error is a Refusal where the server said
-// in time that it has too much to do.
+// An Operation is called repeatedly by one client, in one goroutine. It returns when the
+// answer is read. Its error is a Refusal if the server is overloaded and says so.
 type Operation func(ctx context.Context) error
 
-// A Refusal is 429 or 503: the server answered, and did nothing.
+// A Refusal is an answer of 429 or 503: the server has done nothing.
 type Refusal struct {
 	Status     int
-	RetryAfter time.Duration // 0: it did not say
+	RetryAfter time.Duration // 0 if the answer has none
 }
 
 func (r Refusal) Error() string { return fmt.Sprintf("refused with status %d", r.Status) }
 
-// maxBackoff bounds how long a client obeys Retry-After.
+// maxBackoff is the longest that a client waits for Retry-After.
 const maxBackoff = time.Second
 
-// Result is what one run has measured.
+// Result is the result of a run.
 type Result struct {
 	Done     int           // operations that succeeded
-	Refused  int           // that the server refused for want of capacity
-	Failed   int           // that had another answer or none
-	Failure  error         // the first of those that failed
-	Elapsed  time.Duration // that the counted operations took together
+	Refused  int           // operations with a Refusal
+	Failed   int           // operations with another error
+	Failure  error         // the first of these errors
+	Elapsed  time.Duration // the duration of the run
 	Latency  *hdrhistogram.Histogram
-	Overdue  int           // open loop: arrivals whose turn did not come in the run
-	Slowness time.Duration // open loop: the longest that an arrival waited for a free client
+	Overdue  int           // open loop: arrivals that were not sent during the run
+	Slowness time.Duration // open loop: the longest wait of an arrival for a free client
 }
 
-// Rate is the successful operations a second.
+// Rate returns the successful operations a second.
 func (r Result) Rate() float64 {
 	if r.Elapsed <= 0 {
 		return 0
@@ -50,13 +49,13 @@ func (r Result) Rate() float64 {
 	return float64(r.Done) / r.Elapsed.Seconds()
 }
 
-// Quantile is the latency that the part q (0 to 1) of the successful operations
-// did not exceed; 0 where there was none.
+// Quantile returns the latency that the fraction q (0 to 1) of the successful operations
+// did not exceed, or 0 if there were none.
 func (r Result) Quantile(q float64) time.Duration {
 	return time.Duration(r.Latency.ValueAtPercentile(q*100)) * time.Microsecond
 }
 
-// Add adds what another run has measured.
+// Add adds the result of another run.
 func (r *Result) Add(other Result) {
 	if r.Latency == nil {
 		r.Latency = NewHistogram()
@@ -73,12 +72,13 @@ func (r *Result) Add(other Result) {
 	r.Slowness = max(r.Slowness, other.Slowness)
 }
 
-// NewHistogram holds latencies of a microsecond to two minutes, with three digits.
+// NewHistogram returns a histogram of latencies from a microsecond to two minutes, with
+// three digits.
 func NewHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, (2 * time.Minute).Microseconds(), 3)
 }
 
-// tally is what one client has seen.
+// tally is the result of one client.
 type tally struct {
 	done, refused, failed int
 	failure               error
@@ -93,7 +93,7 @@ func (t *tally) count(err error, took time.Duration) {
 	switch {
 	case err == nil:
 		t.done++
-		// What does not fit is beyond every deadline: it counts as the longest.
+		// A latency beyond the histogram's range counts as its maximum.
 		micros := min(max(took.Microseconds(), 1), t.latency.HighestTrackableValue())
 		_ = t.latency.RecordValue(micros)
 	case errors.As(err, &refusal):
@@ -121,8 +121,8 @@ func sum(tallies []*tally, elapsed time.Duration) Result {
 	return r
 }
 
-// Closed has clients repeat their operation for the duration. What ends after
-// it is not counted.
+// Closed has clients repeat their operation for the duration. Operations that end later
+// are not counted.
 func Closed(ctx context.Context, clients int, duration time.Duration, operation func(client int) Operation) Result {
 	tallies := make([]*tally, clients)
 	end := time.Now().Add(duration)
@@ -149,7 +149,7 @@ func Closed(ctx context.Context, clients int, duration time.Duration, operation 
 	return sum(tallies, duration)
 }
 
-// obey waits as long as a refusal says, but not beyond end.
+// obey waits for a refusal's RetryAfter, but not beyond end.
 func obey(ctx context.Context, err error, end time.Time) {
 	var refusal Refusal
 	if errors.As(err, &refusal) {
@@ -157,8 +157,8 @@ func obey(ctx context.Context, err error, end time.Time) {
 	}
 }
 
-// Exactly has clients do n operations in all that succeed; it gives up at the
-// first that fails, and tries again what is refused.
+// Exactly has clients do n successful operations in total. It retries those that are
+// refused, and stops at the first failure.
 func Exactly(ctx context.Context, clients, n int, operation func(client int) Operation) Result {
 	tallies := make([]*tally, clients)
 	began := time.Now()
@@ -187,14 +187,13 @@ func Exactly(ctx context.Context, clients, n int, operation func(client int) Ope
 	return sum(tallies, time.Since(began))
 }
 
-// Open has operations arrive at a fixed rate a second, for the duration. An
-// operation's latency counts from the moment at which it was to arrive, so that
-// a server that stalls is charged for everyone who would have come meanwhile
-// (the "coordinated omission" of closed loops). At most clients are under way
-// at once; what had to wait for one of them has waited for the server.
+// Open has operations arrive at a fixed rate a second, for the duration. An operation's
+// latency counts from its intended arrival, so that a stall of the server counts for all
+// arrivals during the stall (closed loops have "coordinated omission" here). At most
+// clients operations are in flight; waiting for a free client counts as latency.
 //
-// Arrivals that are not sent by the time that the run and the patience after it
-// are over count as Overdue.
+// Arrivals that are not sent by the end of the run and of the patience after it count as
+// Overdue.
 func Open(ctx context.Context, rate float64, clients int, duration, patience time.Duration, operation func(client int) Operation) Result {
 	tallies := make([]*tally, clients)
 	began := time.Now()
@@ -214,7 +213,7 @@ func Open(ctx context.Context, rate float64, clients int, duration, patience tim
 				}
 				intended := began.Add(time.Duration(float64(turn) * interval))
 				if !pause(ctx, time.Until(intended)) || time.Now().After(last) {
-					next.Add(-1) // it never arrived
+					next.Add(-1) // this one did not arrive
 					return
 				}
 				t.slowness = max(t.slowness, time.Since(intended))
@@ -233,7 +232,7 @@ func Open(ctx context.Context, rate float64, clients int, duration, patience tim
 	return r
 }
 
-// pause waits, and tells whether ctx goes on.
+// pause waits for d, and reports whether it did: false means that ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil

@@ -2,8 +2,7 @@ package load
 
 import "slices"
 
-// Median is the middle of the values, or the mean of the two in the middle; 0
-// of none.
+// Median returns the median of the values, or 0 if there are none.
 func Median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -16,9 +15,9 @@ func Median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// MedianRatio is the median of what each round says of a beside b. The two of a
-// round were measured one right after the other, so what slows the machine down
-// for a while slows both. Rounds in which b is 0 say nothing.
+// MedianRatio returns the median of the rounds' ratios of a to b. The two values of a round
+// were measured one right after the other, so that a slow machine affects both. Rounds in
+// which b is 0 are ignored.
 func MedianRatio(a, b []float64) float64 {
 	var ratios []float64
 	for i := range min(len(a), len(b)) {
