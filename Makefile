@@ -90,7 +90,7 @@ generate: ## generate the gRPC code from the .proto files
 # The modules that go mod tidy can resolve without the workspace. The others import Kiosk's
 # own modules and have no requires for them: see docs/decisions/go-work-without-requires.md.
 # faasd/box/gateway is OpenFaaS's, whose tests' dependencies no longer resolve.
-TIDY := .ci .ci/sbom faasd/documents faasd/queue kubernetes/cluster kubernetes/test proto shared
+TIDY := .ci .ci/golangci .ci/sbom faasd/documents faasd/queue kubernetes/cluster kubernetes/test proto shared
 
 .PHONY: tidy
 tidy: ## remove unused requirements from the go.mod files, and add missing ones

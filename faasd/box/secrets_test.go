@@ -311,7 +311,7 @@ func TestBoxTakesEverySetting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, found := strings.Cut(string(readme), "\n| name | default | what it is |\n")
+	_, table, found := strings.Cut(string(readme), "\n| name | default | meaning |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	var taken []string
 	for list, file := range map[string]string{"settings": "settings.sh", "telemetry_settings": "settings.sh", "ports": "box.sh"} {
@@ -321,7 +321,7 @@ func TestBoxTakesEverySetting(t *testing.T) {
 		}
 		names := regexp.MustCompile(`(?s)\n` + list + `="(.*?)"\n`).FindSubmatch(script)
 		if !found || names == nil {
-			t.Fatalf("there is no table, or no list in %s", file)
+			t.Fatalf("README has no table, or %s has no list", file)
 		}
 		taken = append(taken, strings.Fields(string(names[1]))...)
 	}

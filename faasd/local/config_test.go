@@ -12,14 +12,13 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/local/internal/stack"
 )
 
-// Every setting that README tells of reaches the functions, except those that
-// are the box's own.
+// Every setting in README is passed on to the functions, except the box's own.
 func TestFunctionsGetTheirSettings(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, found := strings.Cut(string(readme), "\n| name | default | what it is |\n")
+	_, table, found := strings.Cut(string(readme), "\n| name | default | meaning |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	names := regexp.MustCompile("`([A-Z][A-Z_]+)`").FindAllStringSubmatch(table, -1)
 	if !found || len(names) < 20 {
