@@ -105,13 +105,17 @@ var (
 	labelNamer  = otlptranslator.LabelNamer{}
 )
 
-func (t *metricTaker) take(item []byte, unmarshal func([]byte, proto.Message) error) error {
+func (t *metricTaker) take(item []byte, isJSON bool) error {
 	if len(item) > maxItem {
 		t.lose(1, tooLarge, "a metric may have "+strconv.Itoa(maxItem)+" bytes with all its points")
 		return nil
 	}
 	m := &t.metric
 	proto.Reset(m)
+	unmarshal := proto.Unmarshal
+	if isJSON {
+		unmarshal = unmarshalJSON
+	}
 	if unmarshal(item, m) != nil {
 		return errBroken
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/base64"
 	"encoding/hex"
@@ -40,7 +41,7 @@ var (
 // and then gets them one by one; what it does not want it counts and names.
 type taker interface {
 	from(*resource.Resource)
-	take(item []byte, unmarshal func([]byte, proto.Message) error) error
+	take(item []byte, isJSON bool) error
 	// refused says how much of the request was not taken, and why.
 	refused() (n int64, why string)
 }
@@ -96,15 +97,19 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int, error) {
 	default:
 		return nil, http.StatusUnsupportedMediaType, errors.New("Content-Encoding is neither gzip nor identity")
 	}
-	body, err := io.ReadAll(io.LimitReader(reader, maxBody+1))
+	var body bytes.Buffer
+	if r.ContentLength > 0 && r.ContentLength <= maxBody {
+		body.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	_, err := body.ReadFrom(io.LimitReader(reader, maxBody+1))
 	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) || len(body) > maxBody {
+	if errors.As(err, &tooLarge) || body.Len() > maxBody {
 		return nil, http.StatusRequestEntityTooLarge, errTooLarge
 	}
 	if err != nil {
 		return nil, http.StatusBadRequest, errors.New("the body did not arrive whole")
 	}
-	return body, 0, nil
+	return body.Bytes(), 0, nil
 }
 
 // each gives t every span or metric of an export request, one by one: all at
@@ -128,7 +133,7 @@ func each(body []byte, isJSON bool, t taker) error {
 		}
 		t.from(r)
 		return fields(ofResource, 2, func(ofScope []byte) error {
-			return fields(ofScope, 2, func(item []byte) error { return t.take(item, proto.Unmarshal) })
+			return fields(ofScope, 2, func(item []byte) error { return t.take(item, false) })
 		})
 	})
 }
@@ -136,28 +141,51 @@ func each(body []byte, isJSON bool, t taker) error {
 // fields calls f with every field of the message that has the number.
 func fields(message []byte, number protowire.Number, f func([]byte) error) error {
 	for len(message) > 0 {
-		n, kind, size := protowire.ConsumeTag(message)
-		if size < 0 {
+		var next field
+		var ok bool
+		if next, message, ok = firstField(message); !ok || next.number == number && next.kind != protowire.BytesType {
 			return errBroken
 		}
-		message = message[size:]
-		if size = protowire.ConsumeFieldValue(n, kind, message); size < 0 {
-			return errBroken
-		}
-		value := message[:size]
-		message = message[size:]
-		if n != number {
+		if next.number != number {
 			continue
 		}
-		if kind != protowire.BytesType {
-			return errBroken
-		}
-		value, _ = protowire.ConsumeBytes(value)
-		if err := f(value); err != nil {
+		if err := f(next.bytes); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// field is one field of a message.
+type field struct {
+	number protowire.Number
+	kind   protowire.Type
+	bytes  []byte // of a text, a message or bytes
+	value  uint64 // of a number, unless it has 32 bits
+}
+
+// firstField splits the first field off a message that is not empty.
+func firstField(message []byte) (f field, rest []byte, ok bool) {
+	number, kind, size := protowire.ConsumeTag(message)
+	if size < 0 || number > protowire.MaxValidNumber {
+		return f, nil, false
+	}
+	f.number, f.kind = number, kind
+	message = message[size:]
+	switch kind {
+	case protowire.BytesType:
+		f.bytes, size = protowire.ConsumeBytes(message)
+	case protowire.VarintType:
+		f.value, size = protowire.ConsumeVarint(message)
+	case protowire.Fixed64Type:
+		f.value, size = protowire.ConsumeFixed64(message)
+	default:
+		size = protowire.ConsumeFieldValue(number, kind, message)
+	}
+	if size < 0 {
+		return f, nil, false
+	}
+	return f, message[size:], true
 }
 
 // eachJSON is each for OTLP's JSON.
@@ -179,7 +207,7 @@ func eachJSON(body []byte, t taker) error {
 		t.from(r)
 		for _, s := range append(g.ScopeSpans, g.ScopeMetrics...) {
 			for _, item := range append(s.Spans, s.Metrics...) {
-				if err := t.take(item, unmarshalJSON); err != nil {
+				if err := t.take(item, true); err != nil {
 					return err
 				}
 			}

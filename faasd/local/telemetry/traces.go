@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"container/list"
 	"encoding/hex"
@@ -102,7 +103,6 @@ type spanTaker struct {
 	source unique.Handle[source]
 	lost   int64
 	why    string
-	span   otlp.Span
 }
 
 func (t *spanTaker) from(r *resource.Resource) { t.source = unique.Make(processOf(r)) }
@@ -131,59 +131,60 @@ func (t *spanTaker) lose(reason, why string) {
 	t.traces.mu.Unlock()
 }
 
-func (t *spanTaker) take(item []byte, unmarshal func([]byte, proto.Message) error) error {
-	if len(item) > 2*maxSpanBytes {
+func (t *spanTaker) take(item []byte, isJSON bool) error {
+	if isJSON && len(item) <= 2*maxSpanBytes {
+		var err error
+		if item, err = pack(item); err != nil {
+			return err
+		}
+	}
+	if len(item) > maxSpanBytes {
 		t.lose(tooLarge, fmt.Sprintf("a span may have %d bytes", maxSpanBytes))
 		return nil
 	}
-	s := &t.span
-	proto.Reset(s)
-	if unmarshal(item, s) != nil {
-		return errBroken
+	h, err := readHead(item)
+	if err != nil {
+		return err
 	}
-	var id traceID
-	var span spanID
-	for _, field := range []struct {
-		value    *[]byte
-		size     int
-		optional bool
-	}{{&s.TraceId, len(id), false}, {&s.SpanId, len(span), false}, {&s.ParentSpanId, len(span), true}} {
-		value, ok := identifier(*field.value, field.size)
-		if !ok && (!field.optional || len(value) > 0) {
-			t.lose(nonsense, "trace_id has 16 bytes, span_id and parent_span_id have 8")
-			return nil
-		}
-		*field.value = value
+	if len(h.trace) != len(traceID{}) || len(h.span) != len(spanID{}) || len(h.parent) != len(spanID{}) && len(h.parent) > 0 {
+		t.lose(nonsense, "trace_id has 16 bytes, span_id and parent_span_id have 8")
+		return nil
 	}
-	for _, link := range s.Links {
-		link.TraceId, _ = identifier(link.TraceId, len(id))
-		link.SpanId, _ = identifier(link.SpanId, len(span))
-	}
-	copy(id[:], s.TraceId)
-	copy(span[:], s.SpanId)
-	if id == (traceID{}) || span == (spanID{}) {
+	if traceID(h.trace) == (traceID{}) || spanID(h.span) == (spanID{}) {
 		t.lose(nonsense, "a trace_id or span_id is all zero")
 		return nil
 	}
-	raw, err := proto.Marshal(s)
-	if err != nil || len(raw) > maxSpanBytes {
-		t.lose(tooLarge, fmt.Sprintf("a span may have %d bytes", maxSpanBytes))
-		return nil
-	}
-	if !t.traces.add(id, record{span, t.source, raw}, s) {
+	if !t.traces.add(h, record{spanID(h.span), t.source, bytes.Clone(item)}) {
 		t.lost, t.why = t.lost+1, fmt.Sprintf("a trace may have %d spans", maxSpans)
 	}
 	return nil
 }
 
+// pack makes a span of OTLP's JSON one of protobuf.
+func pack(item []byte) ([]byte, error) {
+	var s otlp.Span
+	if unmarshalJSON(item, &s) != nil {
+		return nil, errBroken
+	}
+	s.TraceId, _ = identifier(s.TraceId, len(traceID{}))
+	s.SpanId, _ = identifier(s.SpanId, len(spanID{}))
+	s.ParentSpanId, _ = identifier(s.ParentSpanId, len(spanID{}))
+	for _, link := range s.Links {
+		link.TraceId, _ = identifier(link.TraceId, len(traceID{}))
+		link.SpanId, _ = identifier(link.SpanId, len(spanID{}))
+	}
+	return proto.Marshal(&s)
+}
+
 // add keeps the span, and reports whether it did; a span that came again counts
 // as kept.
-func (t *traces) add(id traceID, r record, s *otlp.Span) bool {
+func (t *traces) add(h head, r record) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	id := traceID(h.trace)
 	element := t.byID[id]
 	if element == nil {
-		element = t.latest.PushFront(&trace{id: id, start: s.StartTimeUnixNano, bytes: traceCost, first: s.Name})
+		element = t.latest.PushFront(&trace{id: id, bytes: traceCost})
 		t.byID[id] = element
 		t.bytes += traceCost
 	}
@@ -198,16 +199,12 @@ func (t *traces) add(id traceID, r record, s *otlp.Span) bool {
 	}
 	tr.spans = append(tr.spans, r)
 	size := len(r.raw) + spanCost
-	tr.failed = tr.failed || s.GetStatus().GetCode() == otlp.Status_STATUS_CODE_ERROR
-	tr.end = max(tr.end, s.EndTimeUnixNano)
-	if s.StartTimeUnixNano < tr.start || len(tr.spans) == 1 {
-		tr.start, tr.first = s.StartTimeUnixNano, s.Name
+	tr.failed = tr.failed || h.failed
+	tr.end = max(tr.end, h.end)
+	if h.start < tr.start || len(tr.spans) == 1 {
+		tr.start, tr.first = h.start, string(h.name)
 	}
-	for _, kv := range s.Attributes {
-		if kv.Key == orderKey {
-			size += t.name(tr, kv.GetValue(), r.from.Value().service == placer)
-		}
-	}
+	size += t.name(tr, h.order, r.from.Value().service == placer)
 	tr.bytes += size
 	t.bytes += size
 	t.spans++
@@ -218,20 +215,20 @@ func (t *traces) add(id traceID, r record, s *otlp.Span) bool {
 	return true
 }
 
-// name has the orders of an attribute lead to the trace: the one whose placer
-// names them, or else the first that does. It returns what that costs.
-func (t *traces) name(tr *trace, value *common.AnyValue, placed bool) (size int) {
-	order := value.GetStringValue()
-	if order == "" || len(order) > 64 {
+// name has an order, if it is one, lead to the trace: the one whose placer names
+// it, or else the first that does. It returns what that costs.
+func (t *traces) name(tr *trace, id []byte, placed bool) (size int) {
+	if len(id) == 0 || len(id) > 64 {
 		return 0
 	}
-	if known, ok := t.byOrder[order]; ok {
+	if known, ok := t.byOrder[string(id)]; ok {
 		if known.placed || !placed || known.trace == tr {
 			return 0
 		}
+		order := string(id)
 		known.trace.orders = slices.DeleteFunc(known.trace.orders, func(s string) bool { return s == order })
 	}
-	order = strings.Clone(order)
+	order := string(id)
 	t.byOrder[order] = orderTrace{tr, placed}
 	tr.orders = append(tr.orders, order)
 	return 2*len(order) + spanCost
@@ -294,7 +291,7 @@ func (t *traces) get(id traceID) []Span {
 	for _, r := range records {
 		var s otlp.Span
 		if err := proto.Unmarshal(r.raw, &s); err != nil {
-			panic(err) // it was packed here
+			panic(err) // readHead has looked through it
 		}
 		spans = append(spans, newSpan(&s, r.from.Value()))
 	}
