@@ -24,6 +24,7 @@ type Request struct {
 	span   trace.Span
 	start  time.Time
 	method string
+	callID string
 	route  atomic.Pointer[string]
 }
 
@@ -36,12 +37,9 @@ func Serve(ctx context.Context, method string, header http.Header, callID string
 		return ctx, nil
 	}
 	method = knownMethod(method)
-	r := &Request{start: time.Now(), method: method}
+	r := &Request{start: time.Now(), method: method, callID: callID}
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(header))
 	ctx, r.span = tracer.Start(ctx, method, kinds[trace.SpanKindServer]...)
-	if r.span.IsRecording() {
-		r.span.SetAttributes(attribute.String("http.request.method", method), attribute.String(CallID, callID))
-	}
 	r.ctx = context.WithValue(ctx, requestKey{}, r)
 	return r.ctx, r
 }
@@ -82,11 +80,15 @@ func (r *Request) End(status int) {
 		route = *pattern
 	}
 	if r.span.IsRecording() {
-		if route != "" {
-			r.span.SetName(r.method + " " + route)
-			r.span.SetAttributes(attribute.Int("http.response.status_code", status), attribute.String("http.route", route))
+		attributes := [4]attribute.KeyValue{
+			attribute.String("http.request.method", r.method), attribute.String(CallID, r.callID), attribute.Int("http.response.status_code", status),
+		}
+		if route == "" {
+			r.span.SetAttributes(attributes[:3]...)
 		} else {
-			r.span.SetAttributes(attribute.Int("http.response.status_code", status))
+			attributes[3] = attribute.String("http.route", route)
+			r.span.SetAttributes(attributes[:]...)
+			r.span.SetName(r.method + " " + route)
 		}
 		if status >= 500 {
 			fail(r.span, strconv.Itoa(status))

@@ -20,7 +20,6 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -75,7 +74,7 @@ func Start(ctx context.Context, name string) (stop func(), err error) {
 	}))
 	var spans sdktrace.SpanExporter
 	if os.Getenv("OTEL_TRACES_EXPORTER") != "none" {
-		if spans, err = otlptracehttp.New(ctx); err != nil {
+		if spans, err = newExporter(ctx); err != nil {
 			return nil, err
 		}
 	}
