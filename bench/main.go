@@ -25,6 +25,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -271,7 +272,8 @@ func runCost(ctx context.Context, s settings) error {
 		switch {
 		case s.telemetry:
 			for _, sh := range shops[1:] {
-				say("%s: %.3f of the first", sh.edition.Commit, load.MedianRatio(totals(costs[sh]), totals(costs[shops[0]])))
+				say("%s: %.3f of the first; more than it, median of the rounds' differences\n%s", sh.edition.Commit,
+					load.MedianRatio(totals(costs[sh]), totals(costs[shops[0]])), medianCost(differences(costs[sh], costs[shops[0]])))
 			}
 		case len(shops) == 2:
 			say("ratio %.2f", load.MedianRatio(totals(costs[shops[0]]), totals(costs[shops[1]])))
@@ -299,10 +301,25 @@ func medianCost(costs []cost) cost {
 	return m
 }
 
+// differences are what each round of costs has more than the same round of others,
+// which was right before or after it.
+func differences(costs, others []cost) []cost {
+	more := make([]cost, len(costs))
+	for i, c := range costs {
+		more[i] = cost{Box: map[string]float64{}, Total: c.Total - others[i].Total, Generator: c.Generator - others[i].Generator}
+		for _, box := range []map[string]float64{c.Box, others[i].Box} {
+			for name := range box {
+				more[i].Box[name] = c.Box[name] - others[i].Box[name]
+			}
+		}
+	}
+	return more
+}
+
 func (c cost) String() string {
 	var b strings.Builder
 	for _, name := range byValue(c.Box) {
-		if c.Box[name] >= 0.005 {
+		if math.Abs(c.Box[name]) >= 0.005 {
 			fmt.Fprintf(&b, "  %-24s %6.2f ms\n", name, c.Box[name])
 		}
 	}
