@@ -101,7 +101,7 @@ func TestAnswersFitTheMemory(t *testing.T) {
 			report := fmt.Sprintf("%d lists of %d KiB and %d single ones of %d KiB cost %d MiB of %d MiB", f.lists, list>>10, inflight, one>>10, most>>20, memory>>20)
 			t.Log(report)
 			if most > memory {
-				t.Error("the answers in flight can be larger than the function's memory: " + report)
+				t.Errorf("answers in flight: got %s, want them within the function's memory", report)
 			}
 		})
 	}

@@ -91,7 +91,7 @@ func TestKilledBetweenCommitAndPublish(t *testing.T) {
 	defer func() {
 		_ = stdin.Close() // which ends it
 		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Errorf("the rest: %v\n%s", err, said)
+			t.Errorf("the other processes: got %v, want nil\n%s", err, said)
 		}
 	}()
 	var all []*trace.Span

@@ -30,7 +30,7 @@ func NewID() ID {
 func ParseID(text string) (ID, error) {
 	id := ID(strings.ToLower(text))
 	if !id.Valid() {
-		return "", NotFound("no such resource")
+		return "", NotFound("there is no such resource")
 	}
 	return id, nil
 }

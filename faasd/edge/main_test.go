@@ -438,7 +438,7 @@ func TestSettingsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			code, log := start(t, nil, strings.Fields(test.settings)...).wait(t)
 			if code != 1 || !strings.Contains(log, test.want) {
-				t.Errorf("exit code %d, %s", code, log)
+				t.Errorf("got exit code %d, %s, want 1 and the setting's name", code, log)
 			}
 		})
 	}

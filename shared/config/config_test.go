@@ -44,7 +44,7 @@ func TestSource(t *testing.T) {
 	var s config.Source
 	if s.Int("N", 1) != 7 || s.Int("NONE", 1) != 1 || !s.Bool("ON", false) || s.Bool("OFF", true) || !s.Bool("TRUE", false) || !s.Bool("NONE", true) ||
 		s.Required("N") != "7" || s.String("NONE", "x") != "x" {
-		t.Error("a setting was misread")
+		t.Error("settings: got another value, want each as it is set")
 	}
 	if got := config.Parsed(&s, "P", "y", func(text string) (string, error) { return text + text, nil }); got != "xx" {
 		t.Errorf("Parsed: got %q, want xx", got)

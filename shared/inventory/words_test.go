@@ -56,7 +56,7 @@ func FuzzTerms(f *testing.F) {
 			return // as no name and no search is
 		}
 		if !slices.Equal(Words(name), Words(strings.Join(Words(name), " "))) {
-			t.Errorf("the words of %q are %q, and theirs are %q", name, Words(name), Words(strings.Join(Words(name), " ")))
+			t.Errorf("words of the words of %q: got %q, want %q", name, Words(strings.Join(Words(name), " ")), Words(name))
 		}
 		words := Words(name)
 		for _, term := range terms(name) {

@@ -212,7 +212,8 @@ func matching(terms []string) bson.D {
 // smallCategory is a category whose products are searched one by one.
 const smallCategory = 1000
 
-// searched returns what a search found, from memory or, where it is not there, from the database.
+// searched returns what a search found: from memory or, where it is not there, from
+// the database.
 func (r Products) searched(ctx context.Context, revision int64, key string, s inventory.Selection) (finding, error) {
 	if f, ok := r.found.get(key); ok && f.revision == revision {
 		return f, nil

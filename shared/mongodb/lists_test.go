@@ -312,7 +312,7 @@ func TestProductLists(t *testing.T) {
 			list(t, test.s)
 			for _, query := range w.asked(products) {
 				if e := w.explain(t, query); slices.Contains(e.stages, "SORT") || slices.Contains(e.stages, "COLLSCAN") || e.keys > counted+test.s.Skip || e.docs > counted {
-					t.Errorf("%s, the first time: %+v", test.name, e)
+					t.Errorf("%s, the first time: got %+v, want an index, no sort and at most %d documents", test.name, e, counted)
 				}
 			}
 			list(t, test.s)

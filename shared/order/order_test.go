@@ -67,7 +67,7 @@ func TestLife(t *testing.T) {
 				want = 9
 			}
 			if shelf != want {
-				t.Fatalf("stock is %s, and %d are left of 10", o.Stock, shelf)
+				t.Fatalf("stock %s: got %d left, want %d", o.Stock, shelf, want)
 			}
 		}
 	})

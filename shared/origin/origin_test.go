@@ -59,7 +59,7 @@ func TestProof(t *testing.T) {
 			now = now.Add(test.after)
 			address, proven := test.key.Address(h)
 			if proven != test.want || proven && address.String() != "203.0.113.9" {
-				t.Errorf("got %s, proven %t", address, proven)
+				t.Errorf("got %s, proven %t, want 203.0.113.9, proven %t", address, proven, test.want)
 			}
 		})
 	}

@@ -267,7 +267,7 @@ func TestActorAndAddress(t *testing.T) {
 	for value, want := range map[string]bool{"Bearer good": true, "bearer  good": true, "": false, "good": false, "Basic good": false, "Bearer ": false, "Bearer bad": false} {
 		_, err := rest.Actor(request(t, "/", http.Header{"Authorization": {value}}), gate{})
 		if want != (err == nil) || !want && !kiosk.IsKind(err, kiosk.KindUnauthenticated) {
-			t.Errorf("%q: %v", value, err)
+			t.Errorf("%q: got %v, want it let in: %t", value, err, want)
 		}
 	}
 	key, err := origin.NewKey(strings.Repeat("k", 32), time.Now)

@@ -107,7 +107,7 @@ func TestChangesAreAnnounced(t *testing.T) {
 					if seen.ID == p.ID && seen.Price == step.price && seen.Stock == step.stock {
 						return
 					}
-					t.Errorf("who heard of it saw %+v", seen)
+					t.Errorf("after the announcement: got %+v, want the change", seen)
 				case <-timeout:
 					t.Fatal("after the commit: got no announcement, want one")
 				}

@@ -110,7 +110,7 @@ func TestSend(t *testing.T) {
 	}
 	subject, err := new(mime.WordDecoder).DecodeHeader(msg.Header.Get("Subject"))
 	if err != nil || subject != m.Subject || msg.Header.Get("Message-Id") != "<abc@example.com>" || msg.Header.Get("To") != "<ada@example.com>" || !strings.Contains(msg.Header.Get("From"), "<shop@example.com>") {
-		t.Errorf("%v, %v", msg.Header, err)
+		t.Errorf("header: got %v, %v, want the message's", msg.Header, err)
 	}
 	if date, err := msg.Header.Date(); err != nil || time.Since(date).Abs() > time.Hour {
 		t.Errorf("date: got %s, %v, want the present", date, err)
@@ -234,7 +234,7 @@ func TestGroups(t *testing.T) {
 		}
 		s.Close()
 		if err := <-served; err != nil {
-			t.Errorf("grouped %t: the server: %v", grouped, err)
+			t.Errorf("grouped %t, the server: got %v, want nil", grouped, err)
 		}
 	}
 }

@@ -126,7 +126,7 @@ func withDetails(s *status.Status, details ...protoadapt.MessageV1) error {
 // checkID fails with NOT_FOUND for what is not an identifier, as the front door does.
 func checkID(id string) error {
 	if !gateway.IsID(id) {
-		return status.Error(codes.NotFound, "no such resource")
+		return status.Error(codes.NotFound, "there is no such resource")
 	}
 	return nil
 }

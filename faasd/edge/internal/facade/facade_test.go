@@ -415,7 +415,7 @@ func TestRefusals(t *testing.T) {
 			_, err := c.call(t.Context(), test.method, request)
 			s := status.Convert(err)
 			if s.Code() != test.want || s.Message() != "what to do" {
-				t.Fatalf("got %v", err)
+				t.Fatalf("got %v, want %s: what to do", err, test.want)
 			}
 			var fields []string
 			var delay time.Duration
@@ -445,7 +445,7 @@ func TestRefusals(t *testing.T) {
 	t.Run("nonsense", func(t *testing.T) {
 		c, _, _ := open(t, facade.Config{}, says(200, `<html>`))
 		if _, err := c.call(t.Context(), "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "<") {
-			t.Errorf("got %v", err)
+			t.Errorf("got %v, want INTERNAL without the answer's text", err)
 		}
 	})
 }
@@ -478,7 +478,7 @@ func TestMoney(t *testing.T) {
 			t.Fatal(err)
 		}
 		if body := s.requests()[0].body; !strings.Contains(body, `"price":`+want+`}`) {
-			t.Errorf("%s became %s", sent, body)
+			t.Errorf("%s: got %s, want the same amount", sent, body)
 		}
 	}
 	c, s, _ := open(t, facade.Config{}, says(201, `{}`))
@@ -515,7 +515,7 @@ func TestMetadata(t *testing.T) {
 		"Content-Length": {"12"}, "User-Agent": {"Go-http-client/1.1"}, // net/http's own
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("the function saw %v", got)
+		t.Errorf("header: got %v, want the metadata that counts", got)
 	}
 	if c.header.Get("x-call-id")[0] != "call-1" || c.header.Get("idempotent-replayed")[0] != "true" {
 		t.Errorf("metadata: got %v, want x-call-id and idempotent-replayed", c.header)
@@ -558,7 +558,7 @@ func TestTrustNetwork(t *testing.T) {
 			}
 			got := s.requests()[0].header
 			if got.Get("Authorization") != test.wantAuthorization || got.Get("X-Forwarded-For") != test.wantClient {
-				t.Errorf("the function saw %v", got)
+				t.Errorf("header: got %v, want the service account's", got)
 			}
 		})
 	}
@@ -583,7 +583,7 @@ func TestDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := c.call(ctx, "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want DEADLINE_EXCEEDED", err)
 	}
 	within(0, 200*time.Millisecond)
 
@@ -593,7 +593,7 @@ func TestDeadline(t *testing.T) {
 	within(gateway.Timeout-5*time.Second, gateway.Timeout) // the client set none
 	cancel()
 	if err := <-done; status.Code(err) != codes.Canceled {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want CANCELLED", err)
 	}
 }
 
@@ -604,7 +604,7 @@ func TestMessageLimit(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := c.call(t.Context(), "/mailer.MailerService/SendEmail", request(256<<10)); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want RESOURCE_EXHAUSTED", err)
 	}
 	if got := len(s.requests()); got != 1 {
 		t.Errorf("calls: got %d, want 1", got)
@@ -621,7 +621,7 @@ func TestPanic(t *testing.T) {
 	c := dial(t, serve(t, facade.New(broken{}, facade.Config{})), insecure.NewCredentials())
 	for range 2 {
 		if _, err := c.call(t.Context(), "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "bug") {
-			t.Errorf("got %v", err)
+			t.Errorf("got %v, want INTERNAL without the panic's text", err)
 		}
 	}
 }
@@ -811,14 +811,14 @@ func TestTLS(t *testing.T) {
 			c := dial(t, serve(t, server), test.client)
 			_, err = c.call(metadata.AppendToOutgoingContext(t.Context(), test.metadata...), "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`)
 			if status.Code(err) != test.want {
-				t.Fatalf("got %v", err)
+				t.Fatalf("got %v, want %s", err, test.want)
 			}
 			got := s.requests()
 			if (len(got) == 1) != (test.want == codes.OK) {
-				t.Fatalf("the functions were asked %v", got)
+				t.Fatalf("calls: got %v, want one", got)
 			}
 			if len(got) == 1 && got[0].header.Get("Authorization") != test.wantAuthorization {
-				t.Errorf("authorization %q", got[0].header.Get("Authorization"))
+				t.Errorf("Authorization: got %q, want the service account's", got[0].header.Get("Authorization"))
 			}
 		})
 	}

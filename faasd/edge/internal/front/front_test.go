@@ -128,14 +128,14 @@ func TestRoutes(t *testing.T) {
 			}
 			got := functions.asked[0]
 			if got.Method != test.wantMethod || got.Function != test.wantFunction || got.Query != test.wantQuery || string(got.Body) != body {
-				t.Errorf("asked %s %s?%s with %s", got.Method, got.Function, got.Query, got.Body)
+				t.Errorf("call: got %s %s?%s with %s, want the route's, with the query and the body", got.Method, got.Function, got.Query, got.Body)
 			}
 			content, err := io.ReadAll(response.Body)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if want := map[bool]string{true: "", false: `{"a":1}`}[test.method == "HEAD"]; string(content) != want {
-				t.Errorf("answered %q", content)
+				t.Errorf("got %q, want the function's answer", content)
 			}
 			if response.Header.Get("Content-Length") != "7" {
 				t.Errorf("Content-Length: got %q, want 7", response.Header.Get("Content-Length"))
@@ -232,7 +232,7 @@ func TestRequestHeaders(t *testing.T) {
 		"X-Forwarded-For": {"192.0.2.1"}, // httptest's client
 	}
 	if got := functions.asked[0].Header; !reflect.DeepEqual(got, want) {
-		t.Errorf("the function saw %v", got)
+		t.Errorf("header of the call: got %v, want what passes the edge", got)
 	}
 }
 
@@ -260,7 +260,7 @@ func TestAnswerHeaders(t *testing.T) {
 		"Cross-Origin-Opener-Policy": {"same-origin"}, "Content-Security-Policy": {"default-src 'none'; frame-ancestors 'none'"},
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("the client saw %v", got)
+		t.Errorf("header of the answer: got %v, want what passes the edge", got)
 	}
 	functions.answer.Status = http.StatusNoContent
 	if got := ask(handler, "DELETE", "/api/inventory/"+id, "").Header; got.Get("Content-Type") != "" {
@@ -307,7 +307,7 @@ func TestEveryAnswerHasACallID(t *testing.T) {
 				t.Errorf("%s with the call id %q: got %q, want it kept: %t", path, offered, got, kept)
 			}
 			if len(functions.asked) > 0 && functions.asked[0].Header.Get("X-Call-Id") != got {
-				t.Errorf("the function saw another call id")
+				t.Errorf("call id of the call: got %q, want %q", functions.asked[0].Header.Get("X-Call-Id"), got)
 			}
 		}
 	}
@@ -338,13 +338,13 @@ func TestCORS(t *testing.T) {
 			functions.answer.Header.Set("Vary", "Accept-Language")
 			got := ask(handler, "GET", "/api/inventory", "", "Origin: "+test.origin).Header
 			if got.Get("Access-Control-Allow-Origin") != test.want || got.Get("Access-Control-Allow-Credentials") != "" {
-				t.Errorf("answer: %v", got)
+				t.Errorf("header: got %v, want the origin %q", got, test.want)
 			}
 			if want := map[bool][]string{true: {"Origin", "Accept-Language"}, false: {"Accept-Language"}}[test.origins != nil]; !slices.Equal(got.Values("Vary"), want) {
-				t.Errorf("Vary: %v", got.Values("Vary"))
+				t.Errorf("Vary: got %v, want %v", got.Values("Vary"), want)
 			}
 			if (got.Get("Access-Control-Expose-Headers") != "") != (test.want != "") {
-				t.Errorf("answer: %v", got)
+				t.Errorf("header: got %v, want Access-Control-Expose-Headers where the origin is allowed", got)
 			}
 			if refused := ask(handler, "GET", "/api/nothing", "", "Origin: "+test.origin); refused.StatusCode != 404 {
 				t.Errorf("unknown path: got %s, want 404", refused.Status)

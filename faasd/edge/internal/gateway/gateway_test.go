@@ -70,7 +70,7 @@ func TestAnswers(t *testing.T) {
 			})
 			answer := client.Call(t.Context(), Request{Method: "GET", Function: "products"})
 			if answer.Status != test.want || answer.Header.Get("Retry-After") != test.retryAfter {
-				t.Errorf("got %d, Retry-After %q", answer.Status, answer.Header.Get("Retry-After"))
+				t.Errorf("got %d, Retry-After %q, want %d, %q", answer.Status, answer.Header.Get("Retry-After"), test.want, test.retryAfter)
 			}
 			if test.want >= 400 {
 				kind, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";")
@@ -146,7 +146,7 @@ func TestBroken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			answer := open(t, handler).Call(t.Context(), Request{Method: "POST", Function: "create-order", Body: []byte("{}")})
 			if answer.Status != 503 || answer.Header.Get("Retry-After") == "" {
-				t.Errorf("got %d %v", answer.Status, answer.Header)
+				t.Errorf("got %d %v, want 503 with Retry-After", answer.Status, answer.Header)
 			}
 		})
 	}
@@ -156,7 +156,7 @@ func TestBroken(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answer := client.Call(t.Context(), Request{Method: "GET", Function: "products"}); answer.Status != 503 {
-			t.Errorf("got %d", answer.Status)
+			t.Errorf("got %d, want 503", answer.Status)
 		}
 		if client.Ready(t.Context()) == nil {
 			t.Error("Ready without a gateway: got nil, want an error")
@@ -177,7 +177,7 @@ func TestDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != 504 {
-		t.Errorf("got %d", answer.Status)
+		t.Errorf("got %d, want 504", answer.Status)
 	}
 	var text string
 	select {
@@ -201,7 +201,7 @@ func TestTooManyCalls(t *testing.T) {
 	client.calls = make(chan struct{}, 1)
 	client.calls <- struct{}{}
 	if answer := client.Call(t.Context(), Request{Method: "GET", Function: "orders"}); answer.Status != 503 || answer.Header.Get("Retry-After") != "1" {
-		t.Errorf("got %d %v", answer.Status, answer.Header)
+		t.Errorf("got %d %v, want 503 with Retry-After 1", answer.Status, answer.Header)
 	}
 	<-client.calls
 	if answer := client.Call(t.Context(), Request{Method: "GET", Function: "orders"}); answer.Status != 200 {
