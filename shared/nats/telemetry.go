@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	publications = telemetry.NewHistogram("messaging.client.operation.duration", "how long the stream took to confirm an event", telemetry.Brief)
+	publications = telemetry.NewTimings("messaging.client.operation.duration", "how long the stream took to confirm an event")
 	processing   = telemetry.NewHistogram("messaging.process.duration", "how long a batch of events took to be handled", telemetry.Brief)
 	redeliveries = telemetry.NewCounter("kiosk.consumer.redeliveries", "{message}", "deliveries that were not the event's first")
 	buried       = telemetry.NewCounter("kiosk.dead_letters.buried", "{message}", "events that became dead letters")
@@ -131,6 +131,6 @@ func (c *Conn) Look(ctx context.Context, durable string) (s State, err error) {
 // measure notes how long an event took to be confirmed.
 func measure(subject string, began time.Time) {
 	if telemetry.On() {
-		publications.Record(context.Background(), time.Since(began), published.Of(subject))
+		publications.Record(time.Since(began), published.Of(subject))
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -30,29 +32,46 @@ func (r register) make(meter metric.Meter) error {
 // that there are.
 type Attributes struct {
 	list   []attribute.KeyValue
+	set    attribute.Set
 	add    []metric.AddOption
 	record []metric.RecordOption
 }
 
 // Set makes the attributes of a measurement.
 func Set(attributes ...attribute.KeyValue) *Attributes {
-	option := metric.WithAttributeSet(attribute.NewSet(slices.Clone(attributes)...)) // NewSet sorts them
-	return &Attributes{attributes, []metric.AddOption{option}, []metric.RecordOption{option}}
+	set := attribute.NewSet(slices.Clone(attributes)...) // NewSet sorts them
+	option := metric.WithAttributeSet(set)
+	return &Attributes{attributes, set, []metric.AddOption{option}, []metric.RecordOption{option}}
 }
 
 // Known keeps the attributes of what K tells apart, of which there are few.
 type Known[K comparable] struct {
 	Make func(K) []attribute.KeyValue
-	sets sync.Map
+
+	mu   sync.Mutex                        // of who replaces sets
+	sets atomic.Pointer[map[K]*Attributes] // a sync.Map would put each key into an interface
 }
 
 // Of returns the attributes of a key.
 func (k *Known[K]) Of(key K) *Attributes {
-	if set, ok := k.sets.Load(key); ok {
-		return set.(*Attributes)
+	if sets := k.sets.Load(); sets != nil {
+		if set := (*sets)[key]; set != nil {
+			return set
+		}
 	}
-	set, _ := k.sets.LoadOrStore(key, Set(k.Make(key)...))
-	return set.(*Attributes)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sets := map[K]*Attributes{}
+	if old := k.sets.Load(); old != nil {
+		if set := (*old)[key]; set != nil {
+			return set
+		}
+		maps.Copy(sets, *old)
+	}
+	set := Set(k.Make(key)...)
+	sets[key] = set
+	k.sets.Store(&sets)
+	return set
 }
 
 // List returns them for a span; it is not to be changed.
@@ -104,8 +123,7 @@ func NewHistogram(name, description string, bounds []float64) *Histogram {
 	return h
 }
 
-// Record notes a duration; its exemplar is the span that ctx belongs to, which
-// costs: what is measured many times a request is given a ctx without.
+// Record notes a duration; its exemplar is the span that ctx belongs to.
 func (h *Histogram) Record(ctx context.Context, d time.Duration, attributes *Attributes) {
 	if h.histogram == nil {
 		return
@@ -125,7 +143,7 @@ func Lookup(cache, result string) *Attributes {
 }
 
 // Operations are those of the databases.
-var Operations = NewHistogram("db.client.operation.duration", "how long the commands of databases took", Brief)
+var Operations = NewTimings("db.client.operation.duration", "how long the commands of databases took")
 
 // Reading is what a look at something says of a gauge.
 type Reading struct {

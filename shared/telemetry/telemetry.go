@@ -84,7 +84,7 @@ func Start(ctx context.Context, name string) (stop func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		reader = sdkmetric.NewPeriodicReader(exporter)
+		reader = sdkmetric.NewPeriodicReader(exporter, sdkmetric.WithProducer(reports{}))
 	}
 	return start(attributes, spans, reader)
 }

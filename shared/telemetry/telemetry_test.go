@@ -65,7 +65,7 @@ func (c *collector) names() (names []string) {
 // collect turns telemetry on for a test.
 func collect(t testing.TB, c *collector) (reader *sdkmetric.ManualReader, flush func()) {
 	t.Helper()
-	reader = sdkmetric.NewManualReader()
+	reader = sdkmetric.NewManualReader(sdkmetric.WithProducer(reports{}))
 	stop, err := start(resource.Empty(), c, reader)
 	if err != nil {
 		t.Fatal(err)
