@@ -37,10 +37,13 @@ func (l *load) membership(ctx context.Context, random *rand.Rand) {
 		m := &member{customer: c}
 		l.journal.do(func() { l.journal.members = append(l.journal.members, m) })
 		if token, ok := l.letterOf(ctx, c.email, client.Welcome, nil); ok {
-			l.use(ctx, "POST /api/users/verify", token, func(token string) any { return map[string]string{"token": token} })
+			l.use(ctx, "POST /api/users/verify", token, func(token string) any { return map[string]string{"token": token} }, false)
 		}
 		var used []string
+		known := true           // which password is valid
+		requests, stale := 0, 0 // stale: links that the last reset made invalid, whose letters may still arrive
 		for range 1 + random.IntN(3) {
+			requests++
 			_, ok := l.call(ctx, nil, "POST /api/users/forgot", client.Request{Method: "POST", Path: "/api/users/forgot", Body: map[string]string{"email": c.email}}, 202)
 			l.journal.do(func() {
 				if ok {
@@ -55,18 +58,25 @@ func (l *load) membership(ctx context.Context, random *rand.Rand) {
 			}
 			used = append(used, token)
 			password := "correct horse " + client.Unique("battery")
-			if l.use(ctx, "POST /api/users/reset", token, func(token string) any { return map[string]string{"token": token, "password": password} }) {
+			worked, invalid := l.use(ctx, "POST /api/users/reset", token, func(token string) any { return map[string]string{"token": token, "password": password} }, stale > 0)
+			switch {
+			case worked:
 				c.mu.Lock()
 				c.password, c.token = password, ""
 				c.mu.Unlock()
 				// A new password makes all earlier links invalid, and letters with such
 				// links that are not sent yet are never sent.
+				stale = requests - len(used)
 				l.journal.do(func() { m.voided = max(m.accepted-len(used), 0) })
-			} else {
-				break // it is unknown which password is valid
+				continue
+			case invalid:
+				stale--
+				continue
 			}
+			known = false
+			break
 		}
-		if random.IntN(3) > 0 {
+		if known && random.IntN(3) > 0 {
 			l.leave(ctx, m)
 		}
 	}
@@ -112,36 +122,40 @@ func (l *load) letterOf(ctx context.Context, to, subject string, used []string) 
 }
 
 // use follows a link until the outcome is known, and then once more, which has to
-// fail. It reports whether the link is known to have worked.
-func (l *load) use(ctx context.Context, what, token string, body func(string) any) bool {
+// fail. It reports whether the link is known to have worked, or to be invalid,
+// which only a stale one may be.
+func (l *load) use(ctx context.Context, what, token string, body func(string) any, stale bool) (worked, invalid bool) {
 	_, path, _ := strings.Cut(what, " ")
 	r := client.Request{Method: "POST", Path: path, Body: body(token)}
-	unanswered, worked := false, false
+	unanswered := false
 	for range 6 {
 		a, ok := l.call(ctx, nil, what, r, 204, 422)
 		if !ok {
 			unanswered = true
 			if !l.pause(300 * time.Millisecond) {
-				return false
+				return false, false
 			}
 			continue
 		}
 		worked = a.Status == 204
+		if !worked && stale {
+			return false, !unanswered // it may have worked when the answer was lost
+		}
 		if !worked && !unanswered {
 			l.journal.violate(linksOnce, "%s: an unused link was answered 422 (token %s…)", what, token[:24])
-			return false
+			return false, false
 		}
 		worked = true // now, or before, when the answer was lost
 		break
 	}
 	if !worked {
-		return false
+		return false, false
 	}
 	l.journal.looked(linksOnce)
 	if a, ok := l.call(ctx, nil, what+" again", r, 204, 422); ok && a.Status == 204 {
 		l.journal.violate(linksOnce, "%s: a link worked twice (token %s…)", what, token[:24])
 	}
-	return true
+	return true, false
 }
 
 // leave erases the member's account.
