@@ -1,27 +1,25 @@
 #!/bin/bash
 # A real Kubernetes of one node on a Debian machine, from Go modules and Debian's
-# packages, with no image registry, and the shop on it: our chart, OpenFaaS's
-# gateway, the functions of stack.yml. `make cluster` calls `cluster.sh up`, `make
-# cluster-down` calls `cluster.sh down`. docs/kubernetes.md tells what it does.
+# packages, with no image registry, and the shop on it: the chart, OpenFaaS's gateway,
+# the functions of stack.yml. `make cluster` calls `cluster.sh up`, `make cluster-down`
+# calls `cluster.sh down`. See docs/kubernetes.md.
 #
-# It keeps to itself: a folder (CLUSTER_DIR), a containerd and a network interface
-# of its own, on whose address everything listens, so that it can stand beside
-# another containerd or a faasd.
+# It has its own folder (CLUSTER_DIR), containerd and network interface, on whose address
+# everything listens, so that it can run beside another containerd or a faasd.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 
-# Where everything that is kept lies: programs, images, data, secrets.
+# The folder with programs, images, data and secrets.
 box=${CLUSTER_DIR:-/var/lib/kiosk-cluster}
-# What is true until the machine is started again.
+# The folder with what is valid until the machine restarts.
 run=/run/kiosk-cluster
 logs=$box/logs
 
-# The networks. Each pod has a link of its own to this machine (CNI's ptp), which
-# routes; a bridge would need a kernel module to send answers back through
-# kube-proxy's rules.
+# The networks. Each pod has its own link to this machine (CNI's ptp), which routes; a
+# bridge would need a kernel module so that answers pass kube-proxy's rules.
 link=kiosk-cluster node=10.64.1.1 pods=10.64.0.0/24 services=10.65.0.0/20 resolver=10.65.0.10
-# Whatever listens for this machine alone: etcd.
+# The address of what only this machine uses: etcd.
 etcd=127.0.0.1:12379 peers=127.0.0.1:12380
 api=https://$node:6443
 
@@ -35,31 +33,31 @@ export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 
 . faasd/box/modules.sh
 . faasd/box/lib.sh
-trap '[ $? -eq 0 ] || [ -z "$doing" ] || echo "kiosk: this failed while it was to: $doing. What was started keeps running; make cluster goes on where it stopped, make cluster-down takes all back." >&2' EXIT
+trap '[ $? -eq 0 ] || [ -z "$doing" ] || echo "kiosk: failed at this step: $doing. What was started keeps running: make cluster continues, make cluster-down reverts everything." >&2' EXIT
 
 packages="ca-certificates containerd runc containernetworking-plugins etcd-server iptables iproute2 procps curl openssl redis-tools prometheus"
 
-# What Kubernetes' own parts change on the machine, or the kernel for them.
+# What Kubernetes, or the kernel for it, changes on the machine.
 sysctls="net.ipv4.conf.all.forwarding net.ipv4.conf.all.route_localnet vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes"
 
 own_folder() {
-	case $box in /*) ;; *) die "CLUSTER_DIR is $box: name the whole path, from /" ;; esac
+	case $box in /*) ;; *) die "CLUSTER_DIR is $box: use an absolute path" ;; esac
 	[ ! -e "$box" ] || [ -z "$(ls -A "$box")" ] || [ -e "$box/.cluster" ] ||
-		die "$box holds other things than a cluster's: name a folder of its own, CLUSTER_DIR=FOLDER"
+		die "$box has files that are not a cluster's: choose an empty folder with CLUSTER_DIR=FOLDER"
 }
 
 check() {
 	own_folder
 	[ "$(id -u)" -eq 0 ] || die "make cluster starts containers: run it as root"
-	[ -e /etc/debian_version ] || die "make cluster knows Debian only: on another system bring a Kubernetes of your own (docs/kubernetes.md)"
+	[ -e /etc/debian_version ] || die "make cluster supports only Debian: on another system, use a Kubernetes of your own (docs/kubernetes.md)"
 	command -v go >/dev/null || die "the go command is not in PATH: install Go from https://go.dev/dl/"
-	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI names this machine as localhost, which is another place in a pod: name it $node, and let MongoDB listen there" ;; esac
-	case $REPLICAS in [1-5]) ;; *) die "REPLICAS is $REPLICAS: 1 to 5 of each function" ;; esac
+	case ${MONGO_URI:-} in *localhost* | *127.0.0.1*) die "MONGO_URI has localhost, which in a pod is the pod itself: use $node, and have MongoDB listen there" ;; esac
+	case $REPLICAS in [1-5]) ;; *) die "REPLICAS is $REPLICAS: use a number from 1 to 5" ;; esac
 	[ -e $run/before ] && return
-	[ ! -e /sys/class/net/$link ] || die "there is a network interface $link already: ip link delete $link, if it is a cluster's that was not taken down"
-	# What is taken down later must be ours.
-	! iptables-save 2>/dev/null | grep -q KUBE- || die "another Kubernetes has rules in iptables here"
-	! ip route show to match $node | grep -qvE '^(default|unreachable|blackhole)' || die "this machine has a route to $node, which the cluster wants for itself"
+	[ ! -e /sys/class/net/$link ] || die "the network interface $link exists already: if it is a previous cluster's, run ip link delete $link"
+	# cluster-down removes these, so they must not be another Kubernetes'.
+	! iptables-save 2>/dev/null | grep -q KUBE- || die "another Kubernetes has iptables rules on this machine: remove it first"
+	! ip route show to match $node | grep -qvE '^(default|unreachable|blackhole)' || die "this machine has a route to $node, which the cluster needs for itself"
 }
 
 ### The machine
@@ -68,7 +66,7 @@ background() {
 	alive "$1" || launch "$@"
 }
 
-# prepare_machine remembers what was there, and makes the network.
+# prepare_machine saves the machine's settings, and creates the network.
 prepare_machine() {
 	local name
 	mkdir -p "$logs" "$box"/{pki,net.d,kubelet,volumes,ipam}
@@ -85,7 +83,7 @@ prepare_machine() {
 	ip address replace $node/32 dev $link
 	ip link set $link up
 	sysctl -qw net.ipv4.conf.all.forwarding=1
-	# Where this machine forwarded nothing before, it forwards nothing else now.
+	# If IP forwarding was off, only the cluster's traffic is forwarded.
 	local rest=RETURN
 	! grep -q '^net.ipv4.conf.all.forwarding=0$' $run/before || rest=DROP
 	iptables-restore -w 10 --noflush <<-END
@@ -123,7 +121,7 @@ prepare_machine() {
 		  {"type": "ptp", "mtu": 1500, "ipam": {"type": "host-local", "dataDir": "$box/ipam", "ranges": [[{"subnet": "$pods"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
 		]}
 	END
-	# Pods cannot ask a resolver that listens on this machine only.
+	# Pods cannot reach a resolver that listens on this machine's loopback address.
 	{ grep -E '^nameserver' /etc/resolv.conf | grep -vE ' (127\.|::1)' || echo "nameserver 1.1.1.1"; } >"$box/resolv.conf"
 }
 
@@ -131,7 +129,7 @@ prepare_machine() {
 
 compile_kubernetes() {
 	mkdir -p "$box/host"
-	# It has to know what it is: charts ask for a version.
+	# Kubernetes has to know its version, which charts require.
 	local version=k8s.io/component-base/version
 	GOWORK=off CGO_ENABLED=0 go build -C kubernetes/cluster -trimpath -buildvcs=false -ldflags "-s -w -X $version.gitVersion=v1.34.0 -X $version.gitMajor=1 -X $version.gitMinor=34" \
 		-o "$box/host/" ./... helm.sh/helm/v3/cmd/helm
@@ -141,18 +139,18 @@ build_all() {
 	local now
 	now=$({ sources && find kubernetes/cluster ! -name '*_test.go' \( -name '*.go' -o -name 'go.*' \) -print0 | sort -z | xargs -0 sha256sum; } | sha256sum)
 	if [ "$(cat "$box/built" 2>/dev/null)" = "$now" ]; then
-		step "nothing changed since the images were made"
+		step "images are up to date"
 		return
 	fi
 	step "build Kubernetes, CoreDNS and Helm"
 	compile_kubernetes
 	step "build faas-cli 0.17.0"
 	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
-	step "build OpenFaaS and what stands beside the functions"
+	step "build OpenFaaS and the core services"
 	build_programs
 	step "build the functions"
 	build_functions
-	step "make the images"
+	step "build the images"
 	cp "$box"/host/{dns,pause,provider} "$box/bin.new/"
 	build_images
 	printf '%s\n' "$now" >"$box/built"
@@ -171,7 +169,7 @@ start_containerd() {
 		  address = "$run/containerd.sock"
 		[plugins."io.containerd.grpc.v1.cri"]
 		  sandbox_image = "kiosk.local/pause:box"
-		  # In a container of its own a machine's root may not make a process dearer.
+		  # In a container, root may not lower a process's OOM score.
 		  restrict_oom_score_adj = true
 		  stream_server_address = "$node"
 		[plugins."io.containerd.grpc.v1.cri".cni]
@@ -181,7 +179,7 @@ start_containerd() {
 		  path = "$box/containerd/opt"
 	END
 	background containerd / /usr/bin/containerd --config "$box/containerd.toml"
-	within 20 ctrk version || die "containerd does not answer: $logs/containerd.log says why"
+	within 20 ctrk version || die "containerd does not answer: see $logs/containerd.log"
 }
 
 load_images() {
@@ -193,7 +191,7 @@ load_images() {
 	printf '%s\n' "$now" >"$box/loaded"
 }
 
-# once NAME [VALUE]: the secret's value, VALUE or a random one at first.
+# once NAME [VALUE]: prints the secret, which is VALUE or a random one at first.
 once() {
 	if [ ! -s "$box/secrets/$1" ]; then
 		printf '%s' "${2:-k$(od -An -v -N 24 -tx1 /dev/urandom | tr -d ' \n')}" >"$box/secrets/$1"
@@ -201,14 +199,14 @@ once() {
 	cat "$box/secrets/$1"
 }
 
-# The parts of Kubernetes, by the names that its own roles give rights to.
+# The parts of Kubernetes, by the names in its built-in roles.
 identities="kube-controller-manager kube-scheduler kube-proxy kubelet"
 
 keys() (
 	umask 077
 	mkdir -p "$box/secrets"
 	cd "$box/pki"
-	# What the API server shows to the kubelet, so that nobody else is obeyed.
+	# The client certificate of the API server, the only client that the kubelet accepts.
 	if [ ! -s kubelet-client.crt ]; then
 		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=kiosk-cluster -keyout ca.key -out ca.crt
 		openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /O=system:masters/CN=kube-apiserver -keyout kubelet-client.key -out kubelet-client.csr
@@ -259,11 +257,11 @@ start_kubelet() {
 		volumePluginDir: $box/kubelet/plugins
 		podLogsDir: $box/pod-logs
 		containerLogMaxSize: 5Mi
-		# Nothing can be pulled again here, and a full disk is this machine's affair.
+		# Images are never removed, since they cannot be pulled again.
 		imageGCHighThresholdPercent: 100
 		imageGCLowThresholdPercent: 99
 		evictionHard: {memory.available: 64Mi, nodefs.available: 1%, imagefs.available: 1%}
-		# A pod whose database is not there yet is tried again within seconds.
+		# A pod that fails without its database is restarted within seconds.
 		featureGates: {KubeletCrashLoopBackOffMax: true}
 		crashLoopBackOff: {maxContainerRestartPeriod: 5s}
 	END
@@ -283,13 +281,13 @@ start_kubernetes() {
 	fi
 	ETCD_UNSUPPORTED_ARCH=$(go env GOARCH) background etcd / /usr/bin/etcd --name kiosk --data-dir "$box/etcd" --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" \
 		--listen-peer-urls "http://$peers" --initial-advertise-peer-urls "http://$peers" --initial-cluster "kiosk=http://$peers" --log-level warn
-	within 20 answers "http://$etcd/health" || die "etcd does not answer: $logs/etcd.log says why"
+	within 20 answers "http://$etcd/health" || die "etcd does not answer: see $logs/etcd.log"
 	background kube-apiserver / "$box/host/kube" kube-apiserver --etcd-servers "http://$etcd" --bind-address $node --advertise-address $node --secure-port 6443 \
 		--cert-dir "$box/pki/apiserver" --token-auth-file "$box/pki/tokens.csv" --authorization-mode Node,RBAC \
 		--service-account-issuer https://kubernetes.default.svc --service-account-key-file "$box/pki/sa.key" --service-account-signing-key-file "$box/pki/sa.key" \
 		--kubelet-client-certificate "$box/pki/kubelet-client.crt" --kubelet-client-key "$box/pki/kubelet-client.key" --kubelet-preferred-address-types InternalIP \
 		--service-cluster-ip-range $services --event-ttl 30m --profiling=false
-	within 60 api_ready || die "the API server does not get ready: $logs/kube-apiserver.log says why"
+	within 60 api_ready || die "the API server did not become ready: see $logs/kube-apiserver.log"
 	background kube-controller-manager / "$box/host/kube" kube-controller-manager --kubeconfig "$box/pki/kube-controller-manager.conf" --bind-address $node --leader-elect=false \
 		--service-account-private-key-file "$box/pki/sa.key" --root-ca-file "$box/pki/apiserver/apiserver.crt" --use-service-account-credentials --profiling=false \
 		--authentication-kubeconfig "$box/pki/kube-controller-manager.conf" --authorization-kubeconfig "$box/pki/kube-controller-manager.conf"
@@ -299,13 +297,13 @@ start_kubernetes() {
 	background kube-proxy / "$box/host/kube" kube-proxy --kubeconfig "$box/pki/kube-proxy.conf" --proxy-mode iptables --cluster-cidr $pods --hostname-override kiosk \
 		--bind-address $node --healthz-bind-address $node:10256 --metrics-bind-address $node:10249 --nodeport-addresses $node/32 --iptables-localhost-nodeports=false \
 		--conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0 --oom-score-adj 0
-	kubectl wait node/kiosk --for condition=Ready --timeout 60s >/dev/null 2>&1 || within 60 node_ready || die "the node does not get ready: $logs/kubelet.log says why"
+	kubectl wait node/kiosk --for condition=Ready --timeout 60s >/dev/null 2>&1 || within 60 node_ready || die "the node did not become ready: see $logs/kubelet.log"
 }
 node_ready() { kubectl wait node/kiosk --for condition=Ready --timeout 5s; }
 
 ### What runs on it
 
-# volume CLAIM NAMESPACE: a folder for a claim of that name.
+# volume CLAIM NAMESPACE: creates a volume, a folder, for the claim.
 volume() {
 	install -d -o 65532 -g 65532 -m 700 "$box/volumes/$1"
 	cat <<-END
@@ -324,7 +322,7 @@ secret() {
 	kubectl create secret generic "$name" -n "$namespace" --dry-run=client -o yaml "${@/#/--from-file=}"
 }
 
-# apply makes the cluster have what standard input says.
+# apply applies the manifests in standard input.
 apply() { kubectl apply --server-side --force-conflicts -f - 2> >(grep -v '^Warning: ' >&2) >/dev/null; }
 
 start_stores() {
@@ -353,7 +351,7 @@ mongo_uri() { echo "${MONGO_URI:-mongodb://kiosk:$(once mongo-password)@$1:27017
 
 helm() { KUBECONFIG=$box/pki/admin.conf HELM_CACHE_HOME=$box/helm HELM_CONFIG_HOME=$box/helm HELM_DATA_HOME=$box/helm "$box/host/helm" "$@"; }
 
-# setting NAME...: those that are set, as YAML.
+# setting NAME...: prints the variables that are set, as YAML.
 setting() {
 	local name value
 	for name; do
@@ -370,11 +368,11 @@ install_chart() {
 		printf 'telemetry:\n  endpoint: "%s"\n  settings:\n' "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"
 		setting $telemetry_settings | grep -v ' OTEL_EXPORTER_OTLP_ENDPOINT:' || true
 	} >"$box/secrets/values.yaml"
-	helm upgrade --install kiosk kubernetes/chart -n kiosk -f kubernetes/cluster/values.yaml -f "$box/secrets/values.yaml" >"$logs/helm.log" 2>&1 || die "helm upgrade --install failed: $logs/helm.log says why"
+	helm upgrade --install kiosk kubernetes/chart -n kiosk -f kubernetes/cluster/values.yaml -f "$box/secrets/values.yaml" >"$logs/helm.log" 2>&1 || die "helm upgrade --install failed: see $logs/helm.log"
 }
 
-# renew replaces the pods whose image is another one than the last time, under the
-# same name. (The functions are deployed anew.)
+# renew replaces the pods whose image has changed under the same name. (Functions are
+# deployed again anyway.)
 renew() {
 	local namespace what image
 	comm -13 <(sort "$box/running" 2>/dev/null) <(sort "$box/images/digests") | cut -d ' ' -f 1 >"$box/changed"
@@ -386,15 +384,15 @@ renew() {
 	cp "$box/images/digests" "$box/running"
 }
 
-# rolled_out NAMESPACE: every Deployment and StatefulSet there is as it is to be.
+# rolled_out NAMESPACE: waits until every Deployment and StatefulSet has all its pods.
 rolled_out() {
 	local what
 	for what in $(kubectl -n "$1" get deployments,statefulsets -o name); do
-		kubectl -n "$1" rollout status "$what" --timeout 120s >/dev/null || die "$what in $1 does not get ready: $box/kubectl -n $1 describe $what says why"
+		kubectl -n "$1" rollout status "$what" --timeout 120s >/dev/null || die "$what in $1 did not become ready: see $box/kubectl -n $1 describe $what"
 	done
 }
 
-# address NAMESPACE SERVICE: of a service, which this machine reaches like a pod.
+# address NAMESPACE SERVICE: prints the service's address, which this machine can reach.
 address() { kubectl -n "$1" get service "$2" -o jsonpath='{.spec.clusterIP}'; }
 
 files() {
@@ -403,7 +401,7 @@ files() {
 	chmod 755 "$box/kubectl"
 	local front
 	front=$(address kiosk kiosk-edge)
-	# Where the demo and the tests of acceptance find this shop.
+	# The addresses for the demo and the acceptance tests.
 	(umask 077 && cat >"$box/target.env" <<-END
 		KIOSK_URL=http://$front:8000
 		KIOSK_GATEWAY=$OPENFAAS_URL
@@ -430,13 +428,13 @@ faas() { HOME=$box "$box/host/faas-cli" "$@"; }
 
 deploy() {
 	local name now
-	within 60 answers "$OPENFAAS_URL/healthz" || die "OpenFaaS's gateway does not answer: $box/kubectl -n openfaas logs deployment/gateway says why"
+	within 60 answers "$OPENFAAS_URL/healthz" || die "OpenFaaS's gateway does not answer: see $box/kubectl -n openfaas logs deployment/gateway"
 	faas login --password-stdin <"$box/secrets/gateway-password" >/dev/null 2>&1 || die "faas-cli login failed at $OPENFAAS_URL"
 	mkdir -p "$box/deployed"
 	for name in $(ls "$box/bin/functions"); do
 		now=$(cat stack.yml "$box/settings.yml" <(echo "$REPLICAS") <(grep "^$name " "$box/images/digests") | sha256sum)
 		if [ "$(cat "$box/deployed/$name" 2>/dev/null)" != "$now" ] || ! kubectl -n openfaas-fn get deployment "$name" >/dev/null 2>&1; then
-			faas deploy -f stack.yml --filter "$name" >"$logs/deploy.log" 2>&1 || die "faas-cli deploy of $name failed: $logs/deploy.log says why"
+			faas deploy -f stack.yml --filter "$name" >"$logs/deploy.log" 2>&1 || die "faas-cli deploy of $name failed: see $logs/deploy.log"
 			printf '%s\n' "$now" >"$box/deployed/$name"
 		fi
 	done
@@ -450,8 +448,8 @@ up() {
 	chmod 711 "$box"
 	touch "$box/.cluster"
 	exec 9>$run/lock
-	flock -w 60 9 || die "another make cluster is at work"
-	echo "Kiosk on a Kubernetes of one node; what it keeps lies in $box"
+	flock -w 60 9 || die "another make cluster is running"
+	echo "Kiosk on a Kubernetes of one node is starting; its data is in $box"
 	cat <<-END
 		  OpenFaaS's gateway is the Community Edition, under OpenFaaS Ltd's EULA: personal use is
 		  free, commercial use is allowed for 60 days. See docs/kubernetes.md.
@@ -479,7 +477,7 @@ up() {
 	deploy
 	step "wait until every function is ready"
 	rolled_out openfaas-fn
-	within 60 front_ready || die "the front door does not get ready: $box/kubectl -n kiosk logs deployment/kiosk-edge says why"
+	within 60 front_ready || die "the front door did not become ready: see $box/kubectl -n kiosk logs deployment/kiosk-edge"
 	step ""
 	doing=""
 	(
@@ -507,7 +505,7 @@ down() {
 	[ "$(id -u)" -eq 0 ] || die "make cluster-down stops containers: run it as root"
 	step "stop the pods"
 	if api_ready; then
-		# Nobody makes new ones.
+		# Their controllers are stopped, so no new pods are created.
 		end kube-controller-manager 10
 		end kube-scheduler 10
 		kubectl delete pods -A --all --wait=false --grace-period 10 >/dev/null || true
@@ -524,14 +522,14 @@ down() {
 		done
 		end containerd 20
 	fi
-	step "take the machine's settings back"
+	step "restore the machine's settings"
 	take_back
 	if [ "${PURGE:-}" = yes ]; then
 		step "remove the data, the secrets and the packages"
 		[ ! -s "$box/packages" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq $(cat "$box/packages") >/dev/null
 		rm -rf --one-file-system "$box"
 	else
-		echo "  kept: $box (the shop's data and secrets, images); PURGE=yes removes it, and the packages that were installed"
+		echo "  kept: $box (data, secrets and images); PURGE=yes removes it, and the packages that make cluster installed"
 	fi
 	step ""
 	doing=""
@@ -565,7 +563,7 @@ take_back() {
 
 case ${1:-} in
 up | down) "$1" ;;
-compile) # what takes longest, before it is needed
+compile) # in advance, since it takes longest
 	own_folder
 	mkdir -p "$box"
 	touch "$box/.cluster"

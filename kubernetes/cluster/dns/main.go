@@ -1,5 +1,5 @@
-// Command dns is CoreDNS with the plugins that a cluster of one machine needs;
-// a CoreDNS with all of them takes minutes to compile.
+// Command dns is CoreDNS with only the plugins that a cluster of one node needs: with all
+// of them it takes minutes to compile.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	// In the order in which a query passes them.
+	// In the order in which they handle a query.
 	dnsserver.Directives = []string{"ready", "errors", "cache", "kubernetes", "forward"}
 	coremain.Run()
 }

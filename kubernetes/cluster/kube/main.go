@@ -1,6 +1,6 @@
-// Command kube is Kubernetes in one program: its first argument names the part
-// to be, and the rest is that part's command line. One program is linked once,
-// where five would take a minute more.
+// Command kube is all of Kubernetes in one program: its first argument is the part's name,
+// and the rest is that part's command line. Linking one program instead of five saves a
+// minute.
 //
 //	kube kube-apiserver | kube-controller-manager | kube-scheduler | kubelet | kube-proxy | kubectl ...
 package main
@@ -36,7 +36,7 @@ func main() {
 		os.Exit(2)
 	}
 	part := os.Args[1]
-	os.Args = os.Args[1:] // the parts look at it by themselves, too
+	os.Args = os.Args[1:] // the parts read it, too
 	if part == "kubectl" {
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			kubectlutil.CheckErr(err)

@@ -1,5 +1,4 @@
-// Command pause is what holds a pod's namespaces: it waits until it is told to
-// end.
+// Command pause keeps a pod's namespaces open until it is signalled to end.
 package main
 
 import (

@@ -12,14 +12,14 @@ import (
 	listers "k8s.io/client-go/listers/discovery/v1"
 )
 
-// endpoints finds a function's pods. It is a proxy.BaseURLResolver.
+// endpoints resolves functions to pods. It is a proxy.BaseURLResolver.
 type endpoints struct {
 	lister    listers.EndpointSliceLister
 	namespace string
 }
 
-// Resolve gives the address of one of the function's pods that are ready, or an
-// error where none is.
+// Resolve returns the address of one of the function's ready pods. It fails if there is
+// none.
 func (e *endpoints) Resolve(name string) (url.URL, error) {
 	name = strings.TrimSuffix(name, "."+e.namespace)
 	slices, err := e.lister.EndpointSlices(e.namespace).List(labels.SelectorFromSet(labels.Set{discovery.LabelServiceName: name}))
@@ -40,7 +40,7 @@ func (e *endpoints) Resolve(name string) (url.URL, error) {
 	return url.URL{Scheme: "http", Host: fmt.Sprintf("%s:%d", ready[rand.IntN(len(ready))], port)}, nil
 }
 
-// cut splits a line of a log into its time and its text.
+// cut splits a log line into its time and its text.
 func cut(line string) (at time.Time, text string, ok bool) {
 	stamp, text, ok := strings.Cut(line, " ")
 	if !ok {

@@ -26,11 +26,11 @@ import (
 )
 
 const (
-	callTimeout = 15 * time.Second // of one call of Kubernetes
+	callTimeout = 15 * time.Second // of one request to Kubernetes
 	maxBody     = 1 << 20
-	// maxLogPods is of how many of a function's pods a log is read at once.
+	// maxLogPods is how many pods' logs are read at a time.
 	maxLogPods = 20
-	// ours is the label of the secrets that are functions'.
+	// ours is the label of the functions' secrets.
 	ours, byOpenFaaS = "app.kubernetes.io/managed-by", "openfaas"
 )
 
@@ -40,16 +40,17 @@ type provider struct {
 	logs      kubernetes.Interface
 	namespace string
 	pull      v1.PullPolicy
-	// deployments are Kubernetes' as they were a moment ago: the gateway asks
-	// before nearly every call whether a function has replicas.
+	// deployments is a cache of Kubernetes' deployments: the gateway queries a
+	// function's replicas before nearly every call.
 	deployments listers.DeploymentNamespaceLister
 }
 
-// read decodes the request's body, and answers where that fails.
+// read decodes the request's body and reports whether it could. Otherwise it has answered
+// the request.
 func read(w http.ResponseWriter, r *http.Request, into any) bool {
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(into)
 	if err != nil {
-		http.Error(w, "the body is not what was expected: "+err.Error(), http.StatusBadRequest)
+		http.Error(w, "the request body is not valid: "+err.Error(), http.StatusBadRequest)
 	}
 	return err == nil
 }
@@ -57,11 +58,11 @@ func read(w http.ResponseWriter, r *http.Request, into any) bool {
 func write(w http.ResponseWriter, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(body); err != nil {
-		slog.Warn("an answer was not written", "error", err)
+		slog.Warn("response not written", "error", err)
 	}
 }
 
-// done answers what became of a change.
+// done answers with the result of a change.
 func done(w http.ResponseWriter, err error, status int) {
 	switch refused, ok := err.(errors.APIStatus); {
 	case err == nil:
@@ -69,17 +70,18 @@ func done(w http.ResponseWriter, err error, status int) {
 	case ok:
 		http.Error(w, err.Error(), int(cmp.Or(refused.Status().Code, http.StatusInternalServerError)))
 	default:
-		slog.Error("kubernetes was not reached", "error", err)
+		slog.Error("request to Kubernetes failed", "error", err)
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
 }
 
-// of answers where a request names another namespace than the functions'.
+// of reports whether a request is about the functions' namespace. Otherwise it has answered
+// the request.
 func (p *provider) of(w http.ResponseWriter, namespace string) bool {
 	if namespace == "" || namespace == p.namespace {
 		return true
 	}
-	http.Error(w, fmt.Sprintf("there is one namespace of functions: %s", p.namespace), http.StatusBadRequest)
+	http.Error(w, fmt.Sprintf("the only namespace of functions is %s", p.namespace), http.StatusBadRequest)
 	return false
 }
 
@@ -133,7 +135,7 @@ func (p *provider) deploy(w http.ResponseWriter, r *http.Request) {
 	}
 	if _, err = p.kube.AppsV1().Deployments(p.namespace).Create(r.Context(), d, metav1.CreateOptions{}); err == nil {
 		_, err = p.kube.CoreV1().Services(p.namespace).Create(r.Context(), service(f.Service, p.namespace), metav1.CreateOptions{})
-		if errors.IsAlreadyExists(err) { // of a function that was removed halfway
+		if errors.IsAlreadyExists(err) { // left by a removal that failed halfway
 			err = nil
 		}
 	}
@@ -157,7 +159,7 @@ func (p *provider) update(w http.ResponseWriter, r *http.Request) {
 		}
 		there.Labels, there.Annotations = d.Labels, d.Annotations
 		if there.Spec.Replicas != nil && *there.Spec.Replicas > *d.Spec.Replicas {
-			d.Spec.Replicas = there.Spec.Replicas // it was scaled up, and stays so
+			d.Spec.Replicas = there.Spec.Replicas // keep the current scale
 		}
 		there.Spec = d.Spec
 		_, err = p.kube.AppsV1().Deployments(p.namespace).Update(r.Context(), there, metav1.UpdateOptions{})
@@ -186,7 +188,7 @@ func (p *provider) scale(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.Replicas > maxReplicas {
-		http.Error(w, fmt.Sprintf("a function has at most %d replicas", maxReplicas), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("a function can have at most %d replicas", maxReplicas), http.StatusBadRequest)
 		return
 	}
 	done(w, retry.RetryOnConflict(retry.DefaultRetry, func() error {
@@ -245,7 +247,7 @@ func (p *provider) secrets(w http.ResponseWriter, r *http.Request) {
 	done(w, err, http.StatusAccepted)
 }
 
-// Query gives the log of a function's pods. It is a logs.Requester.
+// Query returns the logs of a function's pods. It is a logs.Requester.
 func (p *provider) Query(ctx context.Context, r logs.Request) (<-chan logs.Message, error) {
 	pods, err := p.kube.CoreV1().Pods(p.namespace).List(ctx, metav1.ListOptions{LabelSelector: functionLabel + "=" + r.Name, Limit: maxLogPods})
 	if err != nil {
@@ -268,7 +270,7 @@ func (p *provider) Query(ctx context.Context, r logs.Request) (<-chan logs.Messa
 		readers.Go(func() {
 			stream, err := p.logs.CoreV1().Pods(p.namespace).GetLogs(pod.Name, &options).Stream(ctx)
 			if err != nil {
-				slog.Warn("a pod's log was not read", "pod", pod.Name, "error", err)
+				slog.Warn("pod log not read", "pod", pod.Name, "error", err)
 				return
 			}
 			defer stream.Close()

@@ -1,13 +1,11 @@
-// Command provider stands in for faas-netes, OpenFaaS's own provider for
-// Kubernetes, where that cannot be had. It is for tests alone: it makes of a
-// function what faas-netes documents, a Deployment and a ClusterIP Service of
-// the function's name, and nothing that a cluster in earnest needs beside that.
+// Command provider replaces faas-netes, OpenFaaS's provider for Kubernetes, in tests. For a
+// function it creates what faas-netes documents, a Deployment and a ClusterIP Service with
+// the function's name, but nothing else that production needs.
 //
-// It serves the API of the faas-provider SDK, which OpenFaaS's gateway asks, on
-// the port that the variable port names, and reaches Kubernetes as its pod's
-// service account. Other variables: read_timeout and write_timeout,
-// function_namespace (openfaas-fn), image_pull_policy (IfNotPresent), and
-// basic_auth with secret_mount_path, as of faas-netes.
+// It serves the API of the faas-provider SDK to OpenFaaS's gateway, on the port in the
+// variable port, and accesses Kubernetes with its pod's service account. Other variables,
+// as of faas-netes: read_timeout, write_timeout, function_namespace (openfaas-fn),
+// image_pull_policy (IfNotPresent), and basic_auth with secret_mount_path.
 package main
 
 import (
@@ -35,7 +33,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
-		slog.Error("the provider stopped", "error", err)
+		slog.Error("provider failed", "error", err)
 		os.Exit(1)
 	}
 }
@@ -47,7 +45,7 @@ func run(ctx context.Context) error {
 	}
 	access, err := rest.InClusterConfig()
 	if err != nil {
-		return fmt.Errorf("it runs in a pod with a service account only: %w", err)
+		return fmt.Errorf("the provider has to run in a pod with a service account: %w", err)
 	}
 	access.Timeout = callTimeout
 	access.QPS, access.Burst = 50, 100
@@ -56,7 +54,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	streams := rest.CopyConfig(access)
-	streams.Timeout = 0 // a log goes on for as long as somebody reads it
+	streams.Timeout = 0 // a log is followed for as long as the client reads it
 	logset, err := kubernetes.NewForConfig(streams)
 	if err != nil {
 		return err
@@ -76,7 +74,7 @@ func run(ctx context.Context) error {
 	defer cancel()
 	for kind, ok := range factory.WaitForCacheSync(wait.Done()) {
 		if !ok {
-			return fmt.Errorf("kubernetes does not list %v", kind)
+			return fmt.Errorf("list %v: the cache did not sync", kind)
 		}
 	}
 	bootstrap.Serve(ctx, &types.FaaSHandlers{
@@ -90,7 +88,7 @@ func run(ctx context.Context) error {
 		ScaleFunction:  p.scale,
 		Secrets:        p.secrets,
 		Logs:           logs.NewLogHandlerFunc(p, config.WriteTimeout),
-		Health:         func(http.ResponseWriter, *http.Request) {}, // the cache is there
+		Health:         func(http.ResponseWriter, *http.Request) {}, // the cache has synced
 		Info:           p.info,
 	}, config)
 	return nil

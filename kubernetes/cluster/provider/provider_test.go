@@ -69,12 +69,12 @@ func TestDeployment(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for want, change := range map[string]func(*types.FunctionDeployment){
-		"name":       func(f *types.FunctionDeployment) { f.Service = "Orders" },
-		"no image":   func(f *types.FunctionDeployment) { f.Image = "" },
-		"scale.min":  func(f *types.FunctionDeployment) { f.Labels = &map[string]string{"com.openfaas.scale.min": "6"} },
-		"limits":     func(f *types.FunctionDeployment) { f.Limits = &types.FunctionResources{Memory: "much"} },
-		"duration":   func(f *types.FunctionDeployment) { (*f.Annotations)["com.openfaas.health.http.periodSeconds"] = "soon" },
-		"constraint": func(f *types.FunctionDeployment) { f.Constraints = []string{"linux"} },
+		"name":              func(f *types.FunctionDeployment) { f.Service = "Orders" },
+		"image is required": func(f *types.FunctionDeployment) { f.Image = "" },
+		"scale.min":         func(f *types.FunctionDeployment) { f.Labels = &map[string]string{"com.openfaas.scale.min": "6"} },
+		"limits":            func(f *types.FunctionDeployment) { f.Limits = &types.FunctionResources{Memory: "much"} },
+		"duration":          func(f *types.FunctionDeployment) { (*f.Annotations)["com.openfaas.health.http.periodSeconds"] = "soon" },
+		"constraint":        func(f *types.FunctionDeployment) { f.Constraints = []string{"linux"} },
 	} {
 		f := orders()
 		change(&f)
@@ -103,7 +103,7 @@ func TestLifeOfAFunction(t *testing.T) {
 	expect := func(what string, got, want int) {
 		t.Helper()
 		if got != want {
-			t.Errorf("%s answers %d, not %d", what, got, want)
+			t.Errorf("%s was answered %d, want %d", what, got, want)
 		}
 	}
 	there := func() *appsv1.Deployment {

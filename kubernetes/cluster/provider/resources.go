@@ -21,26 +21,26 @@ import (
 const (
 	port          = 8080
 	functionLabel = "faas_function"
-	uidLabel      = "uid" // another one each time that a function is deployed: its pods are replaced
+	uidLabel      = "uid" // changes at every deployment, so that the pods are replaced
 	secretsDir    = "/var/openfaas/secrets"
-	// maxReplicas is how far the Community Edition lets a function scale.
+	// maxReplicas is the Community Edition's limit.
 	maxReplicas = 5
 )
 
-// Names of what a pod of a function holds.
+// The names of a function pod's container and volumes.
 const (
 	secretsVolume = "secrets"
 	scratchVolume = "temp"
 )
 
-// deployment is the function as Kubernetes is to run it, or an error that says
-// what is wrong with its specification.
+// deployment returns the Deployment of a function. It fails if the specification is not
+// valid.
 func deployment(f types.FunctionDeployment, namespace, uid string, pull v1.PullPolicy) (*appsv1.Deployment, error) {
 	if problems := validation.IsDNS1035Label(f.Service); len(problems) > 0 {
-		return nil, fmt.Errorf("the function's name %q cannot be a service's: %s", f.Service, strings.Join(problems, ", "))
+		return nil, fmt.Errorf("%q is not a valid function name: %s", f.Service, strings.Join(problems, ", "))
 	}
 	if f.Image == "" {
-		return nil, errors.New("the function has no image")
+		return nil, errors.New("image is required")
 	}
 	replicas, err := wanted(f)
 	if err != nil {
@@ -136,7 +136,7 @@ func deployment(f types.FunctionDeployment, namespace, uid string, pull v1.PullP
 	}, nil
 }
 
-// service is what the function's pods are reached by.
+// service returns the Service of a function.
 func service(name, namespace string) *v1.Service {
 	return &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{functionLabel: name}},
@@ -148,7 +148,7 @@ func service(name, namespace string) *v1.Service {
 	}
 }
 
-// wanted is how many replicas a new function has.
+// wanted returns how many replicas a new function starts with.
 func wanted(f types.FunctionDeployment) (int32, error) {
 	if f.Labels != nil {
 		if text, ok := (*f.Labels)["com.openfaas.scale.min"]; ok {
@@ -180,7 +180,8 @@ func quantities(what string, r *types.FunctionResources) (v1.ResourceList, error
 	return list, nil
 }
 
-// probes are /_/health and /_/ready, or what the function's annotations name.
+// probes returns the liveness and readiness probes: /_/health and /_/ready, or the paths in
+// the function's annotations.
 func probes(f types.FunctionDeployment) (liveness, readiness *v1.Probe, err error) {
 	made := map[string]*v1.Probe{}
 	for kind, path := range map[string]string{"health": "/_/health", "ready": "/_/ready"} {
@@ -196,7 +197,7 @@ func probes(f types.FunctionDeployment) (liveness, readiness *v1.Probe, err erro
 		probe := &v1.Probe{
 			ProbeHandler:     v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: path, Port: intstr.FromInt32(port), Scheme: v1.URISchemeHTTP}},
 			PeriodSeconds:    2,
-			TimeoutSeconds:   4, // a function's own look at what it depends on takes 3 s at most
+			TimeoutSeconds:   4, // a function's readiness check takes at most 3 s
 			SuccessThreshold: 1,
 			FailureThreshold: 3,
 		}
@@ -219,8 +220,8 @@ func probes(f types.FunctionDeployment) (liveness, readiness *v1.Probe, err erro
 	return made["health"], made["ready"], nil
 }
 
-// gracePeriod is how long a pod may take to end, in seconds: a little more than
-// its longest answer.
+// gracePeriod returns how long a pod may take to end, in seconds: a little more than its
+// longest call.
 func gracePeriod(f types.FunctionDeployment) int64 {
 	const least = 30
 	text := f.EnvVars["write_timeout"]
@@ -234,7 +235,7 @@ func gracePeriod(f types.FunctionDeployment) int64 {
 	return max(least, int64(d.Seconds())+2)
 }
 
-// status is the function as it was deployed, and how many of it run.
+// status returns the function as it was deployed, and how many replicas are running.
 func status(d *appsv1.Deployment) types.FunctionStatus {
 	s := types.FunctionStatus{
 		Name:              d.Name,
