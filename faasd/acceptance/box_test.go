@@ -25,12 +25,12 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// boxes are the boxes beside the shared one: more of them at once would make a
-// small machine slower than the shop's own deadlines allow.
+// boxes limits how many boxes run in addition to the shared one: more would make a small
+// machine slower than the shop's deadlines allow.
 var boxes = make(chan struct{}, 3)
 
-// ownBox prepares a box for one test alone, with what the shared one compiled.
-// The tests that have one run beside each other, after those that have not.
+// ownBox returns a box for one test, with the compiled programs of the shared one. Tests
+// with their own box run in parallel, after the others.
 func ownBox(t *testing.T, env ...string) *box.Box {
 	t.Helper()
 	needsBox(t)
@@ -52,7 +52,7 @@ func ownBox(t *testing.T, env ...string) *box.Box {
 			return
 		}
 		if t.Failed() {
-			t.Logf("what the box said:\n%s\n%s", b.Output(), b.Logs(20))
+			t.Logf("the box's output:\n%s\n%s", b.Output(), b.Logs(20))
 		}
 		b.Kill()
 	})
@@ -66,12 +66,12 @@ func start(t *testing.T, b *box.Box) {
 	}
 }
 
-// gone checks that nothing of a box is left: no process, no listener.
+// gone checks that a box has left no process and no listener.
 func gone(t *testing.T, b *box.Box, family []box.Process) {
 	t.Helper()
 	for _, p := range append(family, b.Processes()...) {
 		if p.Alive() {
-			t.Errorf("%s (%d) is left", p.Name, p.PID)
+			t.Errorf("%s (%d) is still running", p.Name, p.PID)
 		}
 	}
 	for name, port := range b.Ports {
@@ -84,24 +84,22 @@ func gone(t *testing.T, b *box.Box, family []box.Process) {
 	}
 }
 
-// intent is an order that a customer wants by all means: he repeats it under
-// the same key until he is told that it is placed.
+// intent is an order that a customer requests with the same key until it is placed.
 type intent struct {
 	who  person
 	key  string
 	body client.NewOrder
-	id   string // once it is placed
+	id   string // of the order, once it is placed
 }
 
-// insist places the order, however often that takes; while the shop is away
-// it waits.
+// insist requests the order until it is placed, also while the shop is unavailable.
 func (s *shop) insist(ctx context.Context, i *intent) error {
 	return client.Until(ctx, "order "+i.key+" to be placed", func() (bool, error) {
 		a, err := s.Do(ctx, client.Request{
 			Method: "POST", Path: "/api/orders", Token: i.who.grant.Token, Header: http.Header{"Idempotency-Key": {i.key}}, Body: i.body,
 		})
 		if err != nil {
-			return false, nil // the shop is away: again
+			return false, nil // the shop is unavailable: retry
 		}
 		switch a.Status {
 		case http.StatusCreated:
@@ -112,18 +110,18 @@ func (s *shop) insist(ctx context.Context, i *intent) error {
 		case http.StatusConflict, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return false, nil
 		}
-		return false, fmt.Errorf("order %s is answered %d: %s", i.key, a.Status, a.Body)
+		return false, fmt.Errorf("order %s was answered %d: %s", i.key, a.Status, a.Body)
 	})
 }
 
-// The whole box is killed in the middle of 200 orders, twice. Every order that
-// was answered is there and ends TAKEN or SHORT, every one that was repeated is
-// there once, the stock adds up, and each has one letter.
+// The whole box is killed during 200 orders, twice. Every order that was answered exists and
+// ends TAKEN or SHORT, every repeated one exists once, the stock adds up, and each has one
+// letter.
 func TestKilled(t *testing.T) {
 	b := ownBox(t, "RATE_LIMIT=off")
 	start(t, b)
 	s := newShop(b.Target)
-	const stock = 70 // of each, less than is asked for
+	const stock = 70 // of each product, less than is ordered
 	var products []client.Product
 	for i := range 4 {
 		products = append(products, s.product(t, fmt.Sprintf("thing%d", i), stock, 1.25))
@@ -144,7 +142,7 @@ func TestKilled(t *testing.T) {
 	defer cancel()
 	var placed atomic.Int64
 	var mu sync.Mutex
-	answered := map[string]bool{} // by id, before the box was killed for the last time
+	answered := map[string]bool{} // by id, before the box is killed for the last time
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -172,7 +170,7 @@ func TestKilled(t *testing.T) {
 	}
 
 	taken, number, ends := map[string]int{}, 0, map[string]int{}
-	outcome := map[string]string{} // order → the letter it should have
+	outcome := map[string]string{} // by order: the letter that it has to have
 	for _, c := range customers {
 		var orders []client.Order
 		s.must(t, client.Request{Method: "GET", Path: "/api/orders?limit=100", Token: c.grant.Token}, http.StatusOK, &orders)
@@ -192,17 +190,17 @@ func TestKilled(t *testing.T) {
 	}
 	t.Logf("the orders ended %v", ends)
 	if number != len(intents) {
-		t.Errorf("%d orders were wanted, %d are there", len(intents), number)
+		t.Errorf("%d orders were requested, %d exist", len(intents), number)
 	}
 	for id := range answered {
-		t.Errorf("order %s was answered and is not there", id)
+		t.Errorf("order %s was answered 201 and does not exist", id)
 	}
 	if len(ends) != 2 || ends["PENDING TAKEN"] == 0 || ends["CANCELLED SHORT"] == 0 {
 		t.Errorf("the orders ended %v", ends)
 	}
 	for _, p := range products {
 		if left := s.stock(t, p.ID); left < 0 || left+taken[p.ID] != stock {
-			t.Errorf("of %s %d are left and %d taken, there were %d", p.Name, left, taken[p.ID], stock)
+			t.Errorf("of %s, %d are left and %d taken, want a sum of %d", p.Name, left, taken[p.ID], stock)
 		}
 	}
 	s.settle(t)
@@ -220,13 +218,13 @@ func TestKilled(t *testing.T) {
 	}
 	for id, subject := range outcome {
 		if len(letters[id]) != 1 || letters[id][0] != subject {
-			t.Errorf("order %s should have one letter, %q, and has %q", id, subject, letters[id])
+			t.Errorf("order %[1]s has the letters %[3]q, want one, %[2]q", id, subject, letters[id])
 		}
 	}
 }
 
-// SIGTERM, in the middle of work: all processes are gone within 10 s, what was
-// answered is there, and the next start is a quick one.
+// SIGTERM under load: all processes end within 10 s, every answered order exists, and the
+// next start is quick.
 func TestStopped(t *testing.T) {
 	b := ownBox(t, "RATE_LIMIT=off")
 	start(t, b)
@@ -267,12 +265,12 @@ func TestStopped(t *testing.T) {
 	select {
 	case <-b.Done():
 	case <-time.After(10 * time.Second):
-		t.Error("the box is still there after 10 s")
+		t.Error("the box is still running after 10 s")
 		<-b.Done()
 	}
 	t.Logf("stopped in %v, with orders under way", time.Since(began))
 	if code := b.ExitCode(); code != 0 {
-		t.Errorf("it exits with %d", code)
+		t.Errorf("the exit code is %d", code)
 	}
 	gone(t, b, family)
 	close(stopped)
@@ -294,13 +292,13 @@ func TestStopped(t *testing.T) {
 	until(t, "all stock to be taken", func() bool { return s.stock(t, tea.ID) == 100_000-total })
 }
 
-// A port in use, an unwritable DATA_DIR, or one that another box has: one line
-// that says which and what to do, exit 1, nothing left running.
+// A port in use, a DATA_DIR that cannot be written, or one in use by another box: one line
+// that says which and what to do, exit code 1, no process left.
 func TestCannotStart(t *testing.T) {
 	needsBox(t)
 	refused := func(t *testing.T, b *box.Box, mentions ...string) {
 		t.Helper()
-		before := b.Processes() // of another box in the same folder
+		before := b.Processes() // those of another box in the same folder
 		if err := b.Launch(); err != nil {
 			t.Fatal(err)
 		}
@@ -308,23 +306,23 @@ func TestCannotStart(t *testing.T) {
 		case <-b.Done():
 		case <-time.After(patience):
 			b.Kill()
-			t.Fatalf("the box starts all the same:\n%s", b.Output())
+			t.Fatalf("the box started:\n%s", b.Output())
 		}
 		if code := b.ExitCode(); code != 1 {
-			t.Errorf("it exits with %d", code)
+			t.Errorf("the exit code is %d", code)
 		}
-		said := strings.TrimSpace(b.Output())
-		if strings.Count(said, "\n") != 0 {
-			t.Errorf("it says more than one line: %s", said)
+		output := strings.TrimSpace(b.Output())
+		if strings.Count(output, "\n") != 0 {
+			t.Errorf("it prints more than one line: %s", output)
 		}
 		for _, text := range mentions {
-			if !strings.Contains(said, text) {
-				t.Errorf("it does not mention %s: %s", text, said)
+			if !strings.Contains(output, text) {
+				t.Errorf("the output lacks %s: %s", text, output)
 			}
 		}
 		for _, p := range b.Processes() {
 			if !slices.Contains(before, p) {
-				t.Errorf("%s (%d) is left", p.Name, p.PID)
+				t.Errorf("%s (%d) is still running", p.Name, p.PID)
 			}
 		}
 	}
@@ -365,7 +363,7 @@ func TestCannotStart(t *testing.T) {
 	})
 }
 
-// system calls OpenFaaS's own API as faas-cli does.
+// system calls OpenFaaS's API as faas-cli does.
 func system(t *testing.T, b *box.Box, method, path string, body any) {
 	t.Helper()
 	password, err := os.ReadFile(filepath.Join(b.Options.Dir, "secrets", "gateway", "basic-auth-password"))
@@ -387,11 +385,11 @@ func system(t *testing.T, b *box.Box, method, path string, body any) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode >= 300 {
-		t.Fatalf("%s %s answers %s", method, path, res.Status)
+		t.Fatalf("%s %s was answered %s", method, path, res.Status)
 	}
 }
 
-// part is the process of one of the box's parts.
+// part returns the process of one of the box's parts.
 func part(t *testing.T, b *box.Box, name string) box.Process {
 	t.Helper()
 	for _, p := range b.Processes() {
@@ -403,8 +401,8 @@ func part(t *testing.T, b *box.Box, name string) box.Process {
 	return box.Process{}
 }
 
-// away stops a part of the box in its tracks: it is there, and does not
-// answer, as it is with a network that swallows packets. back lets it go on.
+// away pauses a part of the box: connections stay open and are not answered, as with a
+// network that drops packets. back resumes it.
 func away(t *testing.T, b *box.Box, name string) (back func()) {
 	t.Helper()
 	p := part(t, b, name)
@@ -412,8 +410,8 @@ func away(t *testing.T, b *box.Box, name string) (back func()) {
 	return sync.OnceFunc(func() { p.Signal(syscall.SIGCONT) })
 }
 
-// leaveTransaction writes to a product in a transaction that is neither
-// committed nor aborted before the test ends, as a killed worker leaves it.
+// leaveTransaction writes to a product in a transaction that is neither committed nor
+// aborted before the test ends, as a killed worker leaves it.
 func leaveTransaction(t *testing.T, b *box.Box, product string) {
 	t.Helper()
 	conn, err := mongo.Connect(options.Client().ApplyURI(b.MongoURI))
@@ -439,7 +437,7 @@ func leaveTransaction(t *testing.T, b *box.Box, product string) {
 	}
 }
 
-// What the shop does while parts of it are missing.
+// What the shop does while parts of it are unavailable.
 func TestPartsAway(t *testing.T) {
 	b := ownBox(t, "RATE_LIMIT=off")
 	start(t, b)
@@ -461,15 +459,15 @@ func TestPartsAway(t *testing.T) {
 		v.do("GET /api/orders/"+late.ID).as(ada).answers(200, object{"status": "PENDING", "stock": "PENDING"})
 		system(t, b, "POST", "/system/scale-function/inventory-updater", map[string]any{"serviceName": "inventory-updater", "replicas": 1})
 		if o := s.settled(t, ada, late.ID); o.Stock != client.Taken {
-			t.Errorf("the order that waited is %s", o.Stock)
+			t.Errorf("the stock of the order that waited is %s", o.Stock)
 		}
 		v.do("GET /api/orders/"+early.ID).as(ada).answers(200, object{"status": "CANCELLED", "stock": "NONE"})
 		if n := s.stock(t, tea.ID); n != 7 {
-			t.Errorf("%d are left of 10", n)
+			t.Errorf("the stock is %d", n)
 		}
 		s.settle(t)
 		if n := len(s.letters(t, ada.email, "", early.ID)); n != 1 {
-			t.Errorf("%d letters about the order that was cancelled", n)
+			t.Errorf("%d letters about the cancelled order", n)
 		}
 	})
 	t.Run("NATS: orders are taken, and fulfilled when it is back", func(t *testing.T) {
@@ -491,10 +489,10 @@ func TestPartsAway(t *testing.T) {
 		began := time.Now()
 		o := s.place(t, ada, line(tea, 2))
 		if o = s.settled(t, ada, o.ID); o.Stock != client.Taken || time.Since(began) > patience/2 {
-			t.Errorf("the order is %s after %s", o.Stock, time.Since(began))
+			t.Errorf("the stock of the order is %s after %s", o.Stock, time.Since(began))
 		}
 		if n := s.stock(t, tea.ID); n != 8 {
-			t.Errorf("%d are left", n)
+			t.Errorf("the stock is %d", n)
 		}
 	})
 	t.Run("Redis: slower, not down", func(t *testing.T) {
@@ -516,15 +514,15 @@ func TestPartsAway(t *testing.T) {
 		v := visit{t, s, httpDoor{s.Client}}
 		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
 		key, all := client.Unique("key"), everything(v, ada, admin)
-		// From here on Redis knows ada's session.
+		// From here on Redis has ada's session.
 		v.do("GET /api/orders/ffffffffffffffffffffffff").as(ada).answers(404)
 		back := away(t, b, "documents")
 		defer back()
 		order := v.do("POST /api/orders").as(ada).with("Idempotency-Key", key).body(lines(line(tea, 2)))
 		for _, r := range v.atOnce(2, func(int) *asking { return order }) {
-			// The second may meet the first, that waits.
+			// The second request may arrive while the first is waiting.
 			if r.status != 503 && r.status != 409 {
-				t.Errorf("the order is answered %d %s", r.status, r.raw)
+				t.Errorf("the order was answered %d %s", r.status, r.raw)
 			}
 		}
 		allAnswer(v, all, 503)
@@ -533,12 +531,11 @@ func TestPartsAway(t *testing.T) {
 			a, err := s.Do(t.Context(), client.Request{Method: "GET", Path: "/api/inventory?limit=1"})
 			return err == nil && a.Status == 200
 		})
-		// The write that was given up may have gone through after all: that is
-		// what the key is for.
+		// The write that timed out may have succeeded: the key makes a retry safe.
 		id := order.answers(201).text(t, "id")
 		s.settled(t, ada, id)
 		if n := s.stock(t, tea.ID); n != 8 {
-			t.Errorf("%d are left", n)
+			t.Errorf("the stock is %d", n)
 		}
 		v.do("GET /api/orders").as(ada).answers(200, list{object{"id": id}})
 	})
@@ -559,7 +556,7 @@ func TestPartsAway(t *testing.T) {
 		}
 		v.do("PUT /api/inventory/" + tea.ID).as(admin).body(object{"name": "tea", "category": "teas", "stock": 3, "price": 5}).answers(503)
 		v.do("POST /api/users/register").body(object{"username": client.Unique("bob"), "email": client.Unique("bob") + "@example.com", "password": "a good password"}).answers(503)
-		// What is there can be read.
+		// Existing data can be read.
 		v.do("GET /api/inventory/"+tea.ID).answers(200, object{"stock": 10.0})
 		v.do("GET /api/orders").as(ada).answers(200, list{})
 		if err := database.FillDisk(false); err != nil {
@@ -570,7 +567,7 @@ func TestPartsAway(t *testing.T) {
 			t.Errorf("the order is %s", o.Stock)
 		}
 		if n := s.stock(t, tea.ID); n != 8 {
-			t.Errorf("%d are left of 10", n)
+			t.Errorf("the stock is %d", n)
 		}
 	})
 	t.Run("the gateway: 504", func(t *testing.T) {
@@ -581,7 +578,7 @@ func TestPartsAway(t *testing.T) {
 	})
 }
 
-// What the mail server refuses for now comes late, and once.
+// A letter that the mail server rejects temporarily arrives late, and once.
 func TestMailServerAway(t *testing.T) {
 	b := ownBox(t, "RATE_LIMIT=off")
 	start(t, b)
@@ -599,7 +596,7 @@ func TestMailServerAway(t *testing.T) {
 		}
 		defer res.Body.Close()
 		if res.StatusCode != http.StatusOK {
-			t.Fatalf("the sink takes no faults: %s", res.Status)
+			t.Fatalf("the sink rejected the fault: %s", res.Status)
 		}
 	}
 	fault("tempfail")
@@ -607,14 +604,14 @@ func TestMailServerAway(t *testing.T) {
 	fault("permfail")
 	v.do("POST /api/email").as(s.admin(t)).body(letter("reader@example.com", "Hi", "<p>Hi</p>")).answers(422)
 
-	// It does not answer: a second request meets the first, that waits.
+	// It does not answer: a second request arrives while the first is waiting.
 	fault("hang")
 	hanging := v.do("POST /api/email").as(s.admin(t)).with("Idempotency-Key", "key").body(letter("reader@example.com", "Hi", "<p>Hi</p>"))
 	tally(t, v.atOnce(2, func(int) *asking { return hanging }), map[int]int{503: 1, 409: 1})
 	hanging.answers(200)
 
 	tea := s.product(t, "tea", 10, 5)
-	// The server refuses for now; then it takes the mail without saying so.
+	// The server rejects mails temporarily; then it accepts one without confirming it.
 	for mode, deliveries := range map[string]int{"tempfail": 1, "drop_after_data": 2} {
 		ada := s.customer(t, "ada")
 		until(t, "a letter of welcome", func() bool { return len(s.letters(t, ada.email, client.Welcome)) > 0 })
@@ -627,8 +624,8 @@ func TestMailServerAway(t *testing.T) {
 	}
 }
 
-// GRPC_TRUST_NETWORK=true lets a caller without metadata act as the service
-// account, and nobody else.
+// With GRPC_TRUST_NETWORK=true a caller without metadata acts as the service account, and
+// no other caller does.
 func TestTrustedNetwork(t *testing.T) {
 	b := ownBox(t, "GRPC_TRUST_NETWORK=true")
 	start(t, b)
@@ -649,9 +646,9 @@ func TestTrustedNetwork(t *testing.T) {
 	v.do("DELETE /api/inventory/" + tea).answers(200)
 }
 
-// Who guesses passwords is slowed down, and locks nobody out.
+// Guessing passwords is limited, and does not lock out the owner.
 func TestGuessing(t *testing.T) {
-	b := ownBox(t) // with the limits that a shop has by default
+	b := ownBox(t) // with the default limits
 	start(t, b)
 	s := newShop(b.Target)
 	v := visit{t, s, httpDoor{s.Client}}
@@ -663,9 +660,9 @@ func TestGuessing(t *testing.T) {
 			continue
 		}
 		if got.status != http.StatusTooManyRequests {
-			t.Fatalf("guess %d is answered %d %s", i, got.status, got.raw)
+			t.Fatalf("guess %d was answered %d %s", i, got.status, got.raw)
 		}
-		t.Logf("guess %d is answered 429", i)
+		t.Logf("guess %d was answered 429", i)
 		break
 	}
 	refused := v.do("POST /api/users/authenticate").body(guess).answers(429)
@@ -674,18 +671,18 @@ func TestGuessing(t *testing.T) {
 			t.Errorf("%s is %q", name, refused.header.Get(name))
 		}
 	}
-	// The owner, from where she always is.
+	// The owner logs in from her usual address.
 	elsewhere := client.New(b.Target, client.FrontDoor)
 	elsewhere.HTTP = &http.Client{Timeout: patience, Transport: &http.Transport{
 		DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext,
 	}}
 	a, err := elsewhere.Do(t.Context(), client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: ada.email, Password: ada.password}})
 	if err != nil || a.Status != http.StatusOK {
-		t.Errorf("from elsewhere the owner is answered %d %s %v", a.Status, a.Body, err)
+		t.Errorf("from another address the owner was answered %d %s %v", a.Status, a.Body, err)
 	}
 }
 
-// workers are the processes of the function inventory-updater.
+// workers returns the processes of the function inventory-updater.
 func workers(b *box.Box) (found []box.Process) {
 	for _, p := range b.Processes() {
 		path, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(p.PID), "exe"))

@@ -10,7 +10,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// productForm is what a product looks like.
+// productForm is the form of a product.
 func productForm(name, category string, stock int, price float64) object {
 	return object{
 		"id": anID, "name": name, "description": matcher(func(any) string { return "" }), "category": category,
@@ -36,13 +36,13 @@ func productList(v visit) {
 		var found []string
 		products, ok := got.body.([]any)
 		if !ok {
-			v.Fatalf("a list is no array: %s", got.raw)
+			v.Fatalf("the list is not an array: %s", got.raw)
 		}
 		for _, p := range products {
 			found = append(found, p.(map[string]any)["name"].(string))
 		}
 		if !slices.Equal(found, want) {
-			v.Errorf("%s lists %q, not %q", query, found, want)
+			v.Errorf("%s lists %q, want %q", query, found, want)
 		}
 		if n := got.header.Get("X-Total-Count"); n != fmt.Sprint(len(want)) {
 			v.Errorf("%s: X-Total-Count is %q", query, n)
@@ -89,12 +89,12 @@ func productList(v visit) {
 				return fmt.Sprint(len(products)), got.header.Get("X-Total-Count")
 			}
 			if home == nil {
-				// Of several front doors one hears of a change through another, and
-				// its lists may be half a second old.
+				// With several edges, a change through another one takes up to half a second
+				// to appear in lists.
 				until(v, fmt.Sprintf("%s to find %d", word, want), func() bool { found, _ := look(); return found == fmt.Sprint(want) })
 			}
 			if found, total := look(); found != fmt.Sprint(want) || total != found {
-				v.Errorf("%s finds %s of %s, not %d", word, found, total, want)
+				v.Errorf("%s finds %s of %s, want %d", word, found, total, want)
 			}
 		}
 		find(0)
@@ -109,8 +109,8 @@ func productList(v visit) {
 		find(0)
 	})
 
-	// What sort by name makes of capitals is the database's collation; that
-	// both directions are each other's reverse is the contract's.
+	// The order of capitals depends on the database's collation, but the two directions
+	// have to be each other's reverse.
 	v.part("sort by name", func(v visit) {
 		var orders [2][]string
 		for i, sort := range []string{"name", "-name"} {
@@ -123,7 +123,7 @@ func productList(v visit) {
 			v.Errorf("name: %q, -name turned round: %q", orders[0], orders[1])
 		}
 	})
-	// A category that is the beginning of another is another.
+	// A category is not a prefix of another one.
 	v.do("GET /api/inventory?category="+shelf[:len(shelf)-1]).answers(200, list{})
 }
 
@@ -141,10 +141,10 @@ func productPages(v visit) {
 		got := v.do("GET /api/inventory?category=" + shelf + query).answers(200)
 		products, _ := got.body.([]any)
 		if len(products) != want {
-			v.Fatalf("%s gives %d products, not %d: %s", query, len(products), want, got.raw)
+			v.Fatalf("%s has %d products, want %d: %s", query, len(products), want, got.raw)
 		}
 		if want > 0 && products[0].(map[string]any)["name"] != first {
-			v.Errorf("%s begins with %v, not %s", query, products[0], first)
+			v.Errorf("%s begins with %v, want %s", query, products[0], first)
 		}
 		if n := got.header.Get("X-Total-Count"); n != "23" {
 			v.Errorf("%s: X-Total-Count is %q", query, n)
@@ -165,7 +165,7 @@ func productPages(v visit) {
 	} {
 		field, _, _ := strings.Cut(query, "=")
 		if _, rpc := v.door.(*rpcDoor); rpc && strings.HasSuffix(query, "=0") {
-			continue // proto3 cannot tell 0 from nothing
+			continue // proto3 does not distinguish 0 from an absent field
 		}
 		v.do("GET /api/inventory?"+query).refuses(422, field)
 	}
@@ -191,8 +191,8 @@ func productPages(v visit) {
 	v.do("GET /api/inventory?limit=100&page=100").answers(200)
 	v.do("GET /api/inventory?limit=100&page=101").refuses(422, "page")
 
-	// Following next comes by each product once, though one that comes and one
-	// that goes on the way move all that follow.
+	// Following next visits each product once, although a product is created and one
+	// deleted meanwhile.
 	v.part("next", func(v visit) {
 		for sort, want := range map[string][]int{"name": {0, 1, 2}, "-name": {10, 9, 8}, "created_at": {0, 1, 2}, "-created_at": {10, 9, 8}, "price": nil, "-price": nil} {
 			shelf, ids := client.Unique("shelf"), []string{}
@@ -214,7 +214,7 @@ func productPages(v visit) {
 					break
 				}
 				if path = "/api/inventory?" + next.Encode(); n == 2 {
-					v.do("DELETE /api/inventory/" + seen[len(seen)-1]).as(v.admin(v)).answers(200) // where the next page begins
+					v.do("DELETE /api/inventory/" + seen[len(seen)-1]).as(v.admin(v)).answers(200) // the first of the next page
 					v.do("DELETE /api/inventory/" + seen[0]).as(v.admin(v)).answers(200)
 					for range 2 {
 						v.do("POST /api/inventory").as(v.admin(v)).body(object{"name": "Thing 0", "category": shelf, "stock": 1, "price": 0.5}).answers(201)
@@ -229,15 +229,15 @@ func productPages(v visit) {
 			once := slices.Compact(slices.Sorted(slices.Values(seen)))
 			for _, id := range ids {
 				if !slices.Contains(once, id) {
-					v.Errorf("by %s, %s never came", sort, id)
+					v.Errorf("by %s, %s was not listed", sort, id)
 				}
 			}
 			if len(once) != len(seen) {
-				v.Errorf("by %s, %d products came %d times", sort, len(once), len(seen))
+				v.Errorf("by %s, %d products were listed %d times", sort, len(once), len(seen))
 			}
 		}
 	})
-	v.part("a place is of its list", func(v visit) {
+	v.part("a cursor is valid for its list only", func(v visit) {
 		token := rels["next"].Get("after")
 		v.do("GET /api/inventory?category="+shelf+"&limit=3&after="+token).answers(200, list{object{"name": "Thing 20"}, object{"name": "Thing 21"}, object{"name": "Thing 22"}})
 		for _, other := range []string{"", "&category=x", "&sort=price", "&sort=-name", "&q=thing"} {
@@ -258,7 +258,7 @@ func productPages(v visit) {
 
 var link = regexp.MustCompile(`<([^>]*)>; rel="([a-z]+)"`)
 
-// links reads an RFC 8288 header: the query of each relation's target.
+// links returns the query of each relation's target in an RFC 8288 header.
 func links(v visit, r reply) map[string]url.Values {
 	v.Helper()
 	found := map[string]url.Values{}

@@ -18,7 +18,7 @@ func mail(v visit) {
 	v.do("POST /api/email").as(admin).body(letter(to, "Grüße, 世界", "<h1>Hello</h1><p>Mind the <b>step</b>.</p>")).answers(200, object{"status": someText, "message": someText})
 	mails := v.letters(v, to, "")
 	if len(mails) != 1 || mails[0].Subject != "Grüße, 世界" || !strings.Contains(mails[0].HTML, "<b>step</b>") || !strings.Contains(mails[0].Text, "Mind the step") {
-		v.Errorf("what came is %+v", mails)
+		v.Errorf("the mails are %+v", mails)
 	}
 	v.do("POST /api/email").as(ada).body(letter(to, "Spam", "<p>Spam</p>")).answers(403)
 	v.do("POST /api/email").body(letter(to, "Spam", "<p>Spam</p>")).answers(401)
@@ -36,16 +36,16 @@ func mail(v visit) {
 			m.Subject = c.subject
 			a, err := v.SendLater(v.Context(), c.token, m, nil)
 			if err != nil || a.Status != 202 || a.Header.Get("X-Call-Id") == "" {
-				v.Errorf("the queue answers %d %s %v", a.Status, a.Body, err)
+				v.Errorf("the queue answered %d %s %v", a.Status, a.Body, err)
 			}
 		}
 		v.settle(v)
 		if got := v.letters(v, m.ToEmail, ""); len(got) != 1 || got[0].Subject != "Later" {
-			v.Errorf("what came is %+v", got)
+			v.Errorf("the mails are %+v", got)
 		}
 	})
 	if n := len(v.letters(v, to, "")); n != 3 {
-		v.Errorf("%d mails came in all", n)
+		v.Errorf("%d mails arrived in total", n)
 	}
 }
 
@@ -68,17 +68,17 @@ func idempotentMail(v visit) {
 	key = client.Unique("key")
 	for _, r := range v.atOnce(20, func(int) *asking { return ask(v, key, "Together") }) {
 		if r.status != 200 && r.status != 409 && r.code != "OK" && r.code != "FailedPrecondition" && r.code != "AlreadyExists" {
-			v.Errorf("an answer nobody expects: %d %s %s", r.status, r.code, r.raw)
+			v.Errorf("unexpected answer: %d %s %s", r.status, r.code, r.raw)
 		}
 	}
 	ask(v, key, "Together").answers(200)
 	v.settle(v)
 	for _, subject := range []string{"Once", "Together"} {
 		if n := len(v.letters(v, to, subject)); n != 1 {
-			v.Errorf("%q came %d times", subject, n)
+			v.Errorf("%q arrived %d times, want once", subject, n)
 		}
 	}
 	if n := len(v.letters(v, to, "")); n != 2 {
-		v.Errorf("%d mails came in all", n)
+		v.Errorf("%d mails arrived in total", n)
 	}
 }

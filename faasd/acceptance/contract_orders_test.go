@@ -12,7 +12,7 @@ func line(p client.Product, quantity int) client.Item {
 	return client.Item{ProductID: p.ID, Quantity: quantity}
 }
 
-// lines is the body of an order.
+// lines returns the body of an order.
 func lines(items ...client.Item) object {
 	all := list{}
 	for _, i := range items {
@@ -21,7 +21,7 @@ func lines(items ...client.Item) object {
 	return object{"items": all}
 }
 
-// noted is a line as an order shows it.
+// noted returns a line as an order shows it.
 func noted(p client.Product, quantity int) object {
 	return object{"product_id": p.ID, "name": p.Name, "quantity": quantity, "unit_price": p.Price}
 }
@@ -77,7 +77,7 @@ func placingAnOrder(v visit) {
 		id := v.do("POST /api/orders").as(ada).body(many).answers(201).text(v, "id")
 		v.do("GET /api/orders/"+id).as(ada).answers(200, object{"total": 10, "items": list{noted(cup, 100)}})
 	})
-	v.part("what was agreed stays", func(v visit) {
+	v.part("an order keeps its prices", func(v visit) {
 		vase := v.product(v, "vase", 5, 30)
 		id := v.do("POST /api/orders").as(ada).body(lines(line(vase, 1))).answers(201).text(v, "id")
 		body := client.NewProduct{Name: "Dearer vase", Category: vase.Category, Stock: 5, Price: 99}
@@ -98,7 +98,7 @@ func orderingForSomebodyElse(v visit) {
 	v.do("GET /api/orders/" + id).as(grace).answers(404)
 	order["user_id"] = "ffffffffffffffffffffffff"
 	v.do("POST /api/orders").as(admin).body(order).refuses(422, "user_id")
-	until(v, "a confirmation for whom the order is", func() bool { return len(v.letters(v, ada.email, client.Confirmation, id)) == 1 })
+	until(v, "a confirmation to the order's customer", func() bool { return len(v.letters(v, ada.email, client.Confirmation, id)) == 1 })
 }
 
 // GET /api/orders/{id}: owner, admin → 200 {id, user_id, items, total,
@@ -152,7 +152,7 @@ func orderList(v visit) {
 			}
 		}
 		next := "/api/orders?" + rels["next"].Encode()
-		v.buys(v, ada, line(tea, 1)) // a newer one moves no other over to the next page
+		v.buys(v, ada, line(tea, 1)) // a newer order does not move others to the next page
 		end := v.do("GET "+next).as(ada).answers(200, list{ids[4]})
 		if rels := links(v, end); rels["next"] != nil || rels["prev"] != nil || end.header.Get("X-Total-Count") != "6" {
 			v.Errorf("the last page counts %s, and its links are %v", end.header.Get("X-Total-Count"), rels)
@@ -190,10 +190,10 @@ func anOrdersLife(v visit) {
 	now := func(v visit, id, status, stock string, moves int) {
 		v.Helper()
 		if o := v.order(v, ada, id); o.Status != status || o.Stock != stock || len(o.History) != moves {
-			v.Errorf("the order is %s, its stock %s, after %d moves; not %s, %s, %d", o.Status, o.Stock, len(o.History), status, stock, moves)
+			v.Errorf("the order is %s, its stock %s, after %d changes; want %s, %s, %d", o.Status, o.Stock, len(o.History), status, stock, moves)
 		}
 		if n := v.stock(v, tea.ID); n != left {
-			v.Errorf("there are %d left, not %d", n, left)
+			v.Errorf("the stock is %d, want %d", n, left)
 		}
 	}
 	cases := []struct {
@@ -254,7 +254,7 @@ func anOrdersLife(v visit) {
 		v.settle(v)
 		for subject, want := range map[string]int{client.Confirmation: 4, client.Cancellation: 3, client.Completion: 1, client.Apology: 0, client.Welcome: 1} {
 			if n := len(v.letters(v, ada.email, subject)); n != want {
-				v.Errorf("%q came %d times, not %d", subject, n, want)
+				v.Errorf("%q arrived %d times, want %d", subject, n, want)
 			}
 		}
 	})
@@ -275,7 +275,7 @@ func shortOrders(v visit) {
 			v.settled(v, ada, id)
 			v.do("GET /api/orders/"+id).as(ada).answers(200, object{"status": "CANCELLED", "stock": "SHORT", "reason": client.OutOfStock})
 			if a, b := v.stock(v, few.ID), v.stock(v, many.ID); a != 3 || b != 300 {
-				v.Errorf("%d and %d are left", a, b)
+				v.Errorf("the stocks are %d and %d", a, b)
 			}
 			for _, status := range []string{"COMPLETED", "CANCELLED"} {
 				v.do("PUT /api/orders/" + id + "/status").as(admin).body(object{"status": status}).answers(409)
@@ -285,7 +285,7 @@ func shortOrders(v visit) {
 	}
 	v.settle(v)
 	if n := len(v.letters(v, ada.email, "")); n != 1+3 {
-		v.Errorf("three short orders lead to %d mails", n)
+		v.Errorf("three short orders caused %d mails", n)
 	}
 }
 
@@ -306,7 +306,7 @@ func idempotentOrders(v visit) {
 	key := client.Unique("key")
 	first := ask(v, ada, key, 1).answers(201)
 	if first.header.Get("Idempotent-Replayed") != "" {
-		v.Error("a first answer says that it is another")
+		v.Error("the first answer has Idempotent-Replayed")
 	}
 	v.settled(v, ada, first.text(v, "id"))
 	for range 3 {
@@ -320,10 +320,10 @@ func idempotentOrders(v visit) {
 		v.Errorf("there are %d orders", n)
 	}
 	if other := ask(v, grace, key, 2).answers(201); other.text(v, "id") == first.text(v, "id") {
-		v.Error("a key reaches from one customer to another")
+		v.Error("a key of one customer affects another")
 	}
 
-	v.part("what was refused does not use a key up", func(v visit) {
+	v.part("a rejected request does not use its key", func(v visit) {
 		key := client.Unique("key")
 		ask(v, ada, key, 0).answers(422)
 		ask(v, ada, key, 1).answers(201)
@@ -337,26 +337,26 @@ func idempotentOrders(v visit) {
 				ids[r.text(v, "id")] = true
 			case r.status == 409 || r.code == "FailedPrecondition" || r.code == "AlreadyExists":
 			default:
-				v.Errorf("an answer nobody expects: %d %s %s", r.status, r.code, r.raw)
+				v.Errorf("unexpected answer: %d %s %s", r.status, r.code, r.raw)
 			}
 		}
 		if n := count(v, ada); len(ids) != 1 || n != before+1 {
-			v.Errorf("%d orders were answered, %d are there", len(ids), n-before)
+			v.Errorf("%d orders were answered, %d exist", len(ids), n-before)
 		}
 	})
-	v.part("keys that are none", func(v visit) {
+	v.part("invalid keys", func(v visit) {
 		before := count(v, ada)
 		if _, rpc := v.door.(*rpcDoor); !rpc {
 			ask(v, ada, "", 1).answers(400) // empty metadata is no metadata
 		}
 		ask(v, ada, strings.Repeat("k", 256), 1).answers(400)
 		if n := count(v, ada); n != before {
-			v.Errorf("%d orders came of it", n-before)
+			v.Errorf("%d orders were placed", n-before)
 		}
 		ask(v, ada, strings.Repeat("k", 255), 1).answers(201)
 		ask(v, ada, `~!"#$%&'()*+,-./ 09:;<=>?@AZ[\]^_{|}`, 1).answers(201)
 	})
-	v.part("a cancelled order's first answer is still its answer", func(v visit) {
+	v.part("a key of a cancelled order has the same answer", func(v visit) {
 		key := client.Unique("key")
 		first := ask(v, grace, key, 1).answers(201)
 		v.settled(v, grace, first.text(v, "id"))
@@ -394,7 +394,7 @@ func events(v visit) {
 		ids := map[string]bool{}
 		for i, e := range found {
 			if i >= len(subjects) || e.Subject != subjects[i] || !json.Valid([]byte(e.Payload)) || e.Payload != payload {
-				v.Errorf("event %d is %s %s; it should be one of %q, %s", i, e.Subject, e.Payload, subjects, payload)
+				v.Errorf("event %d is %s %s, want one of %q, %s", i, e.Subject, e.Payload, subjects, payload)
 			}
 			if e.ID == "" || ids[e.ID] {
 				v.Errorf("the id of %s is %q", e.Subject, e.ID)

@@ -6,15 +6,15 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// token waits for the newest letter to somebody with that subject, and returns
-// the token of its link; there have to be n of them.
+// token waits for n letters to a person with the subject, and returns the token in the
+// newest one's link.
 func (v visit) linkOf(to, subject string, n int) string {
 	v.Helper()
 	var found []client.Mail
 	until(v, "a letter "+subject, func() bool { found = v.letters(v, to, subject); return len(found) >= n })
 	_, token := found[0].Link()
 	if token == "" || len(found) != n {
-		v.Fatalf("%d letters %q have come, the newest says %s", len(found), subject, found[0].Text)
+		v.Fatalf("%d letters %q have arrived, the newest: %s", len(found), subject, found[0].Text)
 	}
 	return token
 }
@@ -31,10 +31,10 @@ func forgottenPassword(v visit) {
 		return v.do("POST /api/users/reset").body(object{"token": token, "password": password})
 	}
 	const fresh = "a wholly new password"
-	v.part("a letter gets somebody back in, once", func(v visit) {
+	v.part("a letter's link sets a new password, once", func(v visit) {
 		ada := v.customer(v, "ada")
 		if known, unknown := forgot(v, strings.ToUpper(ada.email)), forgot(v, client.Unique("nobody")+"@example.com"); known.raw != unknown.raw {
-			v.Errorf("who has an account is answered %s, who has none %s", known.raw, unknown.raw)
+			v.Errorf("an existing account is answered %s, an unknown one %s", known.raw, unknown.raw)
 		}
 		token := v.linkOf(ada.email, client.ResetPassword, 1)
 		reset(v, token, "short").refuses(422, "password")
@@ -43,25 +43,25 @@ func forgottenPassword(v visit) {
 		v.do("POST /api/users/refresh").body(object{"refresh_token": ada.grant.RefreshToken}).answers(401)
 		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": ada.password}).answers(401)
 		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": fresh}).answers(200)
-		until(v, "the owner to be told", func() bool { return len(v.letters(v, ada.email, client.PasswordChanged)) == 1 })
+		until(v, "a letter to the owner", func() bool { return len(v.letters(v, ada.email, client.PasswordChanged)) == 1 })
 		spent := reset(v, token, fresh).refuses(422, "token")
 		for name, bad := range map[string]string{
 			"forged": ada.id + "." + strings.Repeat("A", 43), "of a welcome": v.linkOf(ada.email, client.Welcome, 1), "any text": "spare me",
 		} {
 			if got := reset(v, bad, fresh).refuses(422, "token"); got.raw != spent.raw {
-				v.Errorf("a token that is %s is answered %s, a spent one %s", name, got.raw, spent.raw)
+				v.Errorf("a token that is %s was answered %s, a spent one %s", name, got.raw, spent.raw)
 			}
 		}
 	})
-	v.part("nobody gets a letter who has no account", func(v visit) {
+	v.part("no letter without an account", func(v visit) {
 		nobody := client.Unique("nobody") + "@example.com"
 		forgot(v, nobody)
 		v.settle(v)
 		if n := len(v.letters(v, nobody, "")); n != 0 {
-			v.Errorf("%d letters have come", n)
+			v.Errorf("%d letters have arrived", n)
 		}
 	})
-	v.part("of fifty at once one gets in", func(v visit) {
+	v.part("of fifty concurrent uses one succeeds", func(v visit) {
 		ada := v.customer(v, "ada")
 		forgot(v, ada.email)
 		token := v.linkOf(ada.email, client.ResetPassword, 1)
@@ -97,7 +97,7 @@ func changingAnAddress(v visit) {
 	change(object{"email": email, "current_password": ada.password}).answers(200, object{"email": ada.email, "pending_email": email})
 	v.do("POST /api/users/authenticate").body(object{"email": email, "password": ada.password}).answers(401)
 	token := v.linkOf(email, client.VerifyEmail, 1)
-	until(v, "the old address to be told", func() bool { return len(v.letters(v, ada.email, client.EmailChanging)) == 1 })
+	until(v, "a letter to the old address", func() bool { return len(v.letters(v, ada.email, client.EmailChanging)) == 1 })
 	v.do("POST /api/users/verify").body(object{"token": token}).answers(204)
 	got := v.do("GET /api/users/me").as(ada).answers(200, object{"email": email, "email_verified": true, "username": ada.username})
 	if got.body.(map[string]any)["pending_email"] != nil {
@@ -105,11 +105,11 @@ func changingAnAddress(v visit) {
 	}
 	v.do("POST /api/users/authenticate").body(object{"email": email, "password": ada.password}).answers(200)
 	v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": ada.password}).answers(401)
-	until(v, "both addresses to be told", func() bool {
+	until(v, "letters to both addresses", func() bool {
 		return len(v.letters(v, ada.email, client.EmailChanged)) == 1 && len(v.letters(v, email, client.EmailChanged)) == 1
 	})
 	v.do("POST /api/users/verify").body(object{"token": token}).refuses(422, "token")
-	// An administrator needs no password; what is asked for last counts.
+	// An administrator needs no password; the latest request counts.
 	grace := v.customer(v, "grace")
 	mistaken, meant := client.Unique("typo")+"@example.com", client.Unique("meant")+"@example.com"
 	for _, address := range []string{mistaken, meant} {
@@ -162,7 +162,7 @@ func exportAndErasure(v visit) {
 	v.do("GET /api/users/" + ada.id).as(admin).answers(404)
 	v.do("GET /api/orders/"+o.ID).as(admin).answers(200, object{"id": o.ID, "status": client.Pending, "stock": client.Taken, "total": o.Total})
 	if stock := v.stock(v, pen.ID); stock != 3 {
-		v.Errorf("%d pens are there, not 3", stock)
+		v.Errorf("the stock is %d, want 3", stock)
 	}
 	id := v.do("POST /api/users/register").body(ada.account()).answers(201).text(v, "id")
 	if id == ada.id {

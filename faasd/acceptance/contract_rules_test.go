@@ -11,8 +11,8 @@ import (
 
 // Errors: application/problem+json {type, title, status, detail,
 // errors:[{field, message}]?}. Malformed JSON, unknown fields, a second JSON
-// value, wrong types: 400. Well-formed but not allowed: 422. That every
-// refusal has the form, answers checks each time.
+// value, wrong types: 400. Well-formed but not allowed: 422. answers checks the form of
+// every error.
 func problems(v visit) {
 	field := object{"field": someText, "message": someText}
 	register := func(body any) *asking { return v.do("POST /api/users/register").body(body) }
@@ -25,7 +25,7 @@ func problems(v visit) {
 	v.do("GET /api/inventory/ffffffffffffffffffffffff").answers(404, object{"title": "Not Found"})
 }
 
-// routes are the contract's addresses and what they answer to.
+// routes are the contract's paths and their methods.
 var routes = []struct {
 	path    string
 	methods []string
@@ -68,8 +68,7 @@ func otherMethods(v visit) {
 				}
 			}
 			slices.Sort(allowed)
-			// Behind the gateway two functions share /api/orders, and each
-			// knows its own methods.
+			// At the gateway two functions serve /api/orders, each with its own methods.
 			if front && !slices.Equal(allowed, route.methods) || !front && (len(allowed) == 0 || slices.Contains(allowed, method)) {
 				v.Errorf("%s %s: Allow is %q", method, route.path, got.header.Get("Allow"))
 			}
@@ -94,14 +93,13 @@ func identifiers(v visit) {
 	}
 }
 
-// Every answer carries X-Call-Id, which answers checks each time; here, that
-// no two have the same.
+// Every answer has an X-Call-Id, which answers checks; here, that each is unique.
 func callIDs(v visit) {
 	seen := map[string]bool{}
 	for range 10 {
 		id := v.do("GET /api/inventory?limit=1").answers(200).header.Get("X-Call-Id")
 		if seen[id] {
-			v.Errorf("X-Call-Id %s came twice", id)
+			v.Errorf("X-Call-Id %s was used twice", id)
 		}
 		seen[id] = true
 	}
@@ -129,7 +127,7 @@ func size(v visit) {
 	v.do("POST /api/orders").as(admin).body(fill(maxBody("/api/orders"))).answers(400) // no known field
 }
 
-// maxBody is the largest body that a path takes, in bytes.
+// maxBody returns the largest body that a path accepts, in bytes.
 func maxBody(path string) int {
 	switch {
 	case strings.Contains(path, "/api/users"):
@@ -150,7 +148,7 @@ func money(v visit) {
 	for _, price := range []float64{0.01, 0.1, 0.29, 1.1, 19.99, 1e3, 4.35, 999_999.99, 1_000_000} {
 		got := v.do("POST /api/inventory").as(admin).body(product(price)).answers(201, object{"price": price})
 		if got.rpc == "" && !regexp.MustCompile(`"price":[0-9]+(\.[0-9]{1,2})?[,}]`).MatchString(got.raw) {
-			v.Errorf("a price in %s is no amount of money", got.raw)
+			v.Errorf("a price in %s is not an amount of money", got.raw)
 		}
 	}
 	for _, price := range []float64{0.001, 19.999, -0.01, 1_000_000.01, 1e15} {
@@ -159,7 +157,7 @@ func money(v visit) {
 	for _, price := range []string{`"19.99"`, `null1`, `[1]`, `{"$numberDecimal":"1"}`, `1,5`, `+1`, `.5`, `1.`, `0x10`, `NaN`, `Infinity`, `true`} {
 		v.do("POST /api/inventory").as(admin).body(fmt.Sprintf(`{"name":"c","category":"c","stock":1,"price":%s}`, price)).answers(400)
 	}
-	// Binary fractions would get these wrong.
+	// Floating point would get these wrong.
 	ten, twenty := v.product(v, "ten", 1000, 0.1), v.product(v, "twenty", 1000, 0.2)
 	body := lines(line(ten, 1), line(twenty, 1))
 	body["total"] = 0.3

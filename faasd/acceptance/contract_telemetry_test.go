@@ -12,7 +12,7 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// span is a span as the sink of a local or a real box shows it.
+// span is a span as the sink of the local or the real box returns it.
 type span struct {
 	ID         string         `json:"span_id"`
 	Parent     string         `json:"parent_span_id"`
@@ -22,7 +22,7 @@ type span struct {
 	Attributes map[string]any `json:"attributes"`
 }
 
-// spansOf asks the sink for a trace; nil where it knows none.
+// spansOf returns the spans of a trace in the sink, or nil if there are none.
 func spansOf(t testing.TB, query string) []span {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target.Telemetry+"/api/traces"+query, nil)
@@ -83,7 +83,7 @@ func anOrdersWay(v visit) {
 		}
 		return names
 	}
-	until(v, "an order's way", func() bool { return len(missing()) == 0 })
+	until(v, "the trace to be complete", func() bool { return len(missing()) == 0 })
 	known := map[string]bool{caller: true}
 	for _, s := range spans {
 		known[s.ID] = true
@@ -97,11 +97,11 @@ func anOrdersWay(v visit) {
 		}
 		for name, value := range s.Attributes {
 			if text, ok := value.(string); ok && (strings.Contains(text, ada.email) || strings.Contains(text, ada.username) || strings.Contains(text, ada.grant.Token)) {
-				v.Errorf("%s of %s tells of its customer: %s is %q", s.Name, s.Service, name, text)
+				v.Errorf("%s of %s identifies its customer: %s is %q", s.Name, s.Service, name, text)
 			}
 		}
 	}
 	if found := spansOf(v, "?order="+order); len(found) < len(parts) {
-		v.Errorf("by its order the trace has %d spans", len(found))
+		v.Errorf("the trace, by its order, has %d spans", len(found))
 	}
 }

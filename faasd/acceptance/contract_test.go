@@ -9,7 +9,7 @@ import (
 // chapter is a part of the contract: cases that are the same at every door.
 type chapter struct {
 	name string
-	// rpc tells that the chapter is about something that gRPC has too.
+	// rpc means that gRPC has this chapter's requests, too.
 	rpc   bool
 	cases func(visit)
 }

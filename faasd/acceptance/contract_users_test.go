@@ -21,13 +21,13 @@ func registration(v visit) {
 	ada := newPerson("ada")
 	v.do("POST /api/users/register").body(ada.account()).answers(201, object{"id": anID, "message": someText})
 
-	v.part("the e-mail is the username where none is given", func(v visit) {
+	v.part("the username defaults to the e-mail", func(v visit) {
 		bob := newPerson("bob")
 		id := v.do("POST /api/users/register").body(object{"email": bob.email, "password": bob.password}).answers(201).text(v, "id")
 		v.login(v, &bob)
 		v.do("GET /api/users/me").as(bob).answers(200, object{"id": id, "username": bob.email, "email": bob.email})
 	})
-	v.part("what is taken is taken, however it is written", func(v visit) {
+	v.part("a taken name is taken in any spelling", func(v visit) {
 		other := newPerson("other")
 		for _, username := range []string{ada.username, strings.ToUpper(ada.username)} {
 			v.do("POST /api/users/register").body(object{"username": username, "email": other.email, "password": other.password}).refuses(409, "username")
@@ -37,22 +37,22 @@ func registration(v visit) {
 		}
 		v.do("POST /api/users/authenticate").body(object{"username": other.email, "password": other.password}).answers(401)
 	})
-	v.part("a name can be told", func(v visit) {
+	v.part("an account can have a name", func(v visit) {
 		eve := newPerson("eve")
 		v.do("POST /api/users/register").body(object{"email": eve.email, "password": eve.password, "name": "Ève Ñandú 李"}).answers(201)
 		v.login(v, &eve)
 		v.do("GET /api/users/me").as(eve).answers(200, object{"name": "Ève Ñandú 李", "role": "user"})
 	})
-	v.part("one of twenty at once gets the name", func(v visit) {
+	v.part("of twenty concurrent registrations one succeeds", func(v visit) {
 		zoe := newPerson("zoe")
 		replies := v.atOnce(20, func(int) *asking { return v.do("POST /api/users/register").body(zoe.account()) })
 		tally(v, replies, map[int]int{201: 1, 409: 19})
 	})
-	v.part("one letter welcomes", func(v visit) {
-		until(v, "a letter of welcome", func() bool { return len(v.letters(v, ada.email, client.Welcome)) > 0 })
+	v.part("one welcome letter", func(v visit) {
+		until(v, "a welcome letter", func() bool { return len(v.letters(v, ada.email, client.Welcome)) > 0 })
 		v.settle(v)
 		if n := len(v.letters(v, ada.email, "")); n != 1 {
-			v.Errorf("a registration leads to %d mails", n)
+			v.Errorf("a registration caused %d mails", n)
 		}
 	})
 }
@@ -75,10 +75,10 @@ func login(v visit) {
 	v.part("the token is a JWT that others can verify", func(v visit) {
 		header, claims := readJWT(v, ada.grant.Token)
 		if header["alg"] != "HS256" || claims["sub"] != ada.id {
-			v.Errorf("the token says %v %v", header, claims)
+			v.Errorf("the token has %v %v", header, claims)
 		}
 	})
-	v.part("who exists cannot be told from the answer", func(v visit) {
+	v.part("the answer does not reveal whether an account exists", func(v visit) {
 		wrong := v.do("POST /api/users/authenticate").body(object{"username": ada.username, "password": "not her password"}).answers(401)
 		nobody := v.do("POST /api/users/authenticate").body(object{"username": client.Unique("nobody"), "password": "not her password"}).answers(401)
 		if wrong.raw != nobody.raw {
@@ -254,7 +254,7 @@ func changingAProfile(v visit) {
 	})
 }
 
-// atOnce sends n requests at the same time and gives what they were answered.
+// atOnce sends n requests concurrently and returns their answers.
 func (v visit) atOnce(n int, ask func(i int) *asking) []reply {
 	v.Helper()
 	type result struct {
@@ -296,7 +296,7 @@ func tally(t testing.TB, replies []reply, want map[int]int) {
 		}
 		got[status]++
 		if want[status] == 0 {
-			t.Errorf("an answer nobody expects: %d %s %s", r.status, r.code, r.raw)
+			t.Errorf("unexpected answer: %d %s %s", r.status, r.code, r.raw)
 		}
 	}
 	for status, n := range want {

@@ -15,25 +15,25 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// door is a way into the shop.
+// door is an interface of the shop: the front door, the gateway, or gRPC.
 type door interface {
 	fmt.Stringer
-	// call sends a request of the REST contract, in the door's own language.
+	// call sends a request of the REST contract, translated to the door's protocol.
 	call(t testing.TB, r client.Request) reply
 }
 
-// reply is an answer in whichever language.
+// reply is an answer in any protocol.
 type reply struct {
-	status int // HTTP's; 0 where the answer is gRPC's
+	status int // of HTTP; 0 for gRPC
 	code   string
 	header http.Header
 	raw    string
-	body   any      // decoded JSON; nil where there is none
-	fields []string // that a refusal finds fault with
-	rpc    string   // the method, where the answer is gRPC's
+	body   any      // decoded JSON, or nil
+	fields []string // the fields with errors
+	rpc    string   // the method of gRPC
 }
 
-// httpDoor is one of the two doors for REST.
+// httpDoor is the front door or the gateway.
 type httpDoor struct{ *client.Client }
 
 func (d httpDoor) String() string { return d.Door.String() }
@@ -61,19 +61,19 @@ func (d httpDoor) call(t testing.TB, r client.Request) reply {
 	return answer
 }
 
-// visit is one run of a chapter's cases through one door.
+// visit is one run of a chapter's cases at one door.
 type visit struct {
 	*testing.T
 	*shop
 	door door
 }
 
-// part is a part of a chapter, which runs though the part before it failed.
+// part is a part of a chapter, which runs even if an earlier part failed.
 func (v visit) part(name string, cases func(visit)) {
 	v.Run(name, func(t *testing.T) { cases(visit{t, v.shop, v.door}) })
 }
 
-// asking is a request that is being put together.
+// asking is a request that is being built.
 type asking struct {
 	v visit
 	r client.Request
@@ -93,9 +93,9 @@ func (a *asking) with(name, value string) *asking {
 	return a
 }
 
-// answers sends the request. The answer must have the status and, as far as
-// want says, the body; a member more than want has is no fault, since a
-// contract grows. What every answer must have is checked with it.
+// answers sends the request, and requires the status, the members of want in the body, and
+// what every answer must have. The body may have more members, since the contract may be
+// extended.
 func (a *asking) answers(status int, want ...any) reply {
 	a.v.Helper()
 	got := a.v.door.call(a.v, a.r)
@@ -119,7 +119,7 @@ func (a *asking) answers(status int, want ...any) reply {
 	return got
 }
 
-// refuses is answers for a refusal that finds fault with the fields.
+// refuses is answers, for an error about the fields.
 func (a *asking) refuses(status int, fields ...string) reply {
 	a.v.Helper()
 	got := a.answers(status)
@@ -131,7 +131,7 @@ func (a *asking) refuses(status int, fields ...string) reply {
 	return got
 }
 
-// common says what is wrong with an answer whatever was asked.
+// common returns what is wrong with an answer, for any request.
 func common(r client.Request, got reply) (faults []string) {
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
@@ -164,7 +164,7 @@ func common(r client.Request, got reply) (faults []string) {
 	return faults
 }
 
-// get reads a member of an answer's object.
+// get returns a member of the answer's object.
 func (r reply) get(t testing.TB, name string) any {
 	t.Helper()
 	o, ok := r.body.(map[string]any)
@@ -183,11 +183,11 @@ func (r reply) text(t testing.TB, name string) string {
 	return text
 }
 
-// What an answer is compared with.
+// What answers are compared with.
 type (
 	object map[string]any
 	list   []any
-	// matcher says what is wrong with a value, or nothing.
+	// matcher returns what is wrong with a value, or "".
 	matcher func(got any) string
 )
 
@@ -219,9 +219,8 @@ var (
 	})
 )
 
-// differs says where got is not what want says. Members that want does not
-// name may be there; in an RPC's answer, members that its message lacks need
-// not.
+// differs returns where got does not match want. got may have more members; in an RPC's
+// answer it may lack members that the message does not have.
 func differs(at string, want, got any, rpc bool) (faults []string) {
 	fault := func(format string, args ...any) []string {
 		return []string{strings.TrimPrefix(at+" ", " ") + fmt.Sprintf(format, args...)}

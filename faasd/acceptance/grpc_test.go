@@ -26,8 +26,8 @@ import (
 	"github.com/kiosk-shop/kiosk/proto/prototest"
 )
 
-// rpcs tells which RPC is which request of the REST contract. In its answer,
-// the body of the REST answer lies in the field inside, or is all of it.
+// rpcs maps requests of the REST contract to RPCs. inside is the field of the RPC's answer
+// that has the body of the REST answer; if it is empty, the whole answer is.
 var rpcs = []struct{ method, route, inside string }{
 	{"/pb.UserService/RegisterUser", "POST /api/users/register", ""},
 	{"/pb.UserService/AuthenticateUser", "POST /api/users/authenticate", ""},
@@ -44,7 +44,7 @@ var rpcs = []struct{ method, route, inside string }{
 	{"/mailer.MailerService/SendEmail", "POST /api/email", ""},
 }
 
-// codesOf is the contract's table from HTTP to gRPC.
+// codesOf is the contract's mapping of HTTP statuses to gRPC codes.
 func codesOf(status int) []string {
 	code := func(all ...codes.Code) (names []string) {
 		for _, c := range all {
@@ -75,9 +75,8 @@ func codesOf(status int) []string {
 	return nil
 }
 
-// rpcDoor is the gRPC facade, for a client that was built from the contract
-// alone. What the facade has no RPC for, or an RPC no field for, goes through
-// the front door.
+// rpcDoor is the gRPC facade, with a client that uses only the contract. Requests without
+// an RPC, or with a field that the RPC lacks, are sent to the front door.
 type rpcDoor struct {
 	conn  *grpc.ClientConn
 	front httpDoor
@@ -118,8 +117,8 @@ func (d *rpcDoor) call(t testing.TB, r client.Request) reply {
 	return d.front.call(t, r)
 }
 
-// translate writes a REST request as the message of the RPC for the route, if
-// it can be said there.
+// translate returns a REST request as the message of the route's RPC, and reports whether
+// the message can express it.
 func translate(route string, r client.Request, in *dynamicpb.Message) (metadata.MD, bool) {
 	method, pattern, _ := strings.Cut(route, " ")
 	path, query, _ := strings.Cut(r.Path, "?")
@@ -135,7 +134,7 @@ func translate(route string, r client.Request, in *dynamicpb.Message) (metadata.
 	switch body := r.Body.(type) {
 	case nil:
 	case string, []byte:
-		return nil, false // what it says on the wire is the point of it
+		return nil, false // a body that is tested as it is
 	default:
 		text, err := json.Marshal(body)
 		if err != nil || json.Unmarshal(text, &fields) != nil {
@@ -149,7 +148,7 @@ func translate(route string, r client.Request, in *dynamicpb.Message) (metadata.
 	for name := range values {
 		fields[name] = values.Get(name)
 		if name == "page" || name == "limit" {
-			// The text of a number would do for protojson, but so would 1e3.
+			// protojson would accept a number as text, but also 1e3.
 			if fields[name], err = strconv.ParseInt(values.Get(name), 10, 64); err != nil {
 				return nil, false
 			}
@@ -220,7 +219,7 @@ func invoke(t testing.TB, conn *grpc.ClientConn, method, inside string, in *dyna
 	return answer
 }
 
-// Reflection and grpc.health.v1 are on, for tools that have no .proto files.
+// Reflection and grpc.health.v1 are enabled, for tools without the .proto files.
 func TestReflectionAndHealth(t *testing.T) {
 	d := newRPCDoor(t, shared())
 	services := map[string]bool{"grpc.health.v1.Health": true}

@@ -20,18 +20,18 @@ import (
 var (
 	// target is the Kiosk that the tests of this package share.
 	target client.Target
-	// home is the box behind it, or nil where KIOSK_URL names another Kiosk.
+	// home is the target's box, or nil with KIOSK_URL.
 	home *box.Box
-	// document is what the front door says of itself.
+	// document is the front door's OpenAPI document.
 	document *openAPI
-	// skipped tells that some test was.
+	// skipped reports whether a test was skipped.
 	skipped atomic.Bool
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The tests wait for the box most of the time: far more of them can run at
-	// once than there are processors.
+	// The tests wait for the box most of the time, so many more can run at a time than
+	// there are processors.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
@@ -67,14 +67,13 @@ func run(m *testing.M) (code int, err error) {
 	target = home.Target
 	code, err = watched(m)
 	if code != 0 {
-		fmt.Printf("what the box said:\n%s\n%s\n", home.Output(), home.Logs(20))
+		fmt.Printf("the box's output:\n%s\n%s\n", home.Output(), home.Logs(20))
 	}
 	return code, errors.Join(err, home.Stop())
 }
 
-// watched runs the tests. They fail, too, where an answer of the front door was
-// another than its document has or, all tests having run, where one that it has
-// was never given.
+// watched runs the tests. It also fails if an answer of the front door was not documented
+// or, if all tests have run, if a documented answer never occurred.
 func watched(m *testing.M) (code int, err error) {
 	if document, err = readOpenAPI(target.Front); err != nil {
 		return 1, err
@@ -95,15 +94,14 @@ func watched(m *testing.M) (code int, err error) {
 	return code, nil
 }
 
-// skip skips a test.
+// skip skips a test, and records that.
 func skip(t *testing.T, why string) {
 	t.Helper()
 	skipped.Store(true)
 	t.Skip(why)
 }
 
-// jwtSecret is what the shop signs its tokens with, or empty where that is not
-// known.
+// jwtSecret returns the key of the shop's tokens, or "" if it is not known.
 func jwtSecret() string {
 	if home != nil {
 		return home.JWTSecret
@@ -111,19 +109,20 @@ func jwtSecret() string {
 	return os.Getenv("JWT_SECRET")
 }
 
-// needsBox skips a test that has to look behind the shared Kiosk.
+// needsBox skips a test that needs access to the internals of the shared Kiosk, unless that
+// is a box of these tests.
 func needsBox(t *testing.T) {
 	t.Helper()
 	if home == nil {
-		skip(t, "KIOSK_URL names a Kiosk that is not ours to look into")
+		skip(t, "KIOSK_URL is set to a Kiosk whose internals cannot be accessed")
 	}
 }
 
-// patience is how long the shop may take for what it does in the background:
-// far more than it needs, for a busy machine is no fault of the shop.
+// patience is how long the tests wait for what the shop does in the background: far more
+// than it needs, so that they do not fail on a busy machine.
 const patience = time.Minute
 
-// until polls until done says so.
+// until polls until done returns true, and fails the test after patience.
 func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -133,14 +132,13 @@ func until(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// person is somebody with an account.
+// person is a user with an account.
 type person struct {
 	id, username, email, password string
 	grant                         client.Grant
 }
 
-// shop is a Kiosk and the hands that a test needs there; what it does goes
-// through the front door and has to succeed.
+// shop is a Kiosk, with helpers that use its front door and fail the test on errors.
 type shop struct {
 	*client.Client
 	admin func(testing.TB) person
@@ -170,8 +168,8 @@ func newShop(target client.Target) *shop {
 // shared is the Kiosk of TestMain.
 var shared = sync.OnceValue(func() *shop { return newShop(target) })
 
-// must sends a request that has to be answered with status, and reads the
-// answer into into unless that is nil.
+// must sends a request that has to be answered with status, and decodes the answer into
+// into, unless that is nil.
 func (s *shop) must(t testing.TB, r client.Request, status int, into any) client.Answer {
 	t.Helper()
 	a, err := s.Do(t.Context(), r)
@@ -179,7 +177,7 @@ func (s *shop) must(t testing.TB, r client.Request, status int, into any) client
 		t.Fatal(err)
 	}
 	if a.Status != status {
-		t.Fatalf("%s %s answers %d, not %d: %s", r.Method, r.Path, a.Status, status, a.Body)
+		t.Fatalf("%s %s was answered %d, want %d: %s", r.Method, r.Path, a.Status, status, a.Body)
 	}
 	if into != nil {
 		if err := a.Decode(into); err != nil {
@@ -194,13 +192,13 @@ func (s *shop) login(t testing.TB, p *person) {
 	s.must(t, client.Request{Method: "POST", Path: "/api/users/authenticate", Body: client.Login{Username: p.email, Password: p.password}}, http.StatusOK, &p.grant)
 }
 
-// newPerson is somebody without an account yet.
+// newPerson returns a person without an account.
 func newPerson(name string) person {
 	username := client.Unique(name)
 	return person{username: username, email: username + "@example.com", password: "correct horse " + client.Unique("battery")}
 }
 
-// customer opens an account and logs in.
+// customer returns a person who has opened an account and logged in.
 func (s *shop) customer(t testing.TB, name string) person {
 	t.Helper()
 	p := newPerson(name)
@@ -211,7 +209,7 @@ func (s *shop) customer(t testing.TB, name string) person {
 	return p
 }
 
-// product puts something into the catalogue.
+// product creates a product.
 func (s *shop) product(t testing.TB, name string, stock int, price float64) client.Product {
 	t.Helper()
 	var p client.Product
@@ -220,7 +218,7 @@ func (s *shop) product(t testing.TB, name string, stock int, price float64) clie
 	return p
 }
 
-// stock is how many pieces are there now.
+// stock returns a product's current stock.
 func (s *shop) stock(t testing.TB, product string) int {
 	t.Helper()
 	var p client.Product
@@ -228,7 +226,7 @@ func (s *shop) stock(t testing.TB, product string) int {
 	return p.Stock
 }
 
-// place orders something, and leaves it on its way.
+// place places an order, and does not wait for its stock.
 func (s *shop) place(t testing.TB, p person, lines ...client.Item) client.Order {
 	t.Helper()
 	var o client.Order
@@ -236,7 +234,7 @@ func (s *shop) place(t testing.TB, p person, lines ...client.Item) client.Order 
 	return o
 }
 
-// order is the order as its owner sees it.
+// order returns an order, as its owner reads it.
 func (s *shop) order(t testing.TB, p person, id string) client.Order {
 	t.Helper()
 	var o client.Order
@@ -244,7 +242,7 @@ func (s *shop) order(t testing.TB, p person, id string) client.Order {
 	return o
 }
 
-// settled waits until the worker has seen to an order.
+// settled waits until an order's stock is decided, and returns the order.
 func (s *shop) settled(t testing.TB, p person, id string) client.Order {
 	t.Helper()
 	var o client.Order
@@ -255,7 +253,7 @@ func (s *shop) settled(t testing.TB, p person, id string) client.Order {
 	return o
 }
 
-// buys orders something and waits until it is taken.
+// buys places an order and waits until its stock is taken.
 func (s *shop) buys(t testing.TB, p person, lines ...client.Item) client.Order {
 	t.Helper()
 	o := s.settled(t, p, s.place(t, p, lines...).ID)
@@ -271,12 +269,11 @@ func (s *shop) setStatus(t testing.TB, p person, id, status string) {
 	s.must(t, client.Request{Method: "PUT", Path: "/api/orders/" + id + "/status", Token: p.grant.Token, Body: client.NewStatus{Status: status}}, http.StatusOK, nil)
 }
 
-// settle waits until the shop has nothing left to say.
+// settle waits until the shop has delivered everything.
 func (s *shop) settle(t testing.TB) {
 	t.Helper()
-	// Other tests may give the shop something to say all the while; and what a
-	// process that was killed had begun to say is tried again only when its
-	// lease is over, each time later than the time before.
+	// Other tests may cause events and letters meanwhile; and what a killed process was
+	// delivering is only retried when its lease has expired, with growing intervals.
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	start := time.Now()
@@ -286,8 +283,8 @@ func (s *shop) settle(t testing.TB) {
 	t.Logf("settled after %.1f s", time.Since(start).Seconds())
 }
 
-// letters are the mails to somebody with that subject that mention all of the
-// texts; an empty subject is any.
+// letters returns the mails to an address with the subject, unless that is empty, and with
+// all of the texts.
 func (s *shop) letters(t testing.TB, to, subject string, texts ...string) []client.Mail {
 	t.Helper()
 	mails, err := s.Mails(t.Context(), to)
@@ -304,7 +301,7 @@ func (s *shop) letters(t testing.TB, to, subject string, texts ...string) []clie
 			mentions = mentions && strings.Contains(m.Text, text)
 		}
 		if mentions {
-			// Only where nothing is ever broken a letter is never repeated.
+			// A letter may only be sent twice if something has failed.
 			if s.Target.Mail == target.Mail && m.Deliveries != 1 {
 				t.Errorf("%q was delivered to %s %d times", m.Subject, m.To, m.Deliveries)
 			}

@@ -12,10 +12,9 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/box"
 )
 
-// TestMetricsAreDocumented holds docs/telemetry.md, which rules and dashboard are
-// written by, to what a shop's processes report: every metric of theirs is there,
-// and those of what waits, which alerts count on, are reported by a shop in which
-// nothing happens.
+// TestMetricsAreDocumented compares docs/telemetry.md, which alerts and dashboard follow,
+// with the metrics that the shop exports: every metric is documented, and the metrics of
+// what waits, which alerts need, are exported also without any load.
 func TestMetricsAreDocumented(t *testing.T) {
 	if home == nil && os.Getenv("KIOSK_TELEMETRY") == "" {
 		t.Skip("KIOSK_TELEMETRY names no sink")
@@ -52,7 +51,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// families are the names of the metrics that the sink shows.
+// families returns the names of the metrics in the sink.
 func families(t *testing.T) map[string]bool {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target.Telemetry+"/metrics", nil)

@@ -18,12 +18,12 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// openAPI is the document that the front door serves, held against everything
-// that the tests of this package ask there: an answer that it does not tell of
-// is a fault, and so, in the end, is one it tells of that nobody ever got.
+// openAPI is the document that the front door serves. It is compared with all answers in
+// this package's tests: an undocumented answer is a fault, and at the end also a documented
+// answer that never occurred.
 type openAPI struct {
 	operations       []*operation
-	nowhere, another *answer // to a path, or a method, that is not listed
+	nowhere, another *answer // to an unknown path, or an unknown method
 
 	mu     sync.Mutex
 	faults map[string]bool
@@ -33,13 +33,13 @@ type operation struct {
 	name    string // "GET /api/users/{id}"
 	method  string
 	path    *regexp.Regexp
-	body    *jsonschema.Schema // of its requests; nil: none
+	body    *jsonschema.Schema // of its requests, or nil
 	answers map[int]*answer
 }
 
 type answer struct {
 	headers  map[string]header             // by canonical name
-	contents map[string]*jsonschema.Schema // by media type; none: no body
+	contents map[string]*jsonschema.Schema // by media type; empty if there is no body
 	produced bool                          // under openAPI.mu
 }
 
@@ -48,7 +48,7 @@ type header struct {
 	required bool
 }
 
-// carriers are the headers that say nothing of what was asked.
+// carriers are headers that need no documentation.
 var carriers = []string{
 	"Cache-Control", "Connection", "Content-Length", "Content-Security-Policy", "Content-Type", "Cross-Origin-Opener-Policy",
 	"Date", "Referrer-Policy", "Vary", "X-Content-Type-Options", "X-Frame-Options",
@@ -103,13 +103,13 @@ func readOpenAPI(front string) (_ *openAPI, err error) {
 		}
 	}
 	if len(d.operations) == 0 {
-		return nil, fmt.Errorf("openapi.json documents nothing")
+		return nil, fmt.Errorf("openapi.json has no operations")
 	}
 	return d, nil
 }
 
-// closeObjects lets every schema refuse members that it does not name: a
-// client may not, but here they would be undocumented.
+// closeObjects makes every schema reject members that it does not list: clients must accept
+// them, but here they are undocumented.
 func closeObjects(value any) {
 	switch v := value.(type) {
 	case []any:
@@ -126,7 +126,7 @@ func closeObjects(value any) {
 	}
 }
 
-// place is a value somewhere in the document.
+// place is a value in the document.
 type place struct {
 	value    any
 	pointer  string
@@ -134,7 +134,7 @@ type place struct {
 	compiler *jsonschema.Compiler
 }
 
-// in goes down by names, and where a reference leads.
+// in descends by names, and follows references.
 func (p place) in(names ...string) place {
 	for _, name := range names {
 		p.value = p.value.(map[string]any)[name]
@@ -173,11 +173,11 @@ func (p place) answer() *answer {
 	return a
 }
 
-// watch holds what a client is answered at the front door against the document.
+// watch compares a client's answers at the front door with the document.
 func (d *openAPI) watch(c *client.Client) {
 	front, err := url.Parse(c.Target.Front)
 	if err != nil {
-		panic(err) // a client that was made has a target that is one
+		panic(err) // a client always has a valid target
 	}
 	c.HTTP.Transport = &watcher{d, front.Host, c.HTTP.Transport}
 }
@@ -202,8 +202,7 @@ func (w *watcher) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// find gives the operation that a request asks for, or the answer to those
-// that ask for none.
+// find returns the operation of a request, or the answer to requests that are none.
 func (d *openAPI) find(method, path string) (o *operation, other *answer) {
 	other = d.nowhere
 	for _, candidate := range d.operations {
@@ -218,7 +217,7 @@ func (d *openAPI) find(method, path string) (o *operation, other *answer) {
 	return nil, other
 }
 
-// judge notes what an answer has that the document does not, or lacks that it has.
+// judge records where an answer differs from the document.
 func (d *openAPI) judge(r *http.Request, res *http.Response, body []byte) {
 	name := r.Method + " of what is not documented"
 	o, a := d.find(r.Method, r.URL.EscapedPath())
@@ -263,7 +262,7 @@ func (a *answer) faults(got http.Header, hasBody bool, body []byte) (faults []st
 		}
 		value := any(values[0])
 		if n, err := strconv.Atoi(values[0]); err == nil && h.schema.Validate(value) != nil {
-			value = n // the text of a number
+			value = n // a number as text
 		}
 		if err := h.schema.Validate(value); err != nil {
 			fault("the header %s: %v", name, err)
@@ -300,7 +299,7 @@ func validate(schema *jsonschema.Schema, r io.Reader) error {
 	return nil
 }
 
-// wrong lists what was answered and is not documented.
+// wrong returns the answers that are not documented.
 func (d *openAPI) wrong() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -312,7 +311,7 @@ func (d *openAPI) wrong() []string {
 	return all
 }
 
-// missing lists what is documented and was never answered.
+// missing returns the documented answers that never occurred.
 func (d *openAPI) missing() (all []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -327,14 +326,14 @@ func (d *openAPI) missing() (all []string) {
 	return all
 }
 
-// documents tells whether a request may be answered so.
+// documents reports whether a request may have this answer.
 func (d *openAPI) documents(r client.Request, status int) bool {
 	path, _, _ := strings.Cut(r.Path, "?")
 	o, _ := d.find(r.Method, path)
 	return o != nil && o.answers[status] != nil
 }
 
-// The watch itself: what is wrong with an answer is seen.
+// TestOpenAPIWatch checks that judge detects faults.
 func TestOpenAPIWatch(t *testing.T) {
 	fresh := func() *openAPI {
 		d, err := readOpenAPI(target.Front)
@@ -386,8 +385,8 @@ func TestOpenAPIWatch(t *testing.T) {
 	}
 }
 
-// everything is a request for each operation, of which none finds what it asks
-// for and each asks the database for it.
+// everything returns a request for each operation. Each queries the database, and none
+// finds anything.
 func everything(v visit, ada, admin person) (all []*asking) {
 	const nobody = "ffffffffffffffffffffffff"
 	token := nobody + "." + strings.Repeat("A", 43)
@@ -421,27 +420,26 @@ func everything(v visit, ada, admin person) (all []*asking) {
 		v.do("GET /api/orders").as(ada),
 		v.do("GET /api/orders/" + nobody).as(ada),
 		v.do("PUT /api/orders/" + nobody + "/status").as(ada).body(object{"status": "CANCELLED"}),
-		// What has no key is sent without a look at the database.
+		// With a key, since a mail without one does not use the database.
 		v.do("POST /api/email").as(admin).with("Idempotency-Key", client.Unique("key")).body(letter("nobody@example.com", "Hi", "<p>Hi</p>")),
 	}
 	if len(all) != len(document.operations) {
-		v.Fatalf("%d operations are documented, here are %d", len(document.operations), len(all))
+		v.Fatalf("%d operations are documented, %d are tested", len(document.operations), len(all))
 	}
 	return all
 }
 
-// allAnswer sends all requests at the same time; each must be answered with
-// the status.
+// allAnswer sends all requests concurrently, and requires the status for each.
 func allAnswer(v visit, all []*asking, status int) {
 	v.Helper()
 	for i, r := range v.atOnce(len(all), func(i int) *asking { return all[i] }) {
 		if r.status != status {
-			v.Errorf("%s %s answers %d %s, not %d", all[i].r.Method, all[i].r.Path, r.status, r.raw, status)
+			v.Errorf("%s %s was answered %d %s, want %d", all[i].r.Method, all[i].r.Path, r.status, r.raw, status)
 		}
 	}
 }
 
-// Whoever asks too often is told so, by every request that counts.
+// Every request that counts against a limit is answered 429 beyond it.
 func TestTooMany(t *testing.T) {
 	b := ownBox(t, "RATE_LIMIT_LOGIN=2/1h", "RATE_LIMIT_REGISTER=2/1h", "RATE_LIMIT_WRITES=2/1h", "RATE_LIMIT_LINKS=2/1h", "RATE_LIMIT_LINK_LETTERS=2/1h")
 	start(t, b)
@@ -454,16 +452,16 @@ func TestTooMany(t *testing.T) {
 		}
 		counted++
 		var got reply
-		for range 3 { // the others are refused for what they ask
+		for range 3 { // others are rejected for another reason
 			if got = v.door.call(t, a.r); got.status == http.StatusTooManyRequests {
 				break
 			}
 		}
 		if got.status != http.StatusTooManyRequests {
-			t.Errorf("%s %s answers %d for the third time", a.r.Method, a.r.Path, got.status)
+			t.Errorf("%s %s was answered %d the third time", a.r.Method, a.r.Path, got.status)
 		}
 	}
 	if counted == 0 {
-		t.Error("nothing counts")
+		t.Error("no request counts against a limit")
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// inParallel does work for every number below n, a few at a time. Work that
-// fails the test ends there; the caller asks t.Failed.
+// inParallel calls work for every number below n, a few at a time. Work that fails the test
+// ends; the caller checks t.Failed.
 func inParallel(n, atOnce int, work func(i int)) {
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -26,8 +26,8 @@ func inParallel(n, atOnce int, work func(i int)) {
 	wait.Wait()
 }
 
-// An order's whole way, from the click to the letter, takes two seconds at the
-// most. A busy machine may delay one of them, so it is the fastest that counts.
+// An order takes at most two seconds, from the request to the letter. The fastest of
+// several counts, since a busy machine may delay some.
 func TestWholeWayWithinTwoSeconds(t *testing.T) {
 	s := shared()
 	ada, tea := s.customer(t, "ada"), s.product(t, "tea", 100, 5)
@@ -49,7 +49,7 @@ func TestWholeWayWithinTwoSeconds(t *testing.T) {
 	}
 }
 
-// Two hundred buyers want the last one: one gets it.
+// Two hundred customers order the last piece: one gets it.
 func TestLastPiece(t *testing.T) {
 	s := shared()
 	last := s.product(t, "last", 1, 5)
@@ -71,11 +71,11 @@ func TestLastPiece(t *testing.T) {
 		t.Errorf("the orders ended %v", ended)
 	}
 	if n := s.stock(t, last.ID); n != 0 {
-		t.Errorf("%d are left", n)
+		t.Errorf("the stock is %d", n)
 	}
 }
 
-// An order cancelled fifty times at once is cancelled once.
+// An order that is cancelled fifty times concurrently is cancelled once.
 func TestCancelledFiftyTimes(t *testing.T) {
 	s := shared()
 	ada, admin, tea := s.customer(t, "ada"), s.admin(t), s.product(t, "tea", 5, 5)
@@ -111,8 +111,8 @@ func TestCancelledFiftyTimes(t *testing.T) {
 	}
 }
 
-// Orders of the same products in every sequence neither block each other for
-// good nor miscount: the lines of each are all taken or none.
+// Orders of the same products in every sequence neither deadlock nor miscount: all lines of
+// each are taken, or none.
 func TestCrossedOrders(t *testing.T) {
 	s := shared()
 	const stock = 60
@@ -136,7 +136,7 @@ func TestCrossedOrders(t *testing.T) {
 	}
 	for _, p := range products {
 		if left := s.stock(t, p.ID); left < 0 || left+taken[p.ID] != stock {
-			t.Errorf("of %s %d are left and %d taken, there were %d", p.Name, left, taken[p.ID], stock)
+			t.Errorf("of %s, %d are left and %d taken, want a sum of %d", p.Name, left, taken[p.ID], stock)
 		}
 	}
 }

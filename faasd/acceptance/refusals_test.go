@@ -21,8 +21,8 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/acceptance/client"
 )
 
-// refusal is a request that the shop must refuse with the status, and of which
-// nothing may be left in its database or leave it as mail.
+// refusal is a request that the shop must reject with the status, without any change of the
+// database, and without sending a mail.
 type refusal struct {
 	name    string
 	request string // "POST /api/orders"
@@ -30,17 +30,17 @@ type refusal struct {
 	header  http.Header
 	body    any
 	status  int
-	door    string // empty: both
-	// strange requests never get through OpenFaaS's own gateway to a function:
-	// it redirects, refuses or drops them, in words of its own.
+	door    string // empty for both
+	// strange requests do not pass OpenFaaS's own gateway: it redirects, rejects or drops
+	// them, with its own messages.
 	strange bool
 }
 
-// victims are whom and what the refused requests are about.
+// victims are the accounts, products and orders that the requests are about.
 type victims struct {
 	admin, ada, grace person
 	product           client.Product
-	order             client.Order // ada's, taken
+	order             client.Order // ada's, with its stock taken
 }
 
 func TestRefusals(t *testing.T) {
@@ -50,7 +50,7 @@ func TestRefusals(t *testing.T) {
 	s.settle(t)
 	table := slices.Concat(x.bodies(), x.accounts(), x.logins(), x.tokens(t), x.profiles(), x.products(), x.orders(), x.mails(), x.paths())
 	if len(table) < 150 {
-		t.Fatalf("the table has shrunk to %d rows", len(table))
+		t.Fatalf("the table has only %d rows", len(table))
 	}
 	for _, d := range []httpDoor{{s.Client}, {s.Through(client.Functions)}} {
 		t.Run(d.String(), func(t *testing.T) {
@@ -70,22 +70,22 @@ func TestRefusals(t *testing.T) {
 					got := a.answers(r.status)
 					for _, leak := range []string{"goroutine", ".go:", "panic", "mongo", "redis", "E11000", "jsontext", "127.0.0.1"} {
 						if strings.Contains(got.raw, leak) {
-							t.Errorf("the answer tells of the shop's insides: %s", got.raw)
+							t.Errorf("the answer reveals internals of the shop: %s", got.raw)
 						}
 					}
 				})
 			}
 			s.settle(t)
 			compare(t, before, snapshot(t))
-			if n := inbox(t, s) - mails; n != 1 { // settle's own
-				t.Errorf("%d mails left the shop", n-1)
+			if n := inbox(t, s) - mails; n != 1 { // the one that settle sends
+				t.Errorf("%d mails were sent", n-1)
 			}
 		})
 	}
 	t.Logf("%d requests to refuse", len(table))
 }
 
-// object with a member changed or, for nil, without it.
+// but returns the object with a member changed or, for nil, removed.
 func (o object) but(name string, value any) object {
 	changed := maps.Clone(o)
 	changed[name] = value
@@ -100,12 +100,12 @@ func newcomer() object {
 	return p.account()
 }
 
-// bodies are what no route may take as JSON.
+// bodies returns bodies that no route may accept as JSON.
 func (x victims) bodies() (all []refusal) {
 	entrances := []struct {
 		request, token string
 		body           object
-		field          string // of body, a text
+		field          string // a text field of body
 	}{
 		{"POST /api/users/register", "", newcomer(), "email"},
 		{"POST /api/users/authenticate", "", object{"username": x.ada.email, "password": x.ada.password}, "username"},
@@ -175,8 +175,8 @@ func (x victims) bodies() (all []refusal) {
 	return all
 }
 
-// unseen are characters that let two texts look alike, or that break what a
-// text gets into.
+// unseen are characters that make different texts look the same, or that are special where
+// a text is used.
 var unseen = map[string]string{
 	"a NUL": "\x00", "a line break": "\n", "a carriage return": "\r", "an escape": "\x1b[31m", "a zero width space": "\u200b",
 	"a right-to-left override": "\u202e", "a line separator": "\u2028", "a soft hyphen": "\u00ad", "a byte order mark": "\ufeff",
@@ -270,7 +270,7 @@ func (x victims) logins() (all []refusal) {
 	)
 }
 
-// tokens are what looks like a token and is none.
+// tokens returns texts that look like tokens and are not valid.
 func (x victims) tokens(t *testing.T) (all []refusal) {
 	header, claims := readJWT(t, x.ada.grant.Token)
 	jwt := func(secret string, headerChange, claimsChange map[string]any) string {
@@ -346,7 +346,7 @@ func (x victims) tokens(t *testing.T) (all []refusal) {
 			"HS512 with our secret":      jwt(secret, m{"alg": "HS512"}, nil),
 			"expiring in text":           jwt(secret, nil, m{"exp": "tomorrow"}),
 		})
-		// The shop's own programs have a token and no account.
+		// The shop's programs have tokens without an account.
 		service := jwt(secret, nil, m{"role": "service", "sub": strings.Repeat("0", 24), "sid": nil})
 		all = append(all,
 			refusal{name: "of a service", request: "GET /api/users/me", token: service, status: 404},
@@ -583,7 +583,7 @@ func (x victims) mails() (all []refusal) {
 	)
 }
 
-// paths are tricks with addresses and methods.
+// paths returns attacks with paths and methods.
 func (x victims) paths() (all []refusal) {
 	front := client.FrontDoor.String()
 	for _, path := range []string{
@@ -613,8 +613,8 @@ func (x victims) paths() (all []refusal) {
 	)
 }
 
-// snapshot is every document of the shop's database, as text, by collection
-// and identifier; nothing where the database is out of reach.
+// snapshot returns every document of the shop's database as text, by collection and
+// identifier, or nothing if the database is not accessible.
 func snapshot(t *testing.T) map[string]string {
 	t.Helper()
 	if home == nil {
@@ -662,12 +662,12 @@ func compare(t *testing.T, before, after map[string]string) {
 	}
 	for key := range before {
 		if _, ok := after[key]; !ok {
-			t.Errorf("%s is gone", key)
+			t.Errorf("%s was deleted", key)
 		}
 	}
 }
 
-// inbox is how many mails left the shop.
+// inbox returns how many mails the shop has sent.
 func inbox(t *testing.T, s *shop) int {
 	t.Helper()
 	mails, err := s.Mails(t.Context(), "")
@@ -677,7 +677,7 @@ func inbox(t *testing.T, s *shop) int {
 	return len(mails)
 }
 
-// What a customer or an operator keeps secret stands in no log.
+// No log has a secret of a customer or an operator.
 func TestLogsKeepSecrets(t *testing.T) {
 	needsBox(t)
 	s := shared()
@@ -690,16 +690,16 @@ func TestLogsKeepSecrets(t *testing.T) {
 	v.do("GET /api/users/me?password=" + url.QueryEscape(wrong)).as(ada).answers(200)
 	v.do("GET /api/users/me").token(ada.grant.Token + "x").answers(401)
 	visit{t, s, newRPCDoor(t, s)}.do("POST /api/users/authenticate").body(object{"username": ada.email, "password": wrong}).answers(401)
-	said := home.Output() + home.Logs(math.MaxInt32)
-	if !strings.Contains(said, "/api/users/refresh") {
+	logs := home.Output() + home.Logs(math.MaxInt32)
+	if !strings.Contains(logs, "/api/users/refresh") {
 		t.Fatal("these are not the logs")
 	}
 	for name, secret := range map[string]string{
 		"a password": ada.password, "a wrong password": wrong, "a wrong password in a query": url.QueryEscape(wrong), "a token": ada.grant.Token, "a token's signature": ada.grant.Token[strings.LastIndex(ada.grant.Token, ".")+1:],
 		"a refresh token": ada.grant.RefreshToken, "JWT_SECRET": home.JWTSecret,
 	} {
-		if strings.Contains(said, secret) {
-			t.Errorf("%s stands in the logs", name)
+		if strings.Contains(logs, secret) {
+			t.Errorf("%s is in the logs", name)
 		}
 	}
 }

@@ -236,7 +236,7 @@ func (k *kubernetes) asks(r client.Request, status int, into any) {
 		k.Fatal(err)
 	}
 	if a.Status != status {
-		k.Fatalf("%s %s answers %d, not %d: %s", r.Method, r.Path, a.Status, status, a.Body)
+		k.Fatalf("%s %s was answered %d, want %d: %s", r.Method, r.Path, a.Status, status, a.Body)
 	}
 	if into != nil {
 		if err := a.Decode(into); err != nil {
