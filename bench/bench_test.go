@@ -111,7 +111,7 @@ func TestCompare(t *testing.T) {
 	costly.Figures = costly.figures()
 	worse := costly.compare(last)
 	if len(worse) != 2 || !strings.HasPrefix(worse[0], "processor time an order, whole box: 6.50 ms, it was 5.00 ms") {
-		t.Errorf("nearly a third more processor time gives %q", worse)
+		t.Errorf("got %q for nearly a third more processor time", worse)
 	}
 	slow := sampleReport()
 	for i := range slow.Now.Scenarios[1].Rates {
@@ -119,7 +119,7 @@ func TestCompare(t *testing.T) {
 	}
 	slow.Figures = slow.figures()
 	if worse := slow.compare(last); len(worse) != 2 || !strings.HasPrefix(worse[0], "product at the front door / empty function: 1.25, it was 2.50") {
-		t.Errorf("half as many reads give %q", worse)
+		t.Errorf("got %q for half as many reads", worse)
 	}
 	// A rate is the machine's as much as the shop's.
 	slow = sampleReport()
@@ -226,7 +226,7 @@ func TestUsage(t *testing.T) {
 		time.Sleep(tick)
 	}
 	if _, err := (usage{}).since(before); err == nil || !strings.Contains(err.Error(), "ended during the measurement") {
-		t.Errorf("a process that ended gives %v", err)
+		t.Errorf("got %v for a process that ended", err)
 	}
 }
 

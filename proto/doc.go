@@ -5,7 +5,7 @@ package proto
 
 import "embed"
 
-// Files are the .proto files, for whoever wants to hand them out.
+// Files are the .proto files.
 //
 //go:embed *.proto
 var Files embed.FS

@@ -83,11 +83,11 @@ func verification(v visit) {
 	v.do("GET /api/users/me").as(ada).answers(200, object{"email_verified": true})
 	verify(second).refuses(422, "token")
 	verify(first).refuses(422, "token")
-	verify("spare me").refuses(422, "token")
+	verify("invalid").refuses(422, "token")
 }
 
-// A new e-mail is pending_email until its letter is followed, and the old
-// address is told.
+// A new e-mail address is pending_email until the link sent to it is used; the
+// old address is notified.
 func changingAnAddress(v visit) {
 	ada := v.customer(v, "ada")
 	change := func(body object) *asking { return v.do("PATCH /api/users/me").as(ada).body(body) }
@@ -139,10 +139,10 @@ func ownSessions(v visit) {
 	v.do("GET /api/users/me/sessions").answers(401)
 }
 
-// GET /api/users/me/export: user → 200: all that the shop keeps about the
-// person, as JSON. POST /api/users/me/erase: user, {current_password} → 204: the
-// account and what names the person is gone everywhere, orders and ledger stay
-// without a name.
+// GET /api/users/me/export: user → 200: everything that the shop stores about
+// the person, as JSON. POST /api/users/me/erase: user, {current_password} → 204: the
+// account and everything that identifies the person is deleted, orders and
+// ledger stay, anonymous.
 func exportAndErasure(v visit) {
 	ada, admin := v.customer(v, "ada"), v.admin(v)
 	pen := v.product(v, "pen", 5, 1.5)

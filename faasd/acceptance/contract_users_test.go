@@ -95,7 +95,7 @@ func readJWT(t testing.TB, token string) (header, claims map[string]any) {
 	t.Helper()
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		t.Fatalf("%q is no JWT", token)
+		t.Fatalf("%q is not a JWT", token)
 	}
 	for i, into := range []*map[string]any{&header, &claims} {
 		text, err := base64.RawURLEncoding.DecodeString(parts[i])
@@ -162,11 +162,11 @@ func refresh(v visit) {
 				good++
 			case 401:
 			default:
-				v.Errorf("a refresh answers %d %s", r.status, r.raw)
+				v.Errorf("POST /api/users/refresh: status %d: %s", r.status, r.raw)
 			}
 		}
 		if good > 1 {
-			v.Errorf("the token was good %d times", good)
+			v.Errorf("the token was accepted %d times", good)
 		}
 		me(v, ada.grant.Token).answers(401)
 	})
@@ -301,7 +301,7 @@ func tally(t testing.TB, replies []reply, want map[int]int) {
 	}
 	for status, n := range want {
 		if got[status] != n {
-			t.Errorf("%d was answered %d times, not %d", status, got[status], n)
+			t.Errorf("got status %d %d times, want %d", status, got[status], n)
 		}
 	}
 }

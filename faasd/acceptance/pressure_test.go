@@ -107,7 +107,7 @@ func TestCancelledFiftyTimes(t *testing.T) {
 	}
 	s.settle(t)
 	if n := len(s.letters(t, ada.email, client.Cancellation, o.ID)); n != 1 {
-		t.Errorf("%d letters tell of it", n)
+		t.Errorf("got %d mails about it", n)
 	}
 }
 

@@ -315,7 +315,7 @@ func (x victims) tokens(t *testing.T) (all []refusal) {
 		"alg none, signed":          jwt(other, m{"alg": "none"}, admin),
 		"another secret":            jwt(other, nil, admin),
 		"an empty secret":           jwt("", nil, admin),
-		"a secret that all know":    jwt("secret", nil, admin),
+		"a well-known secret":       jwt("secret", nil, admin),
 		"alg RS256 with a secret":   jwt(other, m{"alg": "RS256"}, admin),
 		"a key of its own":          jwt(other, m{"jwk": m{"kty": "oct", "k": base64.RawURLEncoding.EncodeToString([]byte(other))}}, admin),
 		"a key from a file":         jwt("", m{"kid": "../../../../dev/null"}, admin),

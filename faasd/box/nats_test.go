@@ -80,7 +80,7 @@ func TestNATSAccounts(t *testing.T) {
 	}
 	forbid("publish an order", func() error { return edge.Publish("order.created", []byte("{}")) })
 	forbid("ask JetStream", func() error { return edge.Publish("$JS.API.INFO", nil) })
-	forbid("hear of orders", func() error { _, err := edge.SubscribeSync("order.>"); return err })
+	forbid("subscribe to orders", func() error { _, err := edge.SubscribeSync("order.>"); return err })
 	if err := errors.Join(queue.Publish("order.created", []byte("{}")), queue.Publish("product.changed", []byte("{}")), shop.Publish("product.changed", []byte("shop"))); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ import (
 )
 
 // A test that kills the server runs it as a process of its own: this test
-// binary again, told so by its environment.
+// binary, started again with DOCUMENTS_TEST_DIR set.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("DOCUMENTS_TEST_DIR"); dir != "" {
 		debug.SetGCPercent(400) // as the command does
@@ -276,7 +276,7 @@ func waitFor(t testing.TB, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("waited in vain")
+			t.Fatal("timed out")
 		}
 	}
 }

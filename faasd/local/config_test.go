@@ -93,8 +93,8 @@ func TestEdgesEnvironment(t *testing.T) {
 	}
 }
 
-// TestTelemetry starts the sink unless telemetry goes elsewhere or is off, and
-// tells edge and functions what OpenTelemetry's variables say.
+// TestTelemetry: the sink starts unless telemetry goes elsewhere or is off, and
+// edge and functions get OpenTelemetry's variables.
 func TestTelemetry(t *testing.T) {
 	t.Chdir("../..")
 	for _, name := range []string{"TRACES_URL", "OTEL_METRIC_EXPORT_INTERVAL"} {
@@ -137,8 +137,8 @@ func TestTelemetry(t *testing.T) {
 	}
 }
 
-// TestEdgesSecrets gives the edge the key to everybody's account only where it
-// makes tokens itself.
+// TestEdgesSecrets: the edge gets the key that signs tokens only if it makes
+// tokens itself.
 func TestEdgesSecrets(t *testing.T) {
 	c := &config{dataDir: t.TempDir(), stack: &stack.Stack{}, natsURL: "nats://127.0.0.1:4222"}
 	unlock, err := c.claimData()

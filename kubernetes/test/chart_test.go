@@ -227,7 +227,7 @@ func TestSchemasRefuse(t *testing.T) {
 	}
 }
 
-// TestRefusals gives the chart values that it has to refuse, in words that help.
+// TestRefusals: the chart refuses invalid values with a message that names the fix.
 func TestRefusals(t *testing.T) {
 	for _, test := range []struct{ values, want string }{
 		{`{}`, "secrets.mongoURI is not set"},

@@ -255,7 +255,7 @@ func equal[T any](c *checker, what string, got, want T) {
 	}
 }
 
-// contract are the ports that everybody knows.
+// contract are the ports that clients rely on.
 var contract = map[string]map[string]int32{
 	"kiosk-edge": {"http": 8000, "grpc": 50051},
 	"kiosk-nats": {"client": 4222, "cluster": 6222, "monitor": 8222},
@@ -284,7 +284,7 @@ func (o objects) check(outside outside, s settings) []error {
 	return c.errs
 }
 
-// names holds all objects to the names that others know them by.
+// names checks the names of the objects that others refer to.
 func (c *checker) names() {
 	want := []string{"Deployment kiosk/kiosk-edge", "Service kiosk/kiosk-edge", "PodDisruptionBudget kiosk/kiosk-edge", "NetworkPolicy kiosk/kiosk-edge",
 		"NetworkPolicy openfaas-fn/kiosk-functions", "NetworkPolicy openfaas-fn/kiosk-functions-mail", "NetworkPolicy openfaas-fn/kiosk-functions-nats"}
@@ -490,12 +490,12 @@ func (c *checker) volumes(p pod) {
 func (c *checker) key(who, secret, key string) {
 	if secret == c.Secrets.NATS || secret == c.Secrets.Edge { // somebody else's
 		if !slices.Contains([]string{"kiosk-password", "edge-password", "route-password"}, key) {
-			c.wrong("%s wants %s of %s, which values.yaml does not name", who, key, secret)
+			c.wrong("%s needs %s of %s, which is not in values.yaml", who, key, secret)
 		}
 		return
 	}
 	if s := named[*corev1.Secret](c.objects, secret); s == nil || len(s.Data[key]) == 0 {
-		c.wrong("%s wants %s of the Secret %s, which has none", who, key, secret)
+		c.wrong("%s needs %s of the Secret %s, which does not have it", who, key, secret)
 	}
 }
 
@@ -610,7 +610,7 @@ func (c *checker) nats() {
 	}
 	for _, variable := range regexp.MustCompile(`\$([A-Z_]+)`).FindAllStringSubmatch(text, -1) {
 		if _, ok := p.env(variable[1]); !ok {
-			c.wrong("nats.conf wants $%s, which the pod has not", variable[1])
+			c.wrong("nats.conf needs $%s, which the pod does not set", variable[1])
 		}
 	}
 	for variable, key := range map[string]string{"KIOSK_NATS_PASSWORD": "kiosk-password", "EDGE_NATS_PASSWORD": "edge-password", "ROUTE_NATS_PASSWORD": "route-password"} {
@@ -657,7 +657,7 @@ func (c *checker) nats() {
 		return d
 	}
 	if stop := seconds("lame_duck_grace_period") + seconds("lame_duck_duration"); stop+10*time.Second > time.Duration(value(p.spec.TerminationGracePeriodSeconds))*time.Second {
-		c.wrong("NATS has %d s to stop, and wants %s", value(p.spec.TerminationGracePeriodSeconds), stop)
+		c.wrong("NATS has %d s to stop, but needs %s", value(p.spec.TerminationGracePeriodSeconds), stop)
 	}
 	if one.Lifecycle == nil || one.Lifecycle.PreStop == nil || one.Lifecycle.PreStop.Exec == nil {
 		c.wrong("NATS is not asked to hand over")
@@ -844,8 +844,8 @@ func (c *checker) network() {
 			{"NATS to the gateway", nats, gateway, 8080, false},
 			{"the edge to the routes of NATS", edge, nats, 6222, false},
 			{"somebody to the routes of NATS", other, nats, 6222, false},
-			{"the edge to what NATS tells of itself", edge, nats, 8222, false},
-			{"monitoring to what NATS tells of itself", at(c.NetworkPolicy.NATSMonitorFrom), nats, 8222, len(c.NetworkPolicy.NATSMonitorFrom) > 0},
+			{"the edge to NATS's monitoring port", edge, nats, 8222, false},
+			{"monitoring to NATS's monitoring port", at(c.NetworkPolicy.NATSMonitorFrom), nats, 8222, len(c.NetworkPolicy.NATSMonitorFrom) > 0},
 			{"somebody to NATS", other, nats, 4222, false},
 			{"the world to NATS", world, nats, 4222, false},
 			{"a function that is not the shop's to NATS", stranger, nats, 4222, false},

@@ -125,8 +125,8 @@ func TestNATSCluster(t *testing.T) {
 	if err != nil || info.Cluster == nil || len(info.Cluster.Replicas) != 2 {
 		t.Errorf("the stream has %+v (%v), want two replicas", info, err)
 	}
-	// The shop's user hears on one server what is said on another; the edge hears
-	// it, too, and may say nothing.
+	// What the user kiosk publishes on one server reaches subscribers on another,
+	// also the edge, which may publish nothing.
 	edge := connect(2, "edge")
 	refused := make(chan error, 4)
 	edge.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err })
@@ -139,7 +139,7 @@ func TestNATSCluster(t *testing.T) {
 	}
 	kiosk := connect(1, "kiosk")
 	heard := false
-	for try := 0; try < 100 && !heard; try++ { // the interest takes a moment to get around
+	for try := 0; try < 100 && !heard; try++ { // the subscription takes a moment to reach all servers
 		if err := kiosk.Publish("product.changed", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestNATSCluster(t *testing.T) {
 		heard = err == nil
 	}
 	if !heard {
-		t.Error("the edge does not hear of changes")
+		t.Error("the edge gets no changes")
 	}
 	if err := edge.Publish("order.created", nil); err != nil {
 		t.Fatal(err)

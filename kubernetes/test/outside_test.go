@@ -36,7 +36,7 @@ func TestSettingsFit(t *testing.T) {
 	}
 	for name, port := range map[string]int{"REDIS_ADDR": s.NetworkPolicy.Redis.Port, "SMTP_PORT": s.NetworkPolicy.SMTP.Port} {
 		if !strings.HasSuffix(":"+file.Environment[name], fmt.Sprint(":", port)) {
-			t.Errorf("settings.yml: %s is %q, the policies know port %d", name, file.Environment[name], port)
+			t.Errorf("settings.yml: %s is %q, the policies allow port %d", name, file.Environment[name], port)
 		}
 	}
 	schema := readYAML[struct {

@@ -26,10 +26,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// MailerService sends mail in the shop's name; for administrators and the
-// shop's own services.
+// MailerService sends the shop's mail; for administrators and the shop's own
+// services.
 type MailerServiceClient interface {
-	// SendEmail honours the metadata "idempotency-key": the same key and mail
+	// SendEmail supports the metadata "idempotency-key": the same key and mail
 	// are sent once.
 	SendEmail(ctx context.Context, in *SendEmailRequest, opts ...grpc.CallOption) (*SendEmailResponse, error)
 }
@@ -56,10 +56,10 @@ func (c *mailerServiceClient) SendEmail(ctx context.Context, in *SendEmailReques
 // All implementations must embed UnimplementedMailerServiceServer
 // for forward compatibility.
 //
-// MailerService sends mail in the shop's name; for administrators and the
-// shop's own services.
+// MailerService sends the shop's mail; for administrators and the shop's own
+// services.
 type MailerServiceServer interface {
-	// SendEmail honours the metadata "idempotency-key": the same key and mail
+	// SendEmail supports the metadata "idempotency-key": the same key and mail
 	// are sent once.
 	SendEmail(context.Context, *SendEmailRequest) (*SendEmailResponse, error)
 	mustEmbedUnimplementedMailerServiceServer()

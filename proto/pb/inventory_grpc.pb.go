@@ -30,16 +30,16 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// InventoryService is the shelf: anyone may look, administrators may change.
+// InventoryService has the catalogue: anyone may read it, administrators may change it.
 type InventoryServiceClient interface {
 	CreateProduct(ctx context.Context, in *CreateProductRequest, opts ...grpc.CallOption) (*ProductResponse, error)
 	GetProduct(ctx context.Context, in *GetProductRequest, opts ...grpc.CallOption) (*ProductResponse, error)
-	// UpdateProduct replaces every field that the request has; what a product
-	// has besides (SKU, image) stays.
+	// UpdateProduct replaces every field that the request has; the product's
+	// other fields (SKU, image) keep their values.
 	UpdateProduct(ctx context.Context, in *UpdateProductRequest, opts ...grpc.CallOption) (*ProductResponse, error)
 	DeleteProduct(ctx context.Context, in *DeleteProductRequest, opts ...grpc.CallOption) (*DeleteProductResponse, error)
-	// ListProducts answers one page; the header metadata "x-total-count" tells
-	// how many products there are on all pages, exactly up to 10000: beyond that,
+	// ListProducts returns one page; the header metadata "x-total-count" is
+	// the number of products on all pages, exact up to 10000; beyond that,
 	// "x-total-count-exact" is "false".
 	ListProducts(ctx context.Context, in *ListProductsRequest, opts ...grpc.CallOption) (*ListProductsResponse, error)
 }
@@ -106,16 +106,16 @@ func (c *inventoryServiceClient) ListProducts(ctx context.Context, in *ListProdu
 // All implementations must embed UnimplementedInventoryServiceServer
 // for forward compatibility.
 //
-// InventoryService is the shelf: anyone may look, administrators may change.
+// InventoryService has the catalogue: anyone may read it, administrators may change it.
 type InventoryServiceServer interface {
 	CreateProduct(context.Context, *CreateProductRequest) (*ProductResponse, error)
 	GetProduct(context.Context, *GetProductRequest) (*ProductResponse, error)
-	// UpdateProduct replaces every field that the request has; what a product
-	// has besides (SKU, image) stays.
+	// UpdateProduct replaces every field that the request has; the product's
+	// other fields (SKU, image) keep their values.
 	UpdateProduct(context.Context, *UpdateProductRequest) (*ProductResponse, error)
 	DeleteProduct(context.Context, *DeleteProductRequest) (*DeleteProductResponse, error)
-	// ListProducts answers one page; the header metadata "x-total-count" tells
-	// how many products there are on all pages, exactly up to 10000: beyond that,
+	// ListProducts returns one page; the header metadata "x-total-count" is
+	// the number of products on all pages, exact up to 10000; beyond that,
 	// "x-total-count-exact" is "false".
 	ListProducts(context.Context, *ListProductsRequest) (*ListProductsResponse, error)
 	mustEmbedUnimplementedInventoryServiceServer()

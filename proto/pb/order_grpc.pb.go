@@ -29,17 +29,17 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// OrderService places orders and follows them.
+// OrderService places orders and shows and changes their status.
 type OrderServiceClient interface {
 	// CreateOrder places an order. With the metadata "idempotency-key" a retry
-	// is safe: the same key and order answer the first answer again.
+	// is safe: the same key and order return the first answer again.
 	CreateOrder(ctx context.Context, in *CreateOrderRequest, opts ...grpc.CallOption) (*CreateOrderResponse, error)
 	GetOrder(ctx context.Context, in *GetOrderRequest, opts ...grpc.CallOption) (*GetOrderResponse, error)
 	// UpdateOrderStatus completes or cancels an order. FAILED_PRECONDITION: the
-	// order's life has no such move.
+	// order's status does not allow it.
 	UpdateOrderStatus(ctx context.Context, in *UpdateOrderStatusRequest, opts ...grpc.CallOption) (*UpdateOrderStatusResponse, error)
-	// ListUserOrders answers the newest orders first, 1,000 at most; the header
-	// metadata "x-total-count" tells how many there are.
+	// ListUserOrders returns the newest orders first, at most 1,000; the header
+	// metadata "x-total-count" is their number.
 	ListUserOrders(ctx context.Context, in *ListUserOrdersRequest, opts ...grpc.CallOption) (*ListUserOrdersResponse, error)
 }
 
@@ -95,17 +95,17 @@ func (c *orderServiceClient) ListUserOrders(ctx context.Context, in *ListUserOrd
 // All implementations must embed UnimplementedOrderServiceServer
 // for forward compatibility.
 //
-// OrderService places orders and follows them.
+// OrderService places orders and shows and changes their status.
 type OrderServiceServer interface {
 	// CreateOrder places an order. With the metadata "idempotency-key" a retry
-	// is safe: the same key and order answer the first answer again.
+	// is safe: the same key and order return the first answer again.
 	CreateOrder(context.Context, *CreateOrderRequest) (*CreateOrderResponse, error)
 	GetOrder(context.Context, *GetOrderRequest) (*GetOrderResponse, error)
 	// UpdateOrderStatus completes or cancels an order. FAILED_PRECONDITION: the
-	// order's life has no such move.
+	// order's status does not allow it.
 	UpdateOrderStatus(context.Context, *UpdateOrderStatusRequest) (*UpdateOrderStatusResponse, error)
-	// ListUserOrders answers the newest orders first, 1,000 at most; the header
-	// metadata "x-total-count" tells how many there are.
+	// ListUserOrders returns the newest orders first, at most 1,000; the header
+	// metadata "x-total-count" is their number.
 	ListUserOrders(context.Context, *ListUserOrdersRequest) (*ListUserOrdersResponse, error)
 	mustEmbedUnimplementedOrderServiceServer()
 }

@@ -433,7 +433,7 @@ func (x *Account) GetRole() string {
 	return ""
 }
 
-// OwnAccount stands for the account of the token's holder.
+// OwnAccount is the account of the token's owner.
 type OwnAccount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -654,7 +654,7 @@ func (x *VerifyEmailRequest) GetToken() string {
 	return ""
 }
 
-// UpdateUserProfileRequest leaves as it is what is not set.
+// UpdateUserProfileRequest changes only the fields that are set.
 type UpdateUserProfileRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // or "me"

@@ -38,42 +38,42 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// UserService is the customers' side of the shop: sign up, sign in, look.
+// UserService has the accounts: registration, login, profile, sessions.
 type UserServiceClient interface {
-	// RegisterUser opens an account. ALREADY_EXISTS: the e-mail address or the
+	// RegisterUser creates an account. ALREADY_EXISTS: the e-mail address or the
 	// username is taken.
 	RegisterUser(ctx context.Context, in *UserRequest, opts ...grpc.CallOption) (*UserResponse, error)
 	// AuthenticateUser exchanges a password for a bearer token, which goes into
 	// the metadata "authorization: Bearer TOKEN" of later calls.
 	AuthenticateUser(ctx context.Context, in *AuthRequest, opts ...grpc.CallOption) (*AuthResponse, error)
-	// GetUserProfile shows one's own account; an administrator may see any.
+	// GetUserProfile returns the caller's profile; an administrator may read any.
 	GetUserProfile(ctx context.Context, in *UserID, opts ...grpc.CallOption) (*UserProfile, error)
-	// GetAccount shows all of it that there is to see.
+	// GetAccount returns every field of the caller's account.
 	GetAccount(ctx context.Context, in *UserID, opts ...grpc.CallOption) (*Account, error)
-	// ForgotPassword has a letter sent whose link sets a new password, if there
-	// is an account with that address. The answer does not tell.
+	// ForgotPassword sends a mail whose link sets a new password, if there is an
+	// account with that address. The answer is the same in both cases.
 	ForgotPassword(ctx context.Context, in *ForgotPasswordRequest, opts ...grpc.CallOption) (*AccountMessage, error)
 	// ResetPassword sets a new password with the token of that link, once, and
-	// ends every session. INVALID_ARGUMENT, field token: it is not good.
+	// ends every session. INVALID_ARGUMENT, field token: it is invalid or expired.
 	ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*AccountMessage, error)
-	// VerifyEmail verifies an address with the token of a letter's link, once; a
+	// VerifyEmail verifies an address with the token of a mail's link, once; a
 	// pending address becomes the account's. INVALID_ARGUMENT, field token: it is
-	// not good.
+	// invalid or expired.
 	VerifyEmail(ctx context.Context, in *VerifyEmailRequest, opts ...grpc.CallOption) (*AccountMessage, error)
-	// RequestVerification has the letter sent again that verifies the caller's
-	// address, the pending one where there is one.
+	// RequestVerification sends the mail that verifies the caller's address again,
+	// for the pending address if there is one.
 	RequestVerification(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*AccountMessage, error)
-	// UpdateUserProfile changes one's own account; an administrator may change
+	// UpdateUserProfile changes the caller's account; an administrator may change
 	// any.
 	UpdateUserProfile(ctx context.Context, in *UpdateUserProfileRequest, opts ...grpc.CallOption) (*Account, error)
-	// ListSessions shows the caller's sessions, the newest first.
+	// ListSessions returns the caller's sessions, newest first.
 	ListSessions(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*SessionList, error)
 	// EndSession ends one of them.
 	EndSession(ctx context.Context, in *EndSessionRequest, opts ...grpc.CallOption) (*AccountMessage, error)
-	// ExportAccount gives the caller all that the shop keeps about them.
+	// ExportAccount returns everything that the shop stores about the caller.
 	ExportAccount(ctx context.Context, in *OwnAccount, opts ...grpc.CallOption) (*AccountExport, error)
-	// EraseAccount removes the caller's account and all that names them.
-	// FAILED_PRECONDITION: it is the only administrator's.
+	// EraseAccount deletes the caller's account and everything that identifies them.
+	// FAILED_PRECONDITION: the caller is the only administrator.
 	EraseAccount(ctx context.Context, in *EraseAccountRequest, opts ...grpc.CallOption) (*AccountMessage, error)
 }
 
@@ -219,42 +219,42 @@ func (c *userServiceClient) EraseAccount(ctx context.Context, in *EraseAccountRe
 // All implementations must embed UnimplementedUserServiceServer
 // for forward compatibility.
 //
-// UserService is the customers' side of the shop: sign up, sign in, look.
+// UserService has the accounts: registration, login, profile, sessions.
 type UserServiceServer interface {
-	// RegisterUser opens an account. ALREADY_EXISTS: the e-mail address or the
+	// RegisterUser creates an account. ALREADY_EXISTS: the e-mail address or the
 	// username is taken.
 	RegisterUser(context.Context, *UserRequest) (*UserResponse, error)
 	// AuthenticateUser exchanges a password for a bearer token, which goes into
 	// the metadata "authorization: Bearer TOKEN" of later calls.
 	AuthenticateUser(context.Context, *AuthRequest) (*AuthResponse, error)
-	// GetUserProfile shows one's own account; an administrator may see any.
+	// GetUserProfile returns the caller's profile; an administrator may read any.
 	GetUserProfile(context.Context, *UserID) (*UserProfile, error)
-	// GetAccount shows all of it that there is to see.
+	// GetAccount returns every field of the caller's account.
 	GetAccount(context.Context, *UserID) (*Account, error)
-	// ForgotPassword has a letter sent whose link sets a new password, if there
-	// is an account with that address. The answer does not tell.
+	// ForgotPassword sends a mail whose link sets a new password, if there is an
+	// account with that address. The answer is the same in both cases.
 	ForgotPassword(context.Context, *ForgotPasswordRequest) (*AccountMessage, error)
 	// ResetPassword sets a new password with the token of that link, once, and
-	// ends every session. INVALID_ARGUMENT, field token: it is not good.
+	// ends every session. INVALID_ARGUMENT, field token: it is invalid or expired.
 	ResetPassword(context.Context, *ResetPasswordRequest) (*AccountMessage, error)
-	// VerifyEmail verifies an address with the token of a letter's link, once; a
+	// VerifyEmail verifies an address with the token of a mail's link, once; a
 	// pending address becomes the account's. INVALID_ARGUMENT, field token: it is
-	// not good.
+	// invalid or expired.
 	VerifyEmail(context.Context, *VerifyEmailRequest) (*AccountMessage, error)
-	// RequestVerification has the letter sent again that verifies the caller's
-	// address, the pending one where there is one.
+	// RequestVerification sends the mail that verifies the caller's address again,
+	// for the pending address if there is one.
 	RequestVerification(context.Context, *OwnAccount) (*AccountMessage, error)
-	// UpdateUserProfile changes one's own account; an administrator may change
+	// UpdateUserProfile changes the caller's account; an administrator may change
 	// any.
 	UpdateUserProfile(context.Context, *UpdateUserProfileRequest) (*Account, error)
-	// ListSessions shows the caller's sessions, the newest first.
+	// ListSessions returns the caller's sessions, newest first.
 	ListSessions(context.Context, *OwnAccount) (*SessionList, error)
 	// EndSession ends one of them.
 	EndSession(context.Context, *EndSessionRequest) (*AccountMessage, error)
-	// ExportAccount gives the caller all that the shop keeps about them.
+	// ExportAccount returns everything that the shop stores about the caller.
 	ExportAccount(context.Context, *OwnAccount) (*AccountExport, error)
-	// EraseAccount removes the caller's account and all that names them.
-	// FAILED_PRECONDITION: it is the only administrator's.
+	// EraseAccount deletes the caller's account and everything that identifies them.
+	// FAILED_PRECONDITION: the caller is the only administrator.
 	EraseAccount(context.Context, *EraseAccountRequest) (*AccountMessage, error)
 	mustEmbedUnimplementedUserServiceServer()
 }

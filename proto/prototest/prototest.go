@@ -17,7 +17,7 @@ import (
 //go:embed *.proto
 var files embed.FS
 
-// Methods gives the contract's methods by their full names, as they are called:
+// Methods returns the contract's methods by their full names, as they are called:
 // /pb.UserService/RegisterUser.
 func Methods() (map[string]protoreflect.MethodDescriptor, error) { return methods() }
 

@@ -1,7 +1,7 @@
 // Package browser uses the shop page as a customer does, in a headless Chromium
-// against a local box of its own. Where no Chromium is installed it is skipped,
-// but not in CI. What the page showed when a test failed lies, as a picture, in
-// the folder that CI_OUTPUT_DIR names, or else in a temporary one.
+// against a local box of its own. Without Chromium the tests
+// are skipped, except in CI. A failed test saves a screenshot in the folder of
+// CI_OUTPUT_DIR, by default a temporary one.
 package browser
 
 import (

@@ -38,7 +38,7 @@ type customer struct {
 	since      time.Time
 }
 
-// intent is an order that a customer wants once, however often they request it.
+// intent is an order that is placed at most once, however often it is requested.
 type intent struct {
 	by    *customer
 	key   string // the Idempotency-Key; without one they request it only once

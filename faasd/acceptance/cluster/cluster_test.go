@@ -49,7 +49,7 @@ func running(t *testing.T) *kubernetes {
 	return &kubernetes{T: t, dir: dir, shop: client.New(target, client.FrontDoor)}
 }
 
-// try gives what a command of the cluster's printed.
+// try runs one of the cluster's commands and returns its output.
 func (k *kubernetes) try(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(k.Context(), 5*time.Minute)
 	defer cancel()
@@ -341,9 +341,9 @@ func (k *kubernetes) customer() (token string, product client.Product) {
 	return k.login(email, "correct horse battery"), product
 }
 
-// shopping has n clients ask, each for one thing after the other with a pause
-// between, until stop is called, which gives the number of answers; it fails the
-// test at any that is not what it should be. Nothing is asked twice.
+// shopping has n clients send requests, each one after the other with a pause
+// between, until stop is called, which returns the number of answers. Any
+// unexpected answer fails the test; no request is retried.
 func (k *kubernetes) shopping(n int, pause time.Duration) (stop func() int64) {
 	token, product := k.customer()
 	done := make(chan struct{})

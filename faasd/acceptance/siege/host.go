@@ -52,7 +52,7 @@ func callback(ctx context.Context, s *siege, r *record) error {
 }
 
 // readableData: other users of the machine can read nothing in DATA_DIR, which
-// existed before the start with the mode that mkdir gives it.
+// existed before the start with mkdir's default mode.
 func readableData(_ context.Context, s *siege, r *record) error {
 	root := s.box.Options.Dir
 	files, open := 0, 0

@@ -548,7 +548,7 @@ func TestLogs(t *testing.T) {
 	b.call("/function/hello?note=three")
 	same(<-followed, "one", "two", "three")
 
-	// Another gateway on the same folder knows what was said.
+	// Another gateway on the same folder reads the stored log.
 	boxtest.Eventually(t, "the log's file", 20*time.Second, func() bool {
 		store := &logStore{dir: b.g.logs.dir, close: make(chan struct{}), rings: map[string]*logRing{}}
 		lines, _, _ := store.ring("hello").since(0)

@@ -234,7 +234,7 @@ func TestDeliveries(t *testing.T) {
 		t.Errorf("left after DELETE: %v, %v, %v", s.messages(""), files, err)
 	}
 	if err := s.send("1@x", "new", "ann@example.com"); err != nil || len(s.messages("")) != 1 {
-		t.Errorf("an emptied sink knows nothing of before: %v, %v", err, s.messages(""))
+		t.Errorf("the sink after it was emptied: %v, %v", err, s.messages(""))
 	}
 }
 

@@ -78,7 +78,7 @@ func TestBuild(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, _, err := b.Build(canceled, s, "hello"); !errors.Is(err, context.Canceled) {
-		t.Errorf("a build that is given up: %v", err)
+		t.Errorf("a canceled build: %v, want context.Canceled", err)
 	}
 	if folders, err := os.ReadDir(b.Dir); err != nil || len(folders) != 1 {
 		t.Errorf("a build folder is left: %v, %v", folders, err)

@@ -82,8 +82,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// What a process left behind that is gone is removed by the next; what belongs
-// to one that lives is not.
+// TestSweep: the folders of an ended process are removed at the next start,
+// those of a running one are not.
 func TestSweep(t *testing.T) {
 	g := open(t)
 	gone := exec.Command("true")
@@ -97,9 +97,9 @@ func TestSweep(t *testing.T) {
 	}
 	sweep(parent)
 	if _, err := os.Stat(left); err == nil {
-		t.Error("the folder of a process that is gone is still there")
+		t.Error("the folder of an ended process still exists")
 	}
 	if _, err := os.Stat(g.dir); err != nil {
-		t.Error("the folder of a process that lives is gone:", err)
+		t.Error("the folder of a running process was removed:", err)
 	}
 }

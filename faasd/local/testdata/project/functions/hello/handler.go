@@ -1,5 +1,5 @@
-// Package function is what the tests of the local box deploy: it tells what it
-// was given, and misbehaves as told.
+// Package function is the function that the tests of the local box deploy: it
+// answers with what it received, and fails on request.
 package function
 
 import (
@@ -25,9 +25,9 @@ type Function struct{}
 // New is called once.
 func New(context.Context) (handler.FunctionHandler, error) { return Function{}, nil }
 
-// Handle answers what the request and the process look like.
+// Handle answers with the request and with the process's environment.
 func (Function) Handle(req handler.Request) (handler.Response, error) {
-	query, _ := url.ParseQuery(req.QueryString) // what can be read of it
+	query, _ := url.ParseQuery(req.QueryString) // as far as it can be parsed
 	// A warning, as those are written at once: the process may be killed next.
 	slog.Warn("called", "note", query.Get("note"))
 	if query.Has("exit") {
@@ -35,7 +35,7 @@ func (Function) Handle(req handler.Request) (handler.Response, error) {
 	}
 	if n, err := strconv.Atoi(query.Get("eat")); err == nil {
 		for all := make([]byte, n); n > 0; n -= min(n, 4096) {
-			all[n-1] = 1 // what is not touched is not there
+			all[n-1] = 1 // only touched pages use memory
 		}
 	}
 	if pause, err := time.ParseDuration(query.Get("sleep")); err == nil {
