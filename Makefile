@@ -89,12 +89,14 @@ generate: ## generate the gRPC code from the .proto files
 
 # The modules that go mod tidy can resolve without the workspace. The others import Kiosk's
 # own modules and have no requires for them: see docs/decisions/go-work-without-requires.md.
-# faasd/box/gateway is OpenFaaS's, whose tests' dependencies no longer resolve.
-TIDY := .ci .ci/golangci .ci/sbom faasd/documents faasd/queue kubernetes/cluster kubernetes/test proto shared
+# Only the tests of shared do that: -e prints their imports and goes on. faasd/box/gateway is OpenFaaS's,
+# whose tests' dependencies no longer resolve.
+TIDY := .ci .ci/golangci .ci/sbom faasd/documents faasd/queue faasd/testkit kubernetes/cluster kubernetes/test proto
 
 .PHONY: tidy
 tidy: ## remove unused requirements from the go.mod files, and add missing ones
 	@for module in $(TIDY); do GOWORK=off go -C $$module mod tidy || exit 1; done
+	@GOWORK=off go -C shared mod tidy -e
 
 .PHONY: lint
 lint: ## check format, the linters of .golangci.yml, and GitHub's workflows
