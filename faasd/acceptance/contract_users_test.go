@@ -127,7 +127,7 @@ func refresh(v visit) {
 	}
 	me := func(v visit, token string) *asking { return v.do("GET /api/users/me").token(token) }
 
-	v.part("a session goes on", func(v visit) {
+	v.part("a session is renewed", func(v visit) {
 		v.login(v, &ada)
 		grant, token := ada.grant.Token, ada.grant.RefreshToken
 		for range 5 {

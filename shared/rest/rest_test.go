@@ -337,7 +337,7 @@ func TestHangingDependency(t *testing.T) {
 	problemOf(t, resp)
 }
 
-// TestAtMost: those that are too many wait for their turn, and give up with
+// TestAtMost: those that are too many wait for their turn, and stop waiting with
 // their time.
 func TestAtMost(t *testing.T) {
 	var now, most, served atomic.Int64
