@@ -27,7 +27,7 @@ type secretStore struct {
 
 func (s *secretStore) path(name string) (string, error) {
 	if !secretName.MatchString(name) {
-		return "", fmt.Errorf("%q is not a valid secret name: use lower-case letters, digits, - and .", name)
+		return "", fmt.Errorf("%q is not a valid secret name: use lower-case letters, digits, dashes and dots", name)
 	}
 	return filepath.Join(s.dir, name), nil
 }
