@@ -30,7 +30,7 @@ func locked(t testing.TB, opts documents.Options) *documents.Server {
 // connectAs connects with the credentials, with none where cred is nil.
 func connectAs(t testing.TB, srv *documents.Server, cred *options.Credential) *mongo.Client {
 	t.Helper()
-	opts := options.Client().SetServerSelectionTimeout(5 * time.Second).ApplyURI(srv.URI())
+	opts := options.Client().SetServerSelectionTimeout(20 * time.Second).ApplyURI(srv.URI())
 	if cred != nil {
 		opts.SetAuth(*cred)
 	}

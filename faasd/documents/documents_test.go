@@ -57,7 +57,7 @@ func TestReadme(t *testing.T) {
 
 func connect(t testing.TB, uri string) *mongo.Client {
 	t.Helper()
-	client, err := mongo.Connect(options.Client().SetServerSelectionTimeout(5 * time.Second).ApplyURI(uri))
+	client, err := mongo.Connect(options.Client().SetServerSelectionTimeout(20 * time.Second).ApplyURI(uri))
 	if err != nil {
 		t.Fatal(err)
 	}
