@@ -417,7 +417,7 @@ files() {
 	{
 		echo "# Made by make cluster: the environment of every function."
 		echo "environment:"
-		printf '    %s: "%s"\n' REDIS_ADDR redis.stores:6379 NATS_REPLICAS 3 GATEWAY_URL http://gateway.openfaas:8080 healthcheck_interval 6s
+		printf '    %s: "%s"\n' REDIS_ADDR redis.stores:6379 NATS_REPLICAS 3 GATEWAY_URL http://gateway.openfaas:8080 healthcheck_interval "$(sed -n 's/^  healthcheck_interval: //p' kubernetes/settings.yml)"
 		[ -n "${SMTP_HOST:-}" ] || printf '    SMTP_HOST: mail.stores\n    SMTP_PORT: "1025"\n'
 		PUBLIC_URL=${PUBLIC_URL:-http://$front:8000}
 		setting $settings
