@@ -51,7 +51,7 @@ func (s *shop) sustain(ctx context.Context, clients int, duration time.Duration,
 	var failure error
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		for tick := 0; wait(watching, 100*time.Millisecond); tick++ {
+		for tick := 0; load.Pause(watching, 100*time.Millisecond); tick++ {
 			_, err := s.tracker.look(watching)
 			outbox := 0
 			if err == nil && tick%5 == 0 {
@@ -73,7 +73,7 @@ func (s *shop) sustain(ctx context.Context, clients int, duration time.Duration,
 		do := place(i)
 		return func(ctx context.Context) error {
 			for window > 0 && max(waiting.Load(), int64(s.tracker.backlog())) > int64(window) && time.Since(began) < duration {
-				if !wait(ctx, 5*time.Millisecond) {
+				if !load.Pause(ctx, 5*time.Millisecond) {
 					return ctx.Err()
 				}
 			}
@@ -153,7 +153,7 @@ func (s *shop) latencyAt(ctx context.Context, rate float64, duration time.Durati
 	var failure error
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		for wait(watching, lookInterval) {
+		for load.Pause(watching, lookInterval) {
 			settled, err := s.tracker.look(watching)
 			if err != nil && watching.Err() == nil {
 				failure = err
@@ -171,7 +171,7 @@ func (s *shop) latencyAt(ctx context.Context, rate float64, duration time.Durati
 		placed.Unlock()
 		s.tracker.place(o)
 	}))
-	for failure == nil && s.tracker.backlog() > 0 && wait(ctx, 10*time.Millisecond) {
+	for failure == nil && s.tracker.backlog() > 0 && load.Pause(ctx, 10*time.Millisecond) {
 		// Orders in flight count, too.
 	}
 	stop()

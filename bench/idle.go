@@ -57,13 +57,13 @@ func (s *shop) idleness(ctx context.Context, duration time.Duration) (out idle, 
 	if err := s.fillRedis(ctx, idleKeys); err != nil {
 		return out, err
 	}
-	wait(ctx, settleDown)
+	load.Pause(ctx, settleDown)
 	before, _, err := s.usage()
 	if err != nil {
 		return out, err
 	}
 	began := time.Now()
-	wait(ctx, duration)
+	load.Pause(ctx, duration)
 	took := time.Since(began)
 	after, _, err := s.usage()
 	if err != nil {
@@ -228,7 +228,7 @@ func start(ctx context.Context, path string, environment []string) (time.Duratio
 			end()
 			return took, nil
 		}
-		if !wait(ctx, time.Millisecond) {
+		if !load.Pause(ctx, time.Millisecond) {
 			return 0, fmt.Errorf("the function does not answer: %s", end())
 		}
 	}

@@ -91,7 +91,7 @@ func startShop(ctx context.Context, e *edition, products int, env ...string) (s 
 
 // lookFresh records the memory of the box before the first request.
 func (s *shop) lookFresh(ctx context.Context) error {
-	wait(ctx, settleDown)
+	load.Pause(ctx, settleDown)
 	u, _, err := s.usage()
 	s.fresh = u.memory()
 	return err
@@ -317,18 +317,9 @@ func (s *shop) settled(ctx context.Context) error {
 		if err == nil && n == 0 {
 			return nil
 		}
-		if !wait(ctx, 100*time.Millisecond) {
+		if !load.Pause(ctx, 100*time.Millisecond) {
 			return fmt.Errorf("the shop did not settle: %d events and letters are waiting (%w)", n, errors.Join(err, ctx.Err()))
 		}
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
 	}
 }
 

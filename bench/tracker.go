@@ -9,6 +9,8 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"github.com/kiosk-shop/kiosk/bench/load"
 )
 
 // tracker follows orders from their 201 until their stock is no longer PENDING. It
@@ -102,7 +104,7 @@ func (t *tracker) wait(ctx context.Context) error {
 		if len(settled) == atOnce {
 			pause = 0 // there may be more of them
 		}
-		if !wait(ctx, pause) {
+		if !load.Pause(ctx, pause) {
 			return fmt.Errorf("the stock of %d orders is still pending: %w", t.backlog(), context.Cause(ctx))
 		}
 	}

@@ -153,7 +153,7 @@ func Closed(ctx context.Context, clients int, duration time.Duration, operation 
 func obey(ctx context.Context, err error, end time.Time) {
 	var refusal Refusal
 	if errors.As(err, &refusal) {
-		pause(ctx, min(max(refusal.RetryAfter, 10*time.Millisecond), maxBackoff, time.Until(end)))
+		Pause(ctx, min(max(refusal.RetryAfter, 10*time.Millisecond), maxBackoff, time.Until(end)))
 	}
 }
 
@@ -212,7 +212,7 @@ func Open(ctx context.Context, rate float64, clients int, duration, patience tim
 					return
 				}
 				intended := began.Add(time.Duration(float64(turn) * interval))
-				if !pause(ctx, time.Until(intended)) || time.Now().After(last) {
+				if !Pause(ctx, time.Until(intended)) || time.Now().After(last) {
 					next.Add(-1) // this one did not arrive
 					return
 				}
@@ -232,8 +232,8 @@ func Open(ctx context.Context, rate float64, clients int, duration, patience tim
 	return r
 }
 
-// pause waits for d, and reports whether it did: false means that ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
+// Pause waits for d, and reports whether it did: false means that ctx ended first.
+func Pause(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}

@@ -59,22 +59,20 @@ func (l *load) membership(ctx context.Context, random *rand.Rand) {
 			used = append(used, token)
 			password := "correct horse " + client.Unique("battery")
 			worked, invalid := l.use(ctx, "POST /api/users/reset", token, func(token string) any { return map[string]string{"token": token, "password": password} }, stale > 0)
-			switch {
-			case worked:
-				c.mu.Lock()
-				c.password, c.token = password, ""
-				c.mu.Unlock()
-				// A new password makes all earlier links invalid, and letters with such
-				// links that are not sent yet are never sent.
-				stale = requests - len(used)
-				l.journal.do(func() { m.voided = max(m.accepted-len(used), 0) })
-				continue
-			case invalid:
+			if invalid {
 				stale--
 				continue
 			}
-			known = false
-			break
+			if known = worked; !known {
+				break
+			}
+			c.mu.Lock()
+			c.password, c.token = password, ""
+			c.mu.Unlock()
+			// A new password makes all earlier links invalid, and letters with such
+			// links that are not sent yet are never sent.
+			stale = requests - len(used)
+			l.journal.do(func() { m.voided = max(m.accepted-len(used), 0) })
 		}
 		if known && random.IntN(3) > 0 {
 			l.leave(ctx, m)
