@@ -50,7 +50,7 @@ type settings struct {
 	execTimeout  time.Duration // exec_timeout: 10s for the handler; keep it below the other two and the gateway's upstream_timeout
 	maxInflight  int           // max_inflight: 0, no limit; what comes beyond it is answered 429
 	maxBody      int64         // max_body_bytes: 1 MiB; a larger request is answered 413
-	drain        time.Duration // healthcheck_interval: 0s between SIGTERM and refusing connections, for a load balancer to notice
+	drain        time.Duration // healthcheck_interval: 0s without a request, after SIGTERM, before connections are refused
 }
 
 func load() (settings, error) {
@@ -160,12 +160,12 @@ func run(ctx context.Context, access *slog.Logger) error {
 	return err
 }
 
-// shutdown says "not healthy" for the drain time, then accepts nothing more
-// and waits for what is in flight, which exec_timeout bounds.
+// shutdown reports "not healthy" and still answers until no more requests come, then
+// refuses connections and waits for what is in flight, which exec_timeout bounds.
 func shutdown(server *server, httpServer *http.Server, s settings) error {
 	server.stopping.Store(true)
 	slog.Info("stopping", "in_flight", server.inflight.Load())
-	time.Sleep(s.drain)
+	server.awaitQuiet(s.drain)
 	ctx, cancel := context.WithTimeout(context.Background(), s.execTimeout+time.Second)
 	defer cancel()
 	return httpServer.Shutdown(ctx)

@@ -36,6 +36,7 @@ type server struct {
 	settings settings
 	access   *slog.Logger // a line a request
 	stopping atomic.Bool
+	lastCall atomic.Int64 // while it is stopping: when the last request came, in Unix nanoseconds
 	inflight atomic.Int64
 	bodies   atomic.Int64 // bytes: see maxBodies
 }
@@ -65,6 +66,20 @@ func (s *server) warmUp(ctx context.Context) {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// awaitQuiet returns when no request has come for as long as quiet, and after three
+// times that at the latest: how soon callers notice that a replica is stopping depends
+// on how busy they are.
+func (s *server) awaitQuiet(quiet time.Duration) {
+	start := time.Now()
+	for last := start; ; last = time.Unix(0, max(start.UnixNano(), s.lastCall.Load())) {
+		left := min(time.Until(last.Add(quiet)), time.Until(start.Add(3*quiet)))
+		if left <= 0 {
+			return
+		}
+		time.Sleep(left)
 	}
 }
 
@@ -110,6 +125,9 @@ func (s *server) readiness(w http.ResponseWriter, r *http.Request) {
 // invoke runs the handler for one request and logs it.
 func (s *server) invoke(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
+	if s.stopping.Load() {
+		s.lastCall.Store(start.UnixNano())
+	}
 	callID := r.Header.Get("X-Call-Id")
 	if callID == "" {
 		callID = rand.Text()

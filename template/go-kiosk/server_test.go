@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
@@ -240,6 +241,50 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestShutdownWaitsForTheLastCaller(t *testing.T) {
+	const interval = 6 * time.Second
+	for _, test := range []struct {
+		name  string
+		calls int // one every 4 s after SIGTERM
+		probe bool
+		want  time.Duration
+	}{
+		{"without calls", 0, false, interval},
+		{"two late calls", 2, false, 8*time.Second + interval},
+		{"calls that do not end", 100, false, 3 * interval},
+		{"the orchestrator's probes do not count", 100, true, interval},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := newServer(fake{handle: func(handler.Request) (handler.Response, error) { return handler.Response{}, nil }}, settings{drain: interval, execTimeout: time.Second, maxBody: 1}, slog.Default())
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				path := "/"
+				if test.probe {
+					path = "/_/ready"
+				}
+				go func() {
+					for range test.calls {
+						select {
+						case <-ctx.Done():
+							return
+						case <-time.After(4 * time.Second):
+							server.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+						}
+					}
+				}()
+				start := time.Now()
+				if err := shutdown(server, &http.Server{ReadHeaderTimeout: time.Second}, server.settings); err != nil {
+					t.Error(err)
+				}
+				if got := time.Since(start); got != test.want {
+					t.Errorf("refuses connections after %s, want %s", got, test.want)
+				}
+			})
+		})
 	}
 }
 

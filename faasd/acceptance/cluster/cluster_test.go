@@ -386,11 +386,11 @@ func TestRollingUpdate(t *testing.T) {
 	for _, namespace := range []string{"openfaas-fn", "kiosk"} {
 		k.kubectl("-n", namespace, "rollout", "restart", "deployment")
 		for name := range strings.FieldsSeq(k.kubectl("-n", namespace, "get", "deployments", "-o", "name")) {
-			k.kubectl("-n", namespace, "rollout", "status", name, "--timeout=150s")
+			k.kubectl("-n", namespace, "rollout", "status", name, "--timeout=290s")
 		}
 	}
-	// Those that were replaced go on answering while they end.
-	time.Sleep(5 * time.Second)
+	// Those that were replaced last end within their preStop of 10 s.
+	time.Sleep(15 * time.Second)
 	t.Logf("%d requests in %.0f s while all was replaced", stop(), time.Since(began).Seconds())
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
