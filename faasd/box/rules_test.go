@@ -129,7 +129,7 @@ func clean(t *testing.T, lasts time.Duration) map[string]string {
 		`kiosk_stream_limit_bytes{job="outbox-relay"}`:                                                       flat("1073741824"),
 		`kiosk_consumer_lag{job="outbox-relay",messaging_consumer_group_name="inventory-updater"}`:           flat("12"),
 		`kiosk_cache_overdue{job="orders"}`:                                                                  flat("0"),
-		`kiosk_redis_away_total{job="orders"}`:                                                               flat("0"),
+		`kiosk_redis_unavailable_total{job="orders"}`:                                                        flat("0"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="sent",kiosk_letter_template="confirmation"}`:    flat("0+100"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="refused",kiosk_letter_template="confirmation"}`: flat("0"),
 		`kiosk_letters_total{job="send-email",kiosk_outcome="postponed",kiosk_letter_template="apology"}`:    flat("0"),
@@ -204,7 +204,7 @@ func effects(t *testing.T) map[string][]effect {
 	of := map[string][]effect{
 		"documents":             {{fails, "RequestsFail", "edge", 20 * time.Second}, {gone(outboxEntries), "OutboxMetricsMissing", "", 30 * time.Second}},
 		"nats":                  append(ordersWait, effect{gone(lag), "EventsMetricsMissing", "", 30 * time.Second}),
-		"redis":                 {{map[string]string{`kiosk_redis_away_total{job="orders"}`: values(began, "0", "1+8")}, "RedisUnavailable", "", 20 * time.Second}, {map[string]string{`kiosk_cache_overdue{job="orders"}`: values(began, "0", "3")}, "CopiesOverdue", "", time.Minute}},
+		"redis":                 {{map[string]string{`kiosk_redis_unavailable_total{job="orders"}`: values(began, "0", "1+8")}, "RedisUnavailable", "", 20 * time.Second}, {map[string]string{`kiosk_cache_overdue{job="orders"}`: values(began, "0", "3")}, "CopiesOverdue", "", time.Minute}},
 		"mail":                  mailAway,
 		"nats-streaming-server": queueAway,
 		"nats-queue-worker":     queueAway,

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	failures = telemetry.NewCounter("kiosk.redis.away", "{failure}", "times that Redis did not answer and was left alone")
+	failures = telemetry.NewCounter("kiosk.redis.unavailable", "{failure}", "times that Redis did not answer and was left alone")
 	hits     = telemetry.NewCounter("kiosk.limits.hit", "{refusal}", "requests that were too many")
 
 	system = attribute.String("db.system.name", "redis")

@@ -141,7 +141,7 @@ func compact(text []byte) string {
 }
 
 // secrets are the values of a JSON body that must not be shown. Of a token, the
-// first characters are kept, so that two tokens can be told apart.
+// first characters are kept, so that two tokens can be distinguished.
 var secrets = regexp.MustCompile(`("(?:token|refresh_token)":"[^"]{6})[^"]*|("(?:password)":")[^"]*`)
 
 func redact(text string) string { return secrets.ReplaceAllString(text, "$1$2…") }

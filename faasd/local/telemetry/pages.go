@@ -23,10 +23,10 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{"duration"
 
 const (
 	shownTraces = 50
-	// looks is how often the page of an order that nothing is known of yet looks
-	// again, at first after a second, by a Refresh header: it works without a script.
+	// looks is how often the page of an order without a trace refreshes itself, at
+	// first after a second, by a Refresh header: it works without a script.
 	looks = 20
-	// settled is how long a trace has to be silent for its page not to look again.
+	// settled is how long after a trace's last span its page stops to refresh.
 	settled = 5 * time.Second
 	// colours is how many the processes of a trace have among them.
 	colours = 10
@@ -147,7 +147,7 @@ type milestone struct {
 	After time.Duration // since the trace's start
 }
 
-// milestones are told by the end of these spans of the shop's, the first of each.
+// milestones are the ends of these spans of the shop, of the first of each.
 var milestones = []struct{ service, name, says string }{
 	{placer, "insert orders", "placed"},
 	{"inventory-updater", "process order.created", "its stock decided"},

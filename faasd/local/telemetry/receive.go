@@ -37,8 +37,8 @@ var (
 	errBroken   = errors.New("the body is not what its Content-Type says, or not an OTLP export request")
 )
 
-// taker is where a request's spans or metrics go. It is told what they are of,
-// and then gets them one by one; what it does not want it counts and names.
+// taker stores a request's spans or metrics. It gets the resource that they are of,
+// and then each of them; it counts those that it rejects, and says why.
 type taker interface {
 	from(*resource.Resource)
 	take(item []byte, isJSON bool) error
@@ -82,7 +82,8 @@ func (s *sink) receive(newTaker func() taker) http.HandlerFunc {
 	}
 }
 
-// readBody gives the whole body, unpacked, or the status for why not.
+// readBody returns the whole body, decompressed, or the status and the error to
+// answer with.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int, error) {
 	var reader io.Reader = http.MaxBytesReader(w, r.Body, maxBody)
 	switch encoding := r.Header.Get("Content-Encoding"); encoding {
@@ -112,9 +113,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int, error) {
 	return body.Bytes(), 0, nil
 }
 
-// each gives t every span or metric of an export request, one by one: all at
-// once, a small request could be a lot of memory. Of a request that is broken, t
-// has got what stands before the fault. Requests of traces and of
+// each passes every span or metric of an export request to t, one by one: all at
+// once, a small request could need a lot of memory. Of a malformed request, t has
+// got what precedes the fault. Requests of traces and of
 // metrics have one shape: 1 resource_spans {1 resource, 2 scope_spans {2 spans}}.
 func each(body []byte, isJSON bool, t taker) error {
 	if isJSON {
@@ -220,8 +221,8 @@ func unmarshalJSON(b []byte, m proto.Message) error {
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 }
 
-// identifier gives an identifier of size bytes. In OTLP's JSON identifiers are
-// hexadecimal, which protojson has read as base64.
+// identifier returns an identifier, and whether it has size bytes. In OTLP's JSON
+// identifiers are hexadecimal, which protojson has read as base64.
 func identifier(b []byte, size int) ([]byte, bool) {
 	if len(b) == size*2*3/4 {
 		decoded, err := hex.DecodeString(base64.StdEncoding.EncodeToString(b))

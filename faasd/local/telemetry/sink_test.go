@@ -65,7 +65,7 @@ func (c *client) post(path, kind string, body []byte) *httptest.ResponseRecorder
 	return c.do(r)
 }
 
-// send posts a request that has to be taken, and gives the answer.
+// send posts a request that must be accepted, and returns the answer.
 func (c *client) send(m proto.Message) []byte {
 	c.t.Helper()
 	body, err := proto.Marshal(m)
@@ -83,7 +83,7 @@ func (c *client) send(m proto.Message) []byte {
 	return w.Body.Bytes()
 }
 
-// spans gives what a path of the API has.
+// spans returns the spans at a path of the API.
 func (c *client) spans(path string) []Span {
 	c.t.Helper()
 	w := c.get(path)
@@ -97,7 +97,7 @@ func (c *client) spans(path string) []Span {
 	return answer.Spans
 }
 
-// metrics gives the exposition's families as Prometheus reads them.
+// metrics returns the exposition's families as Prometheus parses them.
 func (c *client) metrics() map[string]*prom.MetricFamily {
 	c.t.Helper()
 	w := c.get("/metrics")

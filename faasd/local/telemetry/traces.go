@@ -21,7 +21,8 @@ import (
 
 const (
 	// maxTraceBytes bounds what is kept of spans: some 50,000 of them, a thousand
-	// orders' ways. The trace that was silent for the longest gives way.
+	// orders' ways. The trace without a new span for the longest
+	// time is dropped first.
 	maxTraceBytes = 24 << 20
 	// maxSpans bounds one trace; what comes then is not kept.
 	maxSpans = 1000
@@ -71,7 +72,7 @@ type traces struct {
 	mu      sync.RWMutex
 	byID    map[traceID]*list.Element // of *trace
 	byOrder map[string]orderTrace
-	latest  *list.List // the trace that was heard of last is in front
+	latest  *list.List // the trace that got a span last is in front
 	bytes   int
 	spans   int
 	taken   uint64
@@ -278,8 +279,8 @@ type Link struct {
 	SpanID  string `json:"span_id"`
 }
 
-// get gives the trace's spans in the order in which they began, none if there is
-// no such trace.
+// get returns the trace's spans in the order of their start, none if there is no
+// such trace.
 func (t *traces) get(id traceID) []Span {
 	t.mu.RLock()
 	var records []record
@@ -378,8 +379,8 @@ type summary struct {
 	Failed    bool
 }
 
-// list gives the traces that were heard of last, at most n; of orders only, if
-// that is wanted.
+// list returns the traces that got a span last, at most n; with ordersOnly, only
+// those of orders.
 func (t *traces) list(n int, ordersOnly bool) []summary {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
