@@ -133,17 +133,17 @@ func (l *LetterSender) Send(ctx context.Context, actor kiosk.Actor, ids []kiosk.
 		switch err := errs[i]; {
 		case err == nil:
 			sent = append(sent, letter.ID)
-			ended(traced[i], letter.Entry, "sent")
+			ended(letter.Entry, "sent")
 			arrived(traced[i], letter.Entry, letter.placed, l.Now())
 			slog.InfoContext(traced[i], "letter sent", attributes...)
 		case errors.Is(err, ErrRefused):
-			ended(traced[i], letter.Entry, "refused")
+			ended(letter.Entry, "refused")
 			slog.ErrorContext(traced[i], "letter refused permanently by the mail server", append(attributes, "error", err)...)
 			if err := l.Store.Fail(storeCtx, letter.ID, withoutAddress(err, letter.message.To), l.Now()); err != nil {
 				storeErrs = append(storeErrs, err)
 			}
 		default:
-			ended(traced[i], letter.Entry, "postponed")
+			ended(letter.Entry, "postponed")
 			postponed, reason = append(postponed, letter.Entry), withoutAddress(err, letter.message.To)
 		}
 		telemetry.End(spans[i], errs[i])
@@ -196,7 +196,7 @@ func (l *LetterSender) write(ctx context.Context, claimed []outbox.Entry) (lette
 		o, ordered := orders[e.Mail.OrderID]
 		if !exists || e.Mail.OrderID != "" && !ordered {
 			gone = append(gone, e.ID)
-			ended(ctx, e, "dropped")
+			ended(e, "dropped")
 			continue
 		}
 		to := e.Mail.To
@@ -210,7 +210,7 @@ func (l *LetterSender) write(ctx context.Context, claimed []outbox.Entry) (lette
 		}
 		var tooMany *kiosk.Error
 		if err := limit(ctx, user.AddressDigest(to)); errors.As(err, &tooMany) {
-			ended(ctx, e, "limited")
+			ended(e, "limited")
 			slog.WarnContext(kiosk.WithTrace(telemetry.Follow(ctx, e.Trace), e.Trace), "letter postponed: too many to one recipient", "letter", e.ID, "template", e.Mail.Template, "user_id", u.ID, "retry_after", tooMany.RetryAfter.String())
 			if err := l.Store.Postpone(ctx, l.Now().Add(tooMany.RetryAfter), "too many letters to one recipient", e.ID); err != nil {
 				return nil, err
@@ -222,7 +222,7 @@ func (l *LetterSender) write(ctx context.Context, claimed []outbox.Entry) (lette
 			token, err := l.Links.Issue(ctx, e.ID, *e.Mail, u.ID)
 			if kiosk.IsKind(err, kiosk.KindNotFound) {
 				gone = append(gone, e.ID)
-				ended(ctx, e, "dropped")
+				ended(e, "dropped")
 				continue
 			}
 			if err != nil {

@@ -30,9 +30,9 @@ var templates = telemetry.Known[string]{Make: func(name string) []attribute.KeyV
 func template(name string) attribute.KeyValue { return attribute.String("kiosk.letter.template", name) }
 
 // ended counts a letter.
-func ended(ctx context.Context, e outbox.Entry, outcome string) {
+func ended(e outbox.Entry, outcome string) {
 	if telemetry.On() {
-		letterOutcomes.Add(ctx, 1, ends.Of(end{e.Mail.Template, outcome}))
+		letterOutcomes.Add(1, ends.Of(end{e.Mail.Template, outcome}))
 	}
 }
 

@@ -195,7 +195,7 @@ func (d *DB) transact(ctx context.Context, fn func(context.Context) error) error
 	runs := 0
 	_, err = session.WithTransaction(ctx, func(ctx context.Context) (any, error) {
 		if runs++; runs > 1 {
-			retries.Add(ctx, 1, nil)
+			retries.Add(1, nil)
 		}
 		err := fn(ctx)
 		if err != nil && (ctx.Err() != nil || mongo.IsTimeout(err) || mongo.IsNetworkError(err)) {

@@ -45,7 +45,7 @@ func monitor() *event.CommandMonitor {
 	}
 	var spans sync.Map // by request
 	end := func(ctx context.Context, e *event.CommandFinishedEvent, err error) {
-		telemetry.Operations.Record(e.Duration, commands.Of(command{name: e.CommandName, failed: err != nil}))
+		telemetry.Operations.Record(ctx, e.Duration, commands.Of(command{name: e.CommandName, failed: err != nil}))
 		if !telemetry.Recorded(ctx) {
 			return
 		}

@@ -228,7 +228,7 @@ func (c *Consumer) answer(ctx context.Context, d delivery, err error) {
 		log().ErrorContext(kiosk.WithTrace(d.ctx, d.Trace), "event became a dead letter", "error", err)
 		if err = c.bury(ctx, d.msg, d.Event, d.attempts, err); err == nil {
 			err = d.msg.TermWithReason("dead letter")
-			buried.Add(d.ctx, 1, c.measured)
+			buried.Add(1, c.measured)
 		}
 	default:
 		delay := min(250*time.Millisecond<<min(d.attempts, 10), maxNak)

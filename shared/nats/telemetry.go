@@ -68,7 +68,7 @@ func (c *Consumer) handling(ctx context.Context, batch []delivery) (context.Cont
 	for i := range batch {
 		d := &batch[i]
 		if d.attempts > 1 {
-			redeliveries.Add(ctx, 1, c.measured)
+			redeliveries.Add(1, c.measured)
 		}
 		own := telemetry.Follow(ctx, d.Trace)
 		if !telemetry.Recorded(own) {
@@ -131,6 +131,6 @@ func (c *Conn) Look(ctx context.Context, durable string) (s State, err error) {
 // measure notes how long an event took to be confirmed.
 func measure(subject string, began time.Time) {
 	if telemetry.On() {
-		publications.Record(time.Since(began), published.Of(subject))
+		publications.Record(context.Background(), time.Since(began), published.Of(subject))
 	}
 }

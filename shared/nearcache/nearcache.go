@@ -131,7 +131,7 @@ func List(query string) Key { return Key{text: "?" + query, list: true} }
 // Get returns the copy under key, if there is one that counts.
 func (c *Cache[V]) Get(key Key) (value V, ok bool) {
 	if value, ok = c.get(key); ok {
-		telemetry.Lookups.Add(context.Background(), 1, hit)
+		telemetry.Lookups.Add(1, hit)
 	}
 	return value, ok
 }
@@ -153,7 +153,7 @@ func (c *Cache[V]) get(key Key) (value V, ok bool) {
 func (c *Cache[V]) Trusted(key Key) bool {
 	trusted := c.trusted(key, c.moment())
 	if !trusted {
-		telemetry.Lookups.Add(context.Background(), 1, unavailable)
+		telemetry.Lookups.Add(1, unavailable)
 	}
 	return trusted
 }
@@ -195,7 +195,7 @@ func (c *Cache[V]) Load(ctx context.Context, key Key, fn func(context.Context) (
 		value, _, err := fn(ctx)
 		return value, err
 	}
-	telemetry.Lookups.Add(ctx, 1, miss)
+	telemetry.Lookups.Add(1, miss)
 	l, value, ok := c.join(context.WithoutCancel(ctx), key, fn)
 	if ok {
 		return value, nil

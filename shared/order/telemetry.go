@@ -30,7 +30,7 @@ func outcome(name string) *telemetry.Attributes {
 // committed: a line in the log, and a count.
 
 func (o Order) placed(ctx context.Context) {
-	outcomes.Add(ctx, 1, placedOutcome)
+	outcomes.Add(1, placedOutcome)
 	slog.InfoContext(ctx, "order placed", "order_id", o.ID, "user_id", o.UserID)
 }
 
@@ -43,17 +43,17 @@ func (o Order) settled(ctx context.Context, trace kiosk.Trace, now time.Time) {
 	} else {
 		slog.InfoContext(ctx, "order's stock taken", "order_id", o.ID, "user_id", o.UserID)
 	}
-	outcomes.Add(ctx, 1, became)
+	outcomes.Add(1, became)
 	settlements.Record(ctx, now.Sub(o.CreatedAt), became)
 }
 
 func (o Order) changed(ctx context.Context, by kiosk.Actor) {
 	log := slog.With("order_id", o.ID, "user_id", o.UserID, "by", by.ID, "stock", string(o.Stock))
 	if o.Status == Cancelled {
-		outcomes.Add(ctx, 1, cancelledOutcome)
+		outcomes.Add(1, cancelledOutcome)
 		log.InfoContext(ctx, "order cancelled")
 	} else {
-		outcomes.Add(ctx, 1, completedOutcome)
+		outcomes.Add(1, completedOutcome)
 		log.InfoContext(ctx, "order completed")
 	}
 }

@@ -49,7 +49,7 @@ func (r *Republisher) Sweep(ctx context.Context, limit int) (int, error) {
 		return 0, err
 	}
 	slog.Warn("orders wait for their stock, publishing their events again", "orders", len(orders), "oldest", orders[0].ID, "waiting_since", orders[0].CreatedAt)
-	outbox.Relayed.Add(ctx, int64(len(orders)), nil)
+	outbox.Relayed.Add(int64(len(orders)), nil)
 	return len(orders), r.Publisher.PublishCreated(ctx, orders...)
 }
 

@@ -338,7 +338,7 @@ func (o *Outbox) Sweep(ctx context.Context, limit int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("outbox: %w", err)
 	}
-	Relayed.Add(ctx, int64(len(entries)), nil)
+	Relayed.Add(int64(len(entries)), nil)
 	for batch := range slices.Chunk(entries, maxBatch) {
 		select {
 		case o.slots <- struct{}{}:

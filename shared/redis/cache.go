@@ -68,21 +68,21 @@ func (c *Cache[T]) Get(ctx context.Context, id kiosk.ID, load func(context.Conte
 	})
 	switch {
 	case errors.Is(err, redis.Nil):
-		telemetry.Lookups.Add(ctx, 1, c.miss)
+		telemetry.Lookups.Add(1, c.miss)
 	case err != nil: // redis is unavailable
-		telemetry.Lookups.Add(ctx, 1, c.unavailable)
+		telemetry.Lookups.Add(1, c.unavailable)
 		return load(ctx)
 	case strings.HasPrefix(string(text), leasePrefix): // another is about to store it
-		telemetry.Lookups.Add(ctx, 1, c.miss)
+		telemetry.Lookups.Add(1, c.miss)
 		return load(ctx)
 	default:
 		var copied T
 		err := json.Unmarshal(text, &copied)
 		if err == nil {
-			telemetry.Lookups.Add(ctx, 1, c.hit)
+			telemetry.Lookups.Add(1, c.hit)
 			return copied, nil
 		}
-		telemetry.Lookups.Add(ctx, 1, c.miss)
+		telemetry.Lookups.Add(1, c.miss)
 		if c.unreadable.due() {
 			slog.Error("cannot decode a cached value", "cache", c.name, "error", err)
 		}

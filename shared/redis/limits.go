@@ -65,7 +65,7 @@ func (l *Limiter) Allow(ctx context.Context, key string, rate Rate) (*kiosk.Limi
 	limit := &kiosk.Limit{Requests: rate.Requests, Window: rate.Window, Remaining: result.Remaining, Reset: result.ResetAfter}
 	if result.Allowed == 0 {
 		if telemetry.On() {
-			hits.Add(ctx, 1, limited.Of(limitName(key)))
+			hits.Add(1, limited.Of(limitName(key)))
 		}
 		return limit, &kiosk.Error{Kind: kiosk.KindTooMany, Message: "too many requests: try again later", RetryAfter: max(result.RetryAfter, time.Second), Limit: limit}
 	}

@@ -91,7 +91,7 @@ func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 // fail leaves Redis alone for a while.
 func (c *Client) fail(now time.Time, err error) {
 	c.retryAt.Store(now.Add(pauseAfterFailure).UnixNano())
-	failures.Add(context.Background(), 1, nil)
+	failures.Add(1, nil)
 	if c.failed.due() {
 		slog.Warn("redis is unavailable, continuing without it", "error", err)
 	}

@@ -94,7 +94,7 @@ func observe(ctx context.Context, name string, run func(context.Context) error) 
 	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") { // the answer to a question
 		failure = nil
 	}
-	telemetry.Operations.Record(time.Since(began), commands.Of(command{name, failure != nil}))
+	telemetry.Operations.Record(ctx, time.Since(began), commands.Of(command{name, failure != nil}))
 	if recorded {
 		telemetry.End(span, failure)
 	}

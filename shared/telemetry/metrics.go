@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -15,33 +14,16 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// instruments are all that the process's packages measure with.
-var instruments register
-
-type register []func(metric.Meter) error
-
-func (r register) make(meter metric.Meter) error {
-	var errs []error
-	for _, create := range r {
-		errs = append(errs, create(meter))
-	}
-	return errors.Join(errs...)
-}
-
 // Attributes are those of a measurement. They are made once, for each of the few
 // that there are.
 type Attributes struct {
-	list   []attribute.KeyValue
-	set    attribute.Set
-	add    []metric.AddOption
-	record []metric.RecordOption
+	list []attribute.KeyValue
+	set  attribute.Set
 }
 
 // Set makes the attributes of a measurement.
 func Set(attributes ...attribute.KeyValue) *Attributes {
-	set := attribute.NewSet(slices.Clone(attributes)...) // NewSet sorts them
-	option := metric.WithAttributeSet(set)
-	return &Attributes{attributes, set, []metric.AddOption{option}, []metric.RecordOption{option}}
+	return &Attributes{attributes, attribute.NewSet(slices.Clone(attributes)...)} // NewSet sorts them
 }
 
 // Known keeps the attributes of what K tells apart, of which there are few.
@@ -78,61 +60,6 @@ func (k *Known[K]) Of(key K) *Attributes {
 func (k *Known[K]) List(key K) []attribute.KeyValue { return k.Of(key).list }
 
 var none = Set()
-
-// Counter counts what happens. A package has it as a variable.
-type Counter struct{ counter metric.Int64Counter }
-
-// NewCounter makes a counter, which counts once telemetry is on.
-func NewCounter(name, unit, description string) *Counter {
-	c := new(Counter)
-	instruments = append(instruments, func(meter metric.Meter) (err error) {
-		c.counter, err = meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
-		return err
-	})
-	return c
-}
-
-// Add counts n more; nil are no attributes.
-func (c *Counter) Add(ctx context.Context, n int64, attributes *Attributes) {
-	if c.counter == nil {
-		return
-	}
-	if attributes == nil {
-		attributes = none
-	}
-	c.counter.Add(ctx, n, attributes.add...)
-}
-
-// Histogram measures how long something takes. A package has it as a variable.
-type Histogram struct{ histogram metric.Float64Histogram }
-
-// Bounds of histograms, in seconds: Brief is for a request and what it is made
-// of, Long for what may wait.
-var (
-	Brief = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
-	Long  = []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600}
-)
-
-// NewHistogram makes a histogram, which measures once telemetry is on.
-func NewHistogram(name, description string, bounds []float64) *Histogram {
-	h := new(Histogram)
-	instruments = append(instruments, func(meter metric.Meter) (err error) {
-		h.histogram, err = meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), metric.WithExplicitBucketBoundaries(bounds...))
-		return err
-	})
-	return h
-}
-
-// Record notes a duration; its exemplar is the span that ctx belongs to.
-func (h *Histogram) Record(ctx context.Context, d time.Duration, attributes *Attributes) {
-	if h.histogram == nil {
-		return
-	}
-	if attributes == nil {
-		attributes = none
-	}
-	h.histogram.Record(ctx, d.Seconds(), attributes.record...)
-}
 
 // Lookups are looks for copies, in Redis or in memory.
 var Lookups = NewCounter("kiosk.cache.lookups", "{lookup}", "looks for a copy, and what came of them")

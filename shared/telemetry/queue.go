@@ -194,7 +194,7 @@ func (q *queue) drop(n int) {
 	if n == 0 {
 		return
 	}
-	dropped.Add(context.Background(), int64(n), nil)
+	dropped.Add(int64(n), nil)
 	total := q.lost.Add(int64(n))
 	if q.full.due() {
 		slog.Warn("spans are dropped: the collector does not take them", "spans", total)

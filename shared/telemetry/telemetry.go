@@ -103,7 +103,10 @@ func start(attributes *resource.Resource, spans sdktrace.SpanExporter, reader sd
 	otel.SetMeterProvider(metrics)
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	tracer = traces.Tracer(scope)
-	err = errors.Join(instruments.make(metrics.Meter(scope)), runtime.Start(runtime.WithMeterProvider(metrics)))
+	for _, m := range measured {
+		m.reset()
+	}
+	err = runtime.Start(runtime.WithMeterProvider(metrics))
 	on.Store(true)
 	return func() {
 		on.Store(false)

@@ -117,7 +117,7 @@ func TestOffWithoutACollector(t *testing.T) {
 				Inject(ctx, header)
 				request.End(http.StatusOK)
 				requests.Record(ctx, time.Second, nil)
-				dropped.Add(ctx, 1, nil)
+				dropped.Add(1, nil)
 			}); allocations != 0 {
 				t.Errorf("%v allocations a request", allocations)
 			}

@@ -52,9 +52,9 @@ var (
 func refused(ctx context.Context, why *telemetry.Attributes, err error) {
 	switch {
 	case kiosk.IsKind(err, kiosk.KindUnauthenticated):
-		refusals.Add(ctx, 1, why)
+		refusals.Add(1, why)
 	case kiosk.IsKind(err, kiosk.KindTooMany):
-		refusals.Add(ctx, 1, byLimit)
+		refusals.Add(1, byLimit)
 	}
 }
 
