@@ -100,7 +100,7 @@ func (b *batches[T, R]) run(batch []*call[T, R]) {
 	for i, c := range served {
 		c.result, c.err = results[i], errs[i]
 		if c != first && telemetry.Recorded(c.ctx) {
-			telemetry.Shared(c.ctx, first.ctx, b.what.name+" "+b.what.collection, began, c.err, commands.List(b.what)...)
+			telemetry.Shared(c.ctx, first.ctx, b.what.String(), began, c.err, commands.List(b.what)...)
 		}
 		close(c.done)
 	}

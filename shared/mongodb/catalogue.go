@@ -64,7 +64,7 @@ func (p place) compare(q place) int {
 
 // Relist counts the catalogue's revision up.
 func (r Products) Relist(ctx context.Context) error {
-	_, err := r.revisions.UpdateByID(ctx, catalogueRevision, bson.D{{Key: "$inc", Value: bson.D{{Key: "n", Value: int64(1)}}}}, options.UpdateOne().SetUpsert(true))
+	_, err := r.revisions.UpdateOne(ctx, bson.D{{Key: "_id", Value: catalogueRevision}}, bson.D{{Key: "$inc", Value: bson.D{{Key: "n", Value: int64(1)}}}}, options.UpdateOne().SetUpsert(true))
 	return unavailable(err)
 }
 

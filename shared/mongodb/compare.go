@@ -58,7 +58,7 @@ func (d *DB) Lacking(ctx context.Context, other *DB, collection string) (all, la
 func (d *DB) documents(ctx context.Context, collection string, filter bson.D, limit int64) ([]bson.Raw, error) {
 	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
-	cursor, err := d.db.Collection(collection).Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(limit))
+	cursor, err := d.collection(collection).Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(limit))
 	if err != nil {
 		return nil, unavailable(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
-	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -17,7 +16,7 @@ import (
 // which every query of it names: whatever a planner found out about others, its
 // cost is that of the documents shown.
 type listing struct {
-	collection *mongo.Collection
+	collection collection
 	filter     bson.D // what pins the index's first fields to one value, and more
 	index      bson.D // those fields, the one that the list is sorted by, and _id
 	sort       string

@@ -447,7 +447,7 @@ func TestKeepWords(t *testing.T) {
 			return
 		}
 		once.Do(func() {
-			if _, err := other.Products().collection.UpdateByID(context.Background(), id, bson.D{{Key: "$set", Value: bson.D{{Key: "name", Value: "Anvil"}}}}); err != nil {
+			if _, err := other.Products().collection.UpdateOne(context.Background(), bson.D{{Key: "_id", Value: id}}, bson.D{{Key: "$set", Value: bson.D{{Key: "name", Value: "Anvil"}}}}); err != nil {
 				t.Error(err)
 			}
 		})

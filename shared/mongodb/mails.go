@@ -15,10 +15,10 @@ const mails = "mails"
 var mailIndexes = []mongo.IndexModel{expire("expires_at", 0)}
 
 // Mails is a mail.Records.
-type Mails struct{ collection *mongo.Collection }
+type Mails struct{ collection collection }
 
 // Mails remembers which mails were sent.
-func (d *DB) Mails() Mails { return Mails{d.db.Collection(mails)} }
+func (d *DB) Mails() Mails { return Mails{d.collection(mails)} }
 
 type mailDocument struct {
 	Key         string     `bson:"_id"`

@@ -254,7 +254,7 @@ func objectIDs(ids []kiosk.ID) []bson.ObjectID {
 func id(oid bson.ObjectID) kiosk.ID { return kiosk.ID(oid.Hex()) }
 
 // find reads all that filter selects: its callers bound that.
-func find[D any](ctx context.Context, c *mongo.Collection, filter bson.D, opts ...options.Lister[options.FindOptions]) ([]D, error) {
+func find[D any](ctx context.Context, c collection, filter bson.D, opts ...options.Lister[options.FindOptions]) ([]D, error) {
 	cursor, err := c.Find(ctx, filter, opts...)
 	if err != nil {
 		return nil, unavailable(err)

@@ -27,7 +27,7 @@ var orderIndexes = []mongo.IndexModel{
 
 // Orders is an order.Repository.
 type Orders struct {
-	collection *mongo.Collection
+	collection collection
 	// prepare makes sure that the indexes exist: without the unique one an
 	// idempotency key could be claimed twice.
 	prepare func(context.Context) error
@@ -37,7 +37,7 @@ type Orders struct {
 
 // Orders keeps the orders.
 func (d *DB) Orders() Orders {
-	return Orders{d.db.Collection(orders), d.ensureIndexes, &d.tallies, &d.inserts}
+	return Orders{d.collection(orders), d.ensureIndexes, &d.tallies, &d.inserts}
 }
 
 type orderDocument struct {

@@ -29,10 +29,10 @@ func exists(field string) bson.D {
 }
 
 // Outbox is an outbox.Store, and a mail.LetterStore.
-type Outbox struct{ collection *mongo.Collection }
+type Outbox struct{ collection collection }
 
 // Outbox keeps what is to be delivered.
-func (d *DB) Outbox() Outbox { return Outbox{d.db.Collection(outboxes)} }
+func (d *DB) Outbox() Outbox { return Outbox{d.collection(outboxes)} }
 
 type entryDocument struct {
 	ID          bson.ObjectID   `bson:"_id"`

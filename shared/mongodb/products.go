@@ -47,7 +47,7 @@ var movementIndexes = []mongo.IndexModel{
 
 // Products is an inventory.Repository and inventory.StockStore.
 type Products struct {
-	collection, ledger, revisions *mongo.Collection
+	collection, ledger, revisions collection
 	found                         *memory[finding]
 	gathering                     chan struct{}
 	offers                        *batches[[]kiosk.ID, []inventory.Product]
@@ -55,7 +55,7 @@ type Products struct {
 
 // Products keeps the catalogue, the stock and its ledger.
 func (d *DB) Products() Products {
-	return Products{d.db.Collection(products), d.db.Collection(movements), d.db.Collection(revisions), &d.found, d.gathering, &d.offers}
+	return Products{d.collection(products), d.collection(movements), d.collection(revisions), &d.found, d.gathering, &d.offers}
 }
 
 var (

@@ -2,7 +2,6 @@ package mongodb
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -25,6 +24,14 @@ type command struct {
 	failed           bool
 }
 
+// String returns the name of the command's span.
+func (c command) String() string {
+	if c.collection == "" {
+		return c.name
+	}
+	return c.name + " " + c.collection
+}
+
 var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyValue {
 	attributes := []attribute.KeyValue{system, attribute.String("db.operation.name", c.name)}
 	if c.collection != "" {
@@ -36,50 +43,28 @@ var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyVal
 	return attributes
 }}
 
-// monitor makes a span of each command whose caller is recorded, and measures
-// all. Of a command it records the name and the collection, and nothing of what is
-// in it: nil without telemetry.
+// monitor measures each command, and makes a span of each whose caller is recorded.
+// It has no Started: for that the driver copies every command, whether it is
+// recorded or not. So a span is made when its command has ended, and its name has
+// the collection that the context says. It is nil without telemetry.
 func monitor() *event.CommandMonitor {
 	if !telemetry.On() {
 		return nil
 	}
-	var spans sync.Map // by request
 	end := func(ctx context.Context, e *event.CommandFinishedEvent, err error) {
 		telemetry.Operations.Record(ctx, e.Duration, commands.Of(command{name: e.CommandName, failed: err != nil}))
 		if !telemetry.Recorded(ctx) {
 			return
 		}
-		if span, ok := spans.LoadAndDelete(e.RequestID); ok {
-			telemetry.End(span.(trace.Span), err)
-		}
+		c := command{name: e.CommandName, collection: collectionOf(ctx)}
+		telemetry.Ended(ctx, trace.SpanKindClient, c.String(), e.Duration, err, commands.List(c)...)
 	}
 	return &event.CommandMonitor{
-		Started: func(ctx context.Context, e *event.CommandStartedEvent) {
-			if !telemetry.Recorded(ctx) {
-				return
-			}
-			name, of := e.CommandName, collection(e.Command)
-			if of != "" {
-				name += " " + of
-			}
-			_, span := telemetry.Begin(ctx, trace.SpanKindClient, name, commands.List(command{name: e.CommandName, collection: of})...)
-			spans.Store(e.RequestID, span)
-		},
 		Succeeded: func(ctx context.Context, e *event.CommandSucceededEvent) { end(ctx, &e.CommandFinishedEvent, nil) },
 		Failed: func(ctx context.Context, e *event.CommandFailedEvent) {
 			end(ctx, &e.CommandFinishedEvent, kiosk.Unavailable(e.Failure))
 		},
 	}
-}
-
-// collection returns the one that a command is for: its first field's value, of most.
-func collection(cmd bson.Raw) string {
-	first, err := cmd.IndexErr(0)
-	if err != nil {
-		return ""
-	}
-	name, _ := first.Value().StringValueOK()
-	return name
 }
 
 // Backlog is what waits in the database.
@@ -105,7 +90,7 @@ func (d *DB) Backlog(ctx context.Context) (b Backlog, err error) {
 // waiting counts the documents of a collection that have a field, which is the
 // key of a partial index, and returns when the oldest was created.
 func (d *DB) waiting(ctx context.Context, collection, field string) (n int, oldest time.Time, err error) {
-	c, index := d.db.Collection(collection), bson.D{{Key: field, Value: 1}}
+	c, index := d.collection(collection), bson.D{{Key: field, Value: 1}}
 	count, err := c.CountDocuments(ctx, exists(field), options.Count().SetHint(index).SetLimit(maxBacklog))
 	if err != nil || count == 0 {
 		return 0, time.Time{}, unavailable(err)

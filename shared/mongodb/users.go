@@ -25,10 +25,10 @@ var userIndexes = []mongo.IndexModel{
 var administrators = bson.D{{Key: "role", Value: kiosk.RoleAdmin}}
 
 // Users is a user.Repository.
-type Users struct{ collection *mongo.Collection }
+type Users struct{ collection collection }
 
 // Users keeps the accounts.
-func (d *DB) Users() Users { return Users{d.db.Collection(users)} }
+func (d *DB) Users() Users { return Users{d.collection(users)} }
 
 type userDocument struct {
 	ID            bson.ObjectID     `bson:"_id"`

@@ -147,6 +147,14 @@ func Shared(ctx, with context.Context, name string, began time.Time, err error, 
 	End(span, err)
 }
 
+// Ended makes a span below the one that ctx belongs to, which has to be recorded, of
+// what took d until now.
+func Ended(ctx context.Context, kind trace.SpanKind, name string, d time.Duration, err error, attributes ...attribute.KeyValue) {
+	_, span := tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithTimestamp(time.Now().Add(-d)))
+	span.SetAttributes(attributes...)
+	End(span, err)
+}
+
 // nothing is a span that does nothing.
 var nothing = trace.SpanFromContext(context.Background())
 
