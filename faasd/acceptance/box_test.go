@@ -199,9 +199,10 @@ func TestKilled(t *testing.T) {
 		t.Errorf("the orders ended %v", ends)
 	}
 	for _, p := range products {
-		if left := s.stock(t, p.ID); left < 0 || left+taken[p.ID] != stock {
-			t.Errorf("of %s, %d are left and %d taken, want a sum of %d", p.Name, left, taken[p.ID], stock)
+		if taken[p.ID] > stock {
+			t.Errorf("of %s, %d were taken, want at most %d", p.Name, taken[p.ID], stock)
 		}
+		s.hasStock(t, p.ID, stock-taken[p.ID])
 	}
 	s.settle(t)
 	mails, err := s.Mails(t.Context(), "")
@@ -258,14 +259,15 @@ func TestStopped(t *testing.T) {
 	}
 	until(t, "orders", func() bool { mu.Lock(); defer mu.Unlock(); return len(answered) > 50 })
 	family := b.Processes()
+	limit := b.StopLimit()
 	began := time.Now()
 	if err := b.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-b.Done():
-	case <-time.After(10 * time.Second):
-		t.Error("the box is still running after 10 s")
+	case <-time.After(limit):
+		t.Errorf("the box is still running after %s", limit)
 		<-b.Done()
 	}
 	t.Logf("stopped in %v, with orders under way", time.Since(began))
@@ -462,9 +464,7 @@ func TestPartsAway(t *testing.T) {
 			t.Errorf("the stock of the order that waited is %s", o.Stock)
 		}
 		v.do("GET /api/orders/"+early.ID).as(ada).answers(200, object{"status": "CANCELLED", "stock": "NONE"})
-		if n := s.stock(t, tea.ID); n != 7 {
-			t.Errorf("the stock is %d", n)
-		}
+		s.hasStock(t, tea.ID, 7)
 		s.settle(t)
 		if n := len(s.letters(t, ada.email, "", early.ID)); n != 1 {
 			t.Errorf("%d letters about the cancelled order", n)
@@ -488,12 +488,12 @@ func TestPartsAway(t *testing.T) {
 		leaveTransaction(t, b, tea.ID)
 		began := time.Now()
 		o := s.place(t, ada, line(tea, 2))
-		if o = s.settled(t, ada, o.ID); o.Stock != client.Taken || time.Since(began) > patience/2 {
-			t.Errorf("the stock of the order is %s after %s", o.Stock, time.Since(began))
+		// A transaction lives 10 s in a box, and a minute where nobody has limited that.
+		const most = 45 * time.Second
+		if o = s.settled(t, ada, o.ID); o.Stock != client.Taken || time.Since(began) > most {
+			t.Errorf("the stock of the order is %s after %s, want %s within %s", o.Stock, time.Since(began), client.Taken, most)
 		}
-		if n := s.stock(t, tea.ID); n != 8 {
-			t.Errorf("the stock is %d", n)
-		}
+		s.hasStock(t, tea.ID, 8)
 	})
 	t.Run("Redis: slower, not down", func(t *testing.T) {
 		ada, tea := s.customer(t, "ada"), s.product(t, "tea", 10, 5)
@@ -534,9 +534,7 @@ func TestPartsAway(t *testing.T) {
 		// The write that timed out may have succeeded: the key makes a retry safe.
 		id := order.answers(201).text(t, "id")
 		s.settled(t, ada, id)
-		if n := s.stock(t, tea.ID); n != 8 {
-			t.Errorf("the stock is %d", n)
-		}
+		s.hasStock(t, tea.ID, 8)
 		v.do("GET /api/orders").as(ada).answers(200, list{object{"id": id}})
 	})
 	t.Run("a full disk: 503, nothing half-done, and on it goes", func(t *testing.T) {
@@ -566,9 +564,7 @@ func TestPartsAway(t *testing.T) {
 		if o := s.settled(t, ada, id); o.Stock != client.Taken {
 			t.Errorf("the order is %s", o.Stock)
 		}
-		if n := s.stock(t, tea.ID); n != 8 {
-			t.Errorf("the stock is %d", n)
-		}
+		s.hasStock(t, tea.ID, 8)
 	})
 	t.Run("the gateway: 504", func(t *testing.T) {
 		v := visit{t, s, httpDoor{s.Client}}

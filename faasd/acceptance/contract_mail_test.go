@@ -39,6 +39,8 @@ func mail(v visit) {
 				v.Errorf("the queue answered %d %s %v", a.Status, a.Body, err)
 			}
 		}
+		// Several may be on their way at once, and settle waits only for those of the outbox.
+		until(v, "the mail", func() bool { return len(v.letters(v, m.ToEmail, "")) > 0 })
 		v.settle(v)
 		if got := v.letters(v, m.ToEmail, ""); len(got) != 1 || got[0].Subject != "Later" {
 			v.Errorf("the mails are %+v", got)

@@ -189,12 +189,15 @@ func anOrdersLife(v visit) {
 	}
 	now := func(v visit, id, status, stock string, moves int) {
 		v.Helper()
-		if o := v.order(v, ada, id); o.Status != status || o.Stock != stock || len(o.History) != moves {
+		var o client.Order
+		soon(v, func() bool {
+			o = v.order(v, ada, id)
+			return o.Status == status && o.Stock == stock && len(o.History) == moves
+		})
+		if o.Status != status || o.Stock != stock || len(o.History) != moves {
 			v.Errorf("the order is %s, its stock %s, after %d changes; want %s, %s, %d", o.Status, o.Stock, len(o.History), status, stock, moves)
 		}
-		if n := v.stock(v, tea.ID); n != left {
-			v.Errorf("the stock is %d, want %d", n, left)
-		}
+		v.hasStock(v, tea.ID, left)
 	}
 	cases := []struct {
 		name string
@@ -229,7 +232,7 @@ func anOrdersLife(v visit) {
 		{"cancelled by the shopkeeper, who says why", func(v visit, id string) {
 			v.do("PUT /api/orders/" + id + "/status").as(admin).body(object{"status": "CANCELLED", "reason": "the roof leaks"}).answers(200)
 			left += 3
-			v.do("GET /api/orders/"+id).as(ada).answers(200, object{"reason": "the roof leaks", "status": "CANCELLED"})
+			v.do("GET /api/orders/"+id).as(ada).shows(200, object{"reason": "the roof leaks", "status": "CANCELLED"})
 			now(v, id, "CANCELLED", "RETURNED", 3)
 		}},
 		{"not moved by nonsense", func(v visit, id string) {
@@ -274,9 +277,8 @@ func shortOrders(v visit) {
 			id := v.do("POST /api/orders").as(ada).body(order).answers(201).text(v, "id")
 			v.settled(v, ada, id)
 			v.do("GET /api/orders/"+id).as(ada).answers(200, object{"status": "CANCELLED", "stock": "SHORT", "reason": client.OutOfStock})
-			if a, b := v.stock(v, few.ID), v.stock(v, many.ID); a != 3 || b != 300 {
-				v.Errorf("the stocks are %d and %d", a, b)
-			}
+			v.hasStock(v, few.ID, 3)
+			v.hasStock(v, many.ID, 300)
 			for _, status := range []string{"COMPLETED", "CANCELLED"} {
 				v.do("PUT /api/orders/" + id + "/status").as(admin).body(object{"status": status}).answers(409)
 			}

@@ -30,7 +30,7 @@ func forgottenPassword(v visit) {
 	reset := func(v visit, token, password string) *asking {
 		return v.do("POST /api/users/reset").body(object{"token": token, "password": password})
 	}
-	const fresh = "a wholly new password"
+	const renewed = "a wholly new password"
 	v.part("a letter's link sets a new password, once", func(v visit) {
 		ada := v.customer(v, "ada")
 		if known, unknown := forgot(v, strings.ToUpper(ada.email)), forgot(v, client.Unique("nobody")+"@example.com"); known.raw != unknown.raw {
@@ -38,17 +38,17 @@ func forgottenPassword(v visit) {
 		}
 		token := v.linkOf(ada.email, client.ResetPassword, 1)
 		reset(v, token, "short").refuses(422, "password")
-		reset(v, token, fresh).answers(204)
-		v.do("GET /api/users/me").as(ada).answers(401)
+		reset(v, token, renewed).answers(204)
+		v.do("GET /api/users/me").as(ada).shows(401)
 		v.do("POST /api/users/refresh").body(object{"refresh_token": ada.grant.RefreshToken}).answers(401)
 		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": ada.password}).answers(401)
-		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": fresh}).answers(200)
+		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": renewed}).answers(200)
 		until(v, "a letter to the owner", func() bool { return len(v.letters(v, ada.email, client.PasswordChanged)) == 1 })
-		spent := reset(v, token, fresh).refuses(422, "token")
+		spent := reset(v, token, renewed).refuses(422, "token")
 		for name, bad := range map[string]string{
 			"forged": ada.id + "." + strings.Repeat("A", 43), "of a welcome": v.linkOf(ada.email, client.Welcome, 1), "any text": "spare me",
 		} {
-			if got := reset(v, bad, fresh).refuses(422, "token"); got.raw != spent.raw {
+			if got := reset(v, bad, renewed).refuses(422, "token"); got.raw != spent.raw {
 				v.Errorf("a token that is %s was answered %s, a spent one %s", name, got.raw, spent.raw)
 			}
 		}
@@ -65,7 +65,7 @@ func forgottenPassword(v visit) {
 		ada := v.customer(v, "ada")
 		forgot(v, ada.email)
 		token := v.linkOf(ada.email, client.ResetPassword, 1)
-		tally(v, v.atOnce(50, func(int) *asking { return reset(v, token, fresh) }), map[int]int{204: 1, 422: 49})
+		tally(v, v.atOnce(50, func(int) *asking { return reset(v, token, renewed) }), map[int]int{204: 1, 422: 49})
 	})
 }
 
@@ -80,7 +80,7 @@ func verification(v visit) {
 	first, second := v.linkOf(ada.email, client.Welcome, 1), v.linkOf(ada.email, client.VerifyEmail, 1)
 	v.do("GET /api/users/me").as(ada).answers(200, object{"email_verified": false})
 	verify(second).answers(204)
-	v.do("GET /api/users/me").as(ada).answers(200, object{"email_verified": true})
+	v.do("GET /api/users/me").as(ada).shows(200, object{"email_verified": true})
 	verify(second).refuses(422, "token")
 	verify(first).refuses(422, "token")
 	verify("invalid").refuses(422, "token")
@@ -99,7 +99,7 @@ func changingAnAddress(v visit) {
 	token := v.linkOf(email, client.VerifyEmail, 1)
 	until(v, "a letter to the old address", func() bool { return len(v.letters(v, ada.email, client.EmailChanging)) == 1 })
 	v.do("POST /api/users/verify").body(object{"token": token}).answers(204)
-	got := v.do("GET /api/users/me").as(ada).answers(200, object{"email": email, "email_verified": true, "username": ada.username})
+	got := v.do("GET /api/users/me").as(ada).shows(200, object{"email": email, "email_verified": true, "username": ada.username})
 	if got.body.(map[string]any)["pending_email"] != nil {
 		v.Errorf("the profile is %s", got.raw)
 	}
@@ -117,7 +117,7 @@ func changingAnAddress(v visit) {
 	}
 	v.do("POST /api/users/me/verification").as(grace).answers(202)
 	v.do("POST /api/users/verify").body(object{"token": v.linkOf(meant, client.VerifyEmail, 2)}).answers(204)
-	v.do("GET /api/users/me").as(grace).answers(200, object{"email": meant})
+	v.do("GET /api/users/me").as(grace).shows(200, object{"email": meant})
 }
 
 // GET /api/users/me/sessions, DELETE /api/users/me/sessions/{id}: user → 200
@@ -134,7 +134,7 @@ func ownSessions(v visit) {
 	v.do("DELETE /api/users/me/sessions/" + other).as(grace).answers(404)
 	v.do("DELETE /api/users/me/sessions/" + other).as(here).answers(204)
 	v.do("DELETE /api/users/me/sessions/" + other).as(here).answers(404)
-	v.do("GET /api/users/me").as(ada).answers(401)
+	v.do("GET /api/users/me").as(ada).shows(401)
 	v.do("GET /api/users/me").as(here).answers(200)
 	v.do("GET /api/users/me/sessions").answers(401)
 }
@@ -157,13 +157,11 @@ func exportAndErasure(v visit) {
 	erase("").refuses(422, "current_password")
 	erase("wrong, wrong").refuses(422, "current_password")
 	erase(ada.password).answers(204)
-	v.do("GET /api/users/me").as(ada).answers(401)
+	v.do("GET /api/users/me").as(ada).shows(401)
 	v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": ada.password}).answers(401)
-	v.do("GET /api/users/" + ada.id).as(admin).answers(404)
+	v.do("GET /api/users/" + ada.id).as(admin).shows(404)
 	v.do("GET /api/orders/"+o.ID).as(admin).answers(200, object{"id": o.ID, "status": client.Pending, "stock": client.Taken, "total": o.Total})
-	if stock := v.stock(v, pen.ID); stock != 3 {
-		v.Errorf("the stock is %d, want 3", stock)
-	}
+	v.hasStock(v, pen.ID, 3)
 	id := v.do("POST /api/users/register").body(ada.account()).answers(201).text(v, "id")
 	if id == ada.id {
 		v.Error("a second account is the first one")

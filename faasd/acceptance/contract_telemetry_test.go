@@ -1,9 +1,11 @@
 package acceptance_test
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -83,15 +85,25 @@ func anOrdersWay(v visit) {
 		}
 		return names
 	}
-	until(v, "the trace to be complete", func() bool { return len(missing()) == 0 })
-	known := map[string]bool{caller: true}
-	for _, s := range spans {
-		known[s.ID] = true
+	// A span is exported when it ends, so after its children, and each process exports its own.
+	orphans := func() (faults []string) {
+		known := map[string]bool{caller: true}
+		for _, s := range spans {
+			known[s.ID] = true
+		}
+		for _, s := range spans {
+			if !known[s.Parent] {
+				faults = append(faults, fmt.Sprintf("the parent of %s of %s, %q, is not in the trace", s.Name, s.Service, s.Parent))
+			}
+		}
+		return faults
+	}
+	ctx, cancel := context.WithTimeout(v.Context(), patience)
+	defer cancel()
+	if err := client.Until(ctx, "the trace to be complete", func() (bool, error) { return len(missing()) == 0 && len(orphans()) == 0, nil }); err != nil {
+		v.Fatalf("%v: there are %d spans; missing are %q; %q", err, len(spans), missing(), orphans())
 	}
 	for _, s := range spans {
-		if !known[s.Parent] {
-			v.Errorf("the parent of %s of %s, %q, is not in the trace", s.Name, s.Service, s.Parent)
-		}
 		if s.TraceState != "vendor=1" {
 			v.Errorf("the tracestate of %s of %s is %q", s.Name, s.Service, s.TraceState)
 		}

@@ -148,8 +148,8 @@ func refresh(v visit) {
 		got := spend(v, stolen.RefreshToken).answers(200)
 		spend(v, stolen.RefreshToken).answers(401)
 		spend(v, got.text(v, "refresh_token")).answers(401)
-		me(v, got.text(v, "token")).answers(401)
-		me(v, stolen.Token).answers(401)
+		me(v, got.text(v, "token")).shows(401)
+		me(v, stolen.Token).shows(401)
 		me(v, other.Token).answers(200)
 		spend(v, other.RefreshToken).answers(200)
 	})
@@ -168,7 +168,7 @@ func refresh(v visit) {
 		if good > 1 {
 			v.Errorf("the token was accepted %d times", good)
 		}
-		me(v, ada.grant.Token).answers(401)
+		me(v, ada.grant.Token).shows(401)
 	})
 	v.part("a token is for its own use only", func(v visit) {
 		v.login(v, &ada)
@@ -186,7 +186,7 @@ func logout(v visit) {
 	v.login(v, &elsewhere)
 	v.do("POST /api/users/logout").answers(401)
 	v.do("POST /api/users/logout").as(ada).answers(204)
-	v.do("GET /api/users/me").as(ada).answers(401)
+	v.do("GET /api/users/me").as(ada).shows(401)
 	v.do("POST /api/users/logout").as(ada).answers(401)
 	v.do("POST /api/users/refresh").body(object{"refresh_token": ada.grant.RefreshToken}).answers(401)
 	v.do("GET /api/users/me").as(elsewhere).answers(200)
@@ -216,9 +216,9 @@ func changingAProfile(v visit) {
 	v.part("a part at a time", func(v visit) {
 		ada := v.customer(v, "ada")
 		v.do("PATCH /api/users/me").as(ada).body(object{"name": "Ada L."}).answers(200, object{"id": ada.id, "name": "Ada L.", "email": ada.email})
-		v.do("GET /api/users/me").as(ada).answers(200, object{"name": "Ada L.", "email": ada.email})
+		v.do("GET /api/users/me").as(ada).shows(200, object{"name": "Ada L.", "email": ada.email})
 		v.do("PATCH /api/users/"+ada.id).as(admin).body(object{"name": "Ada"}).answers(200, object{"name": "Ada"})
-		v.do("GET /api/users/me").as(ada).answers(200, object{"name": "Ada"})
+		v.do("GET /api/users/me").as(ada).shows(200, object{"name": "Ada"})
 		v.do("PATCH /api/users/me").as(ada).body(object{}).answers(200, object{"name": "Ada"})
 	})
 	v.part("nobody else's", func(v visit) {
@@ -237,20 +237,20 @@ func changingAProfile(v visit) {
 		here, there := ada, ada
 		v.login(v, &here)
 		v.login(v, &there)
-		fresh := "a wholly new " + client.Unique("password")
-		v.do("PATCH /api/users/me").as(here).body(object{"password": fresh}).refuses(422, "current_password")
-		v.do("PATCH /api/users/me").as(here).body(object{"password": fresh, "current_password": "wrong, wrong"}).refuses(422, "current_password")
+		renewed := "a wholly new " + client.Unique("password")
+		v.do("PATCH /api/users/me").as(here).body(object{"password": renewed}).refuses(422, "current_password")
+		v.do("PATCH /api/users/me").as(here).body(object{"password": renewed, "current_password": "wrong, wrong"}).refuses(422, "current_password")
 		v.do("PATCH /api/users/me").as(here).body(object{"password": "short", "current_password": ada.password}).refuses(422, "password")
 		v.do("GET /api/users/me").as(there).answers(200)
-		v.do("PATCH /api/users/me").as(here).body(object{"password": fresh, "current_password": ada.password}).answers(200, object{"id": ada.id})
+		v.do("PATCH /api/users/me").as(here).body(object{"password": renewed, "current_password": ada.password}).answers(200, object{"id": ada.id})
 		v.do("GET /api/users/me").as(here).answers(200)
 		for _, other := range []person{ada, there} {
-			v.do("GET /api/users/me").as(other).answers(401)
+			v.do("GET /api/users/me").as(other).shows(401)
 			v.do("POST /api/users/refresh").body(object{"refresh_token": other.grant.RefreshToken}).answers(401)
 		}
 		v.do("POST /api/users/refresh").body(object{"refresh_token": here.grant.RefreshToken}).answers(200)
 		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": ada.password}).answers(401)
-		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": fresh}).answers(200)
+		v.do("POST /api/users/authenticate").body(object{"email": ada.email, "password": renewed}).answers(200)
 	})
 }
 

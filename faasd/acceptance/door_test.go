@@ -98,25 +98,56 @@ func (a *asking) with(name, value string) *asking {
 // extended.
 func (a *asking) answers(status int, want ...any) reply {
 	a.v.Helper()
-	got := a.v.door.call(a.v, a.r)
+	return a.require(a.v.door.call(a.v, a.r), status, want)
+}
+
+// shows is answers, for what another process has changed: the request is repeated for at
+// most [fresh].
+func (a *asking) shows(status int, want ...any) reply {
+	a.v.Helper()
+	var got reply
+	soon(a.v, func() bool {
+		got = a.v.door.call(a.v, a.r)
+		return got.has(status) && len(got.differs(want)) == 0
+	})
+	return a.require(got, status, want)
+}
+
+func (a *asking) require(got reply, status int, want []any) reply {
+	a.v.Helper()
 	what := a.r.Method + " " + a.r.Path
 	if got.rpc != "" {
 		what = got.rpc
-		if !slices.Contains(codesOf(status), got.code) {
+	}
+	if !got.has(status) {
+		if got.rpc != "" {
 			a.v.Fatalf("%s answers %s %s, the contract says %d, which is %s", what, got.code, got.raw, status, codesOf(status))
 		}
-	} else if got.status != status {
 		a.v.Fatalf("%s answers %d %s, the contract says %d", what, got.status, got.raw, status)
 	}
 	for _, fault := range common(a.r, got) {
 		a.v.Errorf("%s answers %d: %s", what, status, fault)
 	}
-	for _, w := range want {
-		for _, fault := range differs("", w, got.body, got.rpc != "") {
-			a.v.Errorf("%s answers %s: %s", what, got.raw, fault)
-		}
+	for _, fault := range got.differs(want) {
+		a.v.Errorf("%s answers %s: %s", what, got.raw, fault)
 	}
 	return got
+}
+
+// has reports whether the answer has the status, or for gRPC a code that stands for it.
+func (r reply) has(status int) bool {
+	if r.rpc != "" {
+		return slices.Contains(codesOf(status), r.code)
+	}
+	return r.status == status
+}
+
+// differs returns where the body does not match one of want.
+func (r reply) differs(want []any) (faults []string) {
+	for _, w := range want {
+		faults = append(faults, differs("", w, r.body, r.rpc != "")...)
+	}
+	return faults
 }
 
 // refuses is answers, for an error about the fields.

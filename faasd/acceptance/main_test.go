@@ -132,6 +132,19 @@ func until(t testing.TB, what string, done func() bool) {
 	}
 }
 
+// fresh is how long a change may take to be seen through another process, which may have a
+// copy: far more than it does, and less than the 15 s and more for which a copy is used
+// that nobody drops (docs/reliability.md).
+const fresh = 10 * time.Second
+
+// soon polls until done returns true, for at most fresh. The caller checks what was seen last.
+func soon(t testing.TB, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), fresh)
+	defer cancel()
+	_ = client.Until(ctx, "a change to be seen", func() (bool, error) { return done(), nil })
+}
+
 // person is a user with an account.
 type person struct {
 	id, username, email, password string
@@ -224,6 +237,17 @@ func (s *shop) stock(t testing.TB, product string) int {
 	var p client.Product
 	s.must(t, client.Request{Method: "GET", Path: "/api/inventory/" + product}, http.StatusOK, &p)
 	return p.Stock
+}
+
+// hasStock requires a product's stock to be want, as soon as every copy of the product is
+// dropped.
+func (s *shop) hasStock(t testing.TB, product string, want int) {
+	t.Helper()
+	var got int
+	soon(t, func() bool { got = s.stock(t, product); return got == want })
+	if got != want {
+		t.Errorf("the stock of product %s is %d, want %d", product, got, want)
+	}
 }
 
 // place places an order, and does not wait for its stock.
