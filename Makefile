@@ -66,7 +66,7 @@ TESTS_AT_ONCE = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: test
 test: ## run every test
-	go test $(RACE) -p $(TESTS_AT_ONCE) -timeout 15m $(PACKAGES)
+	go test $(RACE) -p $(TESTS_AT_ONCE) -timeout 40m $(PACKAGES)
 
 .PHONY: test-one
 test-one: ## run one test: RUN=TestPlace PKG=./shared/order
@@ -75,7 +75,7 @@ test-one: ## run one test: RUN=TestPlace PKG=./shared/order
 .PHONY: cover
 cover: ## run every test, and write an HTML page of the lines that they cover
 	@umask 077 && mkdir -p "$(DATA_DIR)"
-	go test -p $(TESTS_AT_ONCE) -timeout 15m -coverpkg $(shell echo $(PACKAGES) | tr ' ' ,) -coverprofile "$(DATA_DIR)/cover" $(PACKAGES)
+	go test -p $(TESTS_AT_ONCE) -timeout 40m -coverpkg $(shell echo $(PACKAGES) | tr ' ' ,) -coverprofile "$(DATA_DIR)/cover" $(PACKAGES)
 	go tool cover -html "$(DATA_DIR)/cover" -o "$(DATA_DIR)/cover.html"
 	@echo "wrote $(DATA_DIR)/cover.html"
 

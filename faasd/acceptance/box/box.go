@@ -23,8 +23,9 @@ import (
 	"github.com/kiosk-shop/kiosk/faasd/testkit/freeport"
 )
 
-// startTimeout is how long a start may take, which may have to compile everything.
-const startTimeout = 5 * time.Minute
+// startTimeout is how long a start may take, which may have to compile everything, on a
+// machine that is slow and busy.
+const startTimeout = 20 * time.Minute
 
 // Options say what box to start.
 type Options struct {
@@ -220,6 +221,13 @@ func (b *Box) Output() string { return b.output.String() }
 
 // Signal sends the supervisor a signal.
 func (b *Box) Signal(s syscall.Signal) error { return b.cmd.Process.Signal(s) }
+
+// StopLimit returns how long the box may take to stop: the 10 s of the contract and, on a
+// slow machine, as long as the last start took, 10 s at most.
+func (b *Box) StopLimit() time.Duration {
+	const contract = 10 * time.Second
+	return contract + min(b.Took, contract)
+}
 
 // Stop sends SIGTERM and waits until the box has ended. It fails if that takes more
 // than a minute, and then kills the box.

@@ -204,14 +204,15 @@ func (inj *injector) killAllProcesses(ctx context.Context, target string) (strin
 			return "", fatalError{err}
 		}
 		<-inj.box.Done()
-		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second) // some may be paused
+		const limit = time.Minute // some may be paused, for 10 s at most
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
 		if err := client.Until(wait, "the box's processes to end after their supervisor", func() (bool, error) { return len(inj.box.Processes()) == 0, nil }); err != nil {
 			var left []string
 			for _, p := range inj.box.Processes() {
 				left = append(left, fmt.Sprintf("%s (pid %d)", p.Name, p.PID))
 			}
-			inj.journal.violate(cleanEnd, "20 s after the supervisor was killed, still running: %s", strings.Join(left, ", "))
+			inj.journal.violate(cleanEnd, "%s after the supervisor was killed, still running: %s", limit, strings.Join(left, ", "))
 			inj.box.Kill()
 		}
 	}

@@ -265,12 +265,12 @@ func exercise(ctx context.Context, s settings, at site) (*verdicts, error) {
 // end stops the box with SIGTERM, and requires that it ends in time and leaves
 // no process.
 func end(b *box.Box, v *verdicts) {
-	const limit = 10 * time.Second // what the contract allows
+	limit := b.StopLimit()
 	processes := b.Processes()
 	began := time.Now()
 	err := b.Stop()
 	took := time.Since(began)
-	v.require(err == nil && took <= limit && b.ExitCode() == 0, cleanEnd, "the box stopped after %.1f s with exit code %d (%v)", took.Seconds(), b.ExitCode(), err)
+	v.require(err == nil && took <= limit && b.ExitCode() == 0, cleanEnd, "the box stopped after %.1f s with exit code %d (%v), want 0 within %s", took.Seconds(), b.ExitCode(), err, limit)
 	for _, p := range processes {
 		v.require(!p.Alive(), cleanEnd, "%s (pid %d) is still running", p.Name, p.PID)
 	}
