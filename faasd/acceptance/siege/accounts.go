@@ -51,7 +51,7 @@ func loginRace(ctx context.Context, s *siege, r *record) error {
 			}
 			won++
 			attacker := &person{grant: g, shop: p.shop}
-			if a, err := attacker.do(ctx, "GET", "/api/users/me", nil); err == nil && a.Status == 200 {
+			if s.lives(ctx, attacker) {
 				lived++
 			}
 			if a, err := attacker.do(ctx, "POST", "/api/users/refresh", client.Refresh{RefreshToken: g.RefreshToken}); err == nil && a.Status == 200 {
@@ -89,6 +89,9 @@ func manySessions(ctx context.Context, s *siege, r *record) error {
 		return err
 	}
 	after := s.working(ctx, tokens)
+	for began := time.Now(); after > 0 && time.Since(began) < dropped; {
+		after = s.working(ctx, tokens)
+	}
 	r.answered("%d sessions worked before, %d after", before, after)
 	r.require(after == 0, "%d of %d sessions still work after the new password", after, many)
 	return nil
@@ -155,6 +158,20 @@ func (s *siege) multiply(ctx context.Context, account, token string, n int) ([]s
 	return tokens, err
 }
 
+// dropped is how long the deletion of a cached session may take if Redis, on a busy machine,
+// does not answer at once: less than the copyLifetime of one that nobody deletes.
+const dropped = 10 * time.Second
+
+// lives reports whether a person's token is still accepted after dropped.
+func (s *siege) lives(ctx context.Context, p *person) bool {
+	wait, cancel := context.WithTimeout(ctx, dropped)
+	defer cancel()
+	return client.Until(wait, "the session to end", func() (bool, error) {
+		a, err := p.do(ctx, "GET", "/api/users/me", nil)
+		return err != nil || a.Status != 200, nil
+	}) != nil
+}
+
 // working returns how many of the tokens are accepted.
 func (s *siege) working(ctx context.Context, tokens []string) (n int) {
 	shop := s.from(s.address())
@@ -168,11 +185,19 @@ func (s *siege) working(ctx context.Context, tokens []string) (n int) {
 // guess sends n requests, and returns how they were answered.
 func guess(ctx context.Context, n int, try func(i int) (*person, client.Request)) *tally {
 	var answers tally
+	began := time.Now()
 	each(n, 4, func(i int) {
 		p, request := try(i)
 		answers.add(p.shop.Do(ctx, request))
 	})
+	answers.took = time.Since(began)
 	return &answers
+}
+
+// refilled returns how many more requests a limit allows that long after the first one: it
+// is replenished evenly, which a slow machine gives it the time for.
+func refilled(requests int, window, after time.Duration) int {
+	return int(int64(after) * int64(requests) / int64(window))
 }
 
 func wrong(login string) client.Request {
@@ -180,14 +205,18 @@ func wrong(login string) client.Request {
 }
 
 // loginLimit is how many wrong passwords one address may try at one account by
-// default.
-const loginLimit = 10
+// default, within loginWindow.
+const (
+	loginLimit  = 10
+	loginWindow = 10 * time.Minute
+)
 
-// requireLimit requires that no more than loginLimit passwords were checked, and
+// requireLimit requires that no more passwords were checked than loginLimit allows, and
 // that the rest was answered 429.
 func (r *record) requireLimit(what string, answers *tally) {
 	r.answered("%s: %s", what, answers)
-	r.require(answers.of[401] <= loginLimit, "%s: %d passwords were checked, want at most %d", what, answers.of[401], loginLimit)
+	most := loginLimit + refilled(loginLimit, loginWindow, answers.took)
+	r.require(answers.of[401] <= most, "%s: %d passwords were checked, want at most %d", what, answers.of[401], most)
 	r.require(answers.of[429] > 0, "%s: no request was answered 429", what)
 }
 

