@@ -5,7 +5,6 @@ package testservers
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -21,6 +20,9 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 )
+
+// patience is how long to wait for what takes a moment, on a machine that is slow and busy.
+const patience = 2 * time.Minute
 
 // Database is a database of its own for one test, on a server that the test
 // binary's tests share.
@@ -104,7 +106,7 @@ func launch(binary string, arguments ...string) (where string, stop func(), err 
 		return "", nil, err
 	}
 	stop = func() { stdin.Close(); _ = cmd.Wait() }
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if ready := readyLine.FindStringSubmatch(log.String()); ready != nil {
 			return ready[1], stop, nil
 		}
@@ -192,9 +194,9 @@ func RunNATS(address, dir string) (*server.Server, error) {
 		return nil, err
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(patience) {
 		s.Shutdown()
-		return nil, errors.New("the embedded NATS did not start within 10 s")
+		return nil, fmt.Errorf("the embedded NATS did not start within %s", patience)
 	}
 	return s, nil
 }
@@ -203,7 +205,7 @@ func RunNATS(address, dir string) (*server.Server, error) {
 // test with the last error.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		err := check()
 		if err == nil {
