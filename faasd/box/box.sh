@@ -97,7 +97,7 @@ start_machine() {
 	if ! journald_runs >/dev/null; then
 		mkdir -p /run/systemd/journal
 		launch journald / /lib/systemd/systemd-journald
-		within 10 journald_runs && within 10 test -S /run/systemd/journal/stdout || die "systemd-journald did not start: run /lib/systemd/systemd-journald to see why"
+		within 120 journald_runs && within 120 test -S /run/systemd/journal/stdout || die "systemd-journald did not start: run /lib/systemd/systemd-journald to see why"
 	fi
 	if ! containerd_answers; then
 		cat >"$box/containerd.toml" <<-END
@@ -107,7 +107,7 @@ start_machine() {
 			disabled_plugins = ["io.containerd.grpc.v1.cri"]
 		END
 		background containerd / /usr/bin/containerd --config "$box/containerd.toml"
-		within 20 containerd_answers || die "containerd does not answer: see journalctl -t containerd"
+		within 120 containerd_answers || die "containerd does not answer: see journalctl -t containerd"
 	fi
 }
 
@@ -243,7 +243,7 @@ start_core() {
 	fi
 	start_faasd
 	printf '%s\n' "$now" >$run/core
-	within 60 core_ready || die "the core services did not start: see journalctl -t faasd -t openfaas:gateway -t openfaas:edge"
+	within 300 core_ready || die "the core services did not start: see journalctl -t faasd -t openfaas:gateway -t openfaas:edge"
 }
 
 faas() { HOME=$box "$box/host/faas-cli" "$@"; }
@@ -275,7 +275,7 @@ deploy() {
 		fi
 	done
 	for name in ${changed[@]+"${changed[@]}"}; do
-		within 90 deploy_function "${name%%=*}" || die "faas-cli deploy of ${name%%=*} failed: see $box/deploy.log"
+		within 300 deploy_function "${name%%=*}" || die "faas-cli deploy of ${name%%=*} failed: see $box/deploy.log"
 		printf '%s\n' "${name#*=}" >"$box/deployed/${name%%=*}"
 	done
 }
@@ -285,7 +285,7 @@ functions_ready() {
 	background kiosk-watch / /usr/bin/env "RESTART_FAASD=$root/faasd/box/box.sh restart" "BOX_DIR=$box" /bin/bash "$box/host/watch.sh"
 	for file in "$box"/bin/functions/*; do
 		name=${file##*/}
-		within 90 answers "$OPENFAAS_URL/function/$name/_/ready" || die "function $name did not become ready: see journalctl -t openfaas-fn:$name"
+		within 300 answers "$OPENFAAS_URL/function/$name/_/ready" || die "function $name did not become ready: see journalctl -t openfaas-fn:$name"
 	done
 }
 
@@ -356,7 +356,7 @@ stop() {
 	if containerd_answers; then
 		stop_core "and the functions"
 		end faasd-provider 10
-		within 30 no_tasks || die "a container did not stop: see ps -ef | grep 'namespace openfaas'"
+		within 120 no_tasks || die "a container did not stop: see ps -ef | grep 'namespace openfaas'"
 	fi
 	end faasd 10
 	end faasd-provider 10
@@ -420,7 +420,7 @@ stop) stop ;;
 test) # kills and restarts parts of the box: not for a box in use
 	set -a
 	. "$box/target.env"
-	KIOSK_BOX=$box BOX_DIR=$box go test -count=1 -v -timeout 20m "${@:2}" ./faasd/box
+	KIOSK_BOX=$box BOX_DIR=$box go test -count=1 -v -timeout 60m "${@:2}" ./faasd/box
 	;;
 *) die "usage: box.sh up | down | stop | start | restart | test [-short]" ;;
 esac

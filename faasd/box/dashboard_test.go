@@ -205,7 +205,7 @@ func port(t *testing.T) string {
 
 // fetch decodes a JSON answer.
 func fetch(ctx context.Context, address string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -279,7 +279,7 @@ func TestDashboard(t *testing.T) {
 		}
 	}()
 
-	patience, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	patience, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	ask := func(expr string) (series int, err error) {
 		var answer struct {
@@ -315,15 +315,27 @@ func TestDashboard(t *testing.T) {
 			}
 		}
 	}
-	if err := fetch(patience, "http://"+address+"/api/v1/rules", &loaded); err != nil || len(loaded.Data.Groups) < 2 {
-		t.Errorf("%d groups of rules, %v", len(loaded.Data.Groups), err)
-	}
-	for _, g := range loaded.Data.Groups {
-		for _, r := range g.Rules {
-			if r.Health != "ok" {
-				t.Errorf("%s is %s: %s", r.Name, r.Health, r.LastError)
+	for {
+		if err := fetch(patience, "http://"+address+"/api/v1/rules", &loaded); err != nil || len(loaded.Data.Groups) < 2 {
+			t.Fatalf("%d groups of rules, %v", len(loaded.Data.Groups), err)
+		}
+		var faults []string
+		unknown := false // until it was evaluated
+		for _, g := range loaded.Data.Groups {
+			for _, r := range g.Rules {
+				if r.Health != "ok" {
+					faults = append(faults, fmt.Sprintf("%s is %s: %s", r.Name, r.Health, r.LastError))
+				}
+				unknown = unknown || r.Health == "unknown"
 			}
 		}
+		if !unknown || patience.Err() != nil {
+			for _, fault := range faults {
+				t.Error(fault)
+			}
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
 	}
 	var exemplars struct {
 		Data []struct {

@@ -150,7 +150,7 @@ func listen(t *testing.T, address string) error {
 
 // How long to wait for a connection: long if it should succeed; otherwise for a packet and
 // its first retransmission.
-const patience, impatience = 10 * time.Second, 1500 * time.Millisecond
+const patience, impatience = time.Minute, 1500 * time.Millisecond
 
 // connects reports whether a connection is accepted.
 func connects(ctx context.Context, address string, patience time.Duration) error {

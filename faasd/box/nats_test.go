@@ -25,7 +25,7 @@ func TestNATSAccounts(t *testing.T) {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("NATS did not start")
 	}
 	// connect returns a connection, and the errors that the server sends to it.
@@ -57,7 +57,7 @@ func TestNATSAccounts(t *testing.T) {
 	flush := func(conns ...*nats.Conn) {
 		t.Helper()
 		for _, nc := range conns {
-			if err := nc.FlushTimeout(10 * time.Second); err != nil {
+			if err := nc.FlushTimeout(time.Minute); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -74,7 +74,7 @@ func TestNATSAccounts(t *testing.T) {
 			if !errors.Is(err, nats.ErrPermissionViolation) {
 				t.Errorf("%s: %v", what, err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("the edge may %s", what)
 		}
 	}
@@ -85,7 +85,7 @@ func TestNATSAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(queue, shop, edge)
-	if m, err := changes.NextMsg(10 * time.Second); err != nil || string(m.Data) != "shop" {
+	if m, err := changes.NextMsg(time.Minute); err != nil || string(m.Data) != "shop" {
 		t.Errorf("the edge received %v, %v", m, err)
 	}
 	if n, _, err := orders.Pending(); err != nil || n != 0 {

@@ -179,7 +179,7 @@ start_containerd() {
 		  path = "$box/containerd/opt"
 	END
 	background containerd / /usr/bin/containerd --config "$box/containerd.toml"
-	within 20 ctrk version || die "containerd does not answer: see $logs/containerd.log"
+	within 120 ctrk version || die "containerd does not answer: see $logs/containerd.log"
 }
 
 load_images() {
@@ -281,13 +281,13 @@ start_kubernetes() {
 	fi
 	ETCD_UNSUPPORTED_ARCH=$(go env GOARCH) background etcd / /usr/bin/etcd --name kiosk --data-dir "$box/etcd" --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" \
 		--listen-peer-urls "http://$peers" --initial-advertise-peer-urls "http://$peers" --initial-cluster "kiosk=http://$peers" --log-level warn
-	within 20 answers "http://$etcd/health" || die "etcd does not answer: see $logs/etcd.log"
+	within 120 answers "http://$etcd/health" || die "etcd does not answer: see $logs/etcd.log"
 	background kube-apiserver / "$box/host/kube" kube-apiserver --etcd-servers "http://$etcd" --bind-address $node --advertise-address $node --secure-port 6443 \
 		--cert-dir "$box/pki/apiserver" --token-auth-file "$box/pki/tokens.csv" --authorization-mode Node,RBAC \
 		--service-account-issuer https://kubernetes.default.svc --service-account-key-file "$box/pki/sa.key" --service-account-signing-key-file "$box/pki/sa.key" \
 		--kubelet-client-certificate "$box/pki/kubelet-client.crt" --kubelet-client-key "$box/pki/kubelet-client.key" --kubelet-preferred-address-types InternalIP \
 		--service-cluster-ip-range $services --event-ttl 30m --profiling=false
-	within 60 api_ready || die "the API server did not become ready: see $logs/kube-apiserver.log"
+	within 300 api_ready || die "the API server did not become ready: see $logs/kube-apiserver.log"
 	background kube-controller-manager / "$box/host/kube" kube-controller-manager --kubeconfig "$box/pki/kube-controller-manager.conf" --bind-address $node --leader-elect=false \
 		--service-account-private-key-file "$box/pki/sa.key" --root-ca-file "$box/pki/apiserver/apiserver.crt" --use-service-account-credentials --profiling=false \
 		--authentication-kubeconfig "$box/pki/kube-controller-manager.conf" --authorization-kubeconfig "$box/pki/kube-controller-manager.conf"
@@ -297,7 +297,7 @@ start_kubernetes() {
 	background kube-proxy / "$box/host/kube" kube-proxy --kubeconfig "$box/pki/kube-proxy.conf" --proxy-mode iptables --cluster-cidr $pods --hostname-override kiosk \
 		--bind-address $node --healthz-bind-address $node:10256 --metrics-bind-address $node:10249 --nodeport-addresses $node/32 --iptables-localhost-nodeports=false \
 		--conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0 --oom-score-adj 0
-	kubectl wait node/kiosk --for condition=Ready --timeout 60s >/dev/null 2>&1 || within 60 node_ready || die "the node did not become ready: see $logs/kubelet.log"
+	kubectl wait node/kiosk --for condition=Ready --timeout 300s >/dev/null 2>&1 || within 300 node_ready || die "the node did not become ready: see $logs/kubelet.log"
 }
 node_ready() { kubectl wait node/kiosk --for condition=Ready --timeout 5s; }
 
@@ -388,7 +388,7 @@ renew() {
 rolled_out() {
 	local what
 	for what in $(kubectl -n "$1" get deployments,statefulsets -o name); do
-		kubectl -n "$1" rollout status "$what" --timeout 120s >/dev/null || die "$what in $1 did not become ready: see $box/kubectl -n $1 describe $what"
+		kubectl -n "$1" rollout status "$what" --timeout 600s >/dev/null || die "$what in $1 did not become ready: see $box/kubectl -n $1 describe $what"
 	done
 }
 
@@ -428,7 +428,7 @@ faas() { HOME=$box "$box/host/faas-cli" "$@"; }
 
 deploy() {
 	local name now
-	within 60 answers "$OPENFAAS_URL/healthz" || die "OpenFaaS's gateway does not answer: see $box/kubectl -n openfaas logs deployment/gateway"
+	within 300 answers "$OPENFAAS_URL/healthz" || die "OpenFaaS's gateway does not answer: see $box/kubectl -n openfaas logs deployment/gateway"
 	faas login --password-stdin <"$box/secrets/gateway-password" >/dev/null 2>&1 || die "faas-cli login failed at $OPENFAAS_URL"
 	mkdir -p "$box/deployed"
 	for name in $(ls "$box/bin/functions"); do
@@ -477,7 +477,7 @@ up() {
 	deploy
 	step "wait until every function is ready"
 	rolled_out openfaas-fn
-	within 60 front_ready || die "the front door did not become ready: see $box/kubectl -n kiosk logs deployment/kiosk-edge"
+	within 300 front_ready || die "the front door did not become ready: see $box/kubectl -n kiosk logs deployment/kiosk-edge"
 	step ""
 	doing=""
 	(
@@ -572,7 +572,7 @@ compile) # in advance, since it takes longest
 restart-kubelet) # for tests
 	end kubelet 30
 	start_kubelet
-	within 60 node_ready
+	within 300 node_ready
 	;;
 *) die "usage: cluster.sh up | down" ;;
 esac

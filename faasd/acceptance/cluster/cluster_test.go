@@ -81,10 +81,10 @@ func (k *kubernetes) faas(args ...string) string {
 	return k.must(k.try(filepath.Join(k.dir, "host", "faas-cli"), args...))
 }
 
-// until polls for two minutes.
+// until polls for five minutes.
 func (k *kubernetes) until(what string, done func() bool) {
 	k.Helper()
-	ctx, cancel := context.WithTimeout(k.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(k.Context(), 5*time.Minute)
 	defer cancel()
 	if err := client.Until(ctx, what, func() (bool, error) { return done(), nil }); err != nil {
 		k.Fatal(err)
@@ -304,7 +304,7 @@ func TestCommands(t *testing.T) {
 // servers; the workers share one durable consumer.
 func TestSeveralOfEach(t *testing.T) {
 	k := running(t)
-	conn, err := nats.Connect(k.shop.Target.NATS, nats.Timeout(5*time.Second))
+	conn, err := nats.Connect(k.shop.Target.NATS, nats.Timeout(30*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestSeveralOfEach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	for _, name := range []string{"ORDERS", "DEAD_LETTERS"} {
 		k.until(name+" is on three servers", func() bool {

@@ -132,7 +132,7 @@ func TestLifeOfAFunction(t *testing.T) {
 	f.Namespace = "other"
 	expect("another namespace", do(p.update, "PUT", "", f), 400)
 	seen := func() int { return do(p.status, "GET", "orders", nil) }
-	for end := time.Now().Add(10 * time.Second); seen() != 200 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); seen() != 200 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	expect("the status", seen(), 200)
 	expect("a secret", do(p.secrets, "POST", "", types.Secret{Name: "mongo-uri", Value: "x"}), 202)
