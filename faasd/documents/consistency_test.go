@@ -111,7 +111,7 @@ func TestBank(t *testing.T) {
 		clients  = 8
 		kills    = 3
 	)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	srv := spawn(t, t.TempDir())
 	client := connect(t, srv.uri())
@@ -274,7 +274,7 @@ func audit(ctx context.Context, client *mongo.Client, colls []*mongo.Collection)
 
 func waitFor(t testing.TB, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("timed out")
 		}
@@ -329,7 +329,7 @@ func TestWriteSkew(t *testing.T) {
 
 // TestAcknowledgedWritesSurvive kills the server under a load of plain writes.
 func TestAcknowledgedWritesSurvive(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	srv := spawn(t, t.TempDir())
 	client := connect(t, srv.uri())

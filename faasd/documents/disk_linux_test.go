@@ -66,7 +66,7 @@ func TestDiskFull(t *testing.T) {
 
 	// What was not written is no conflict for who writes it now.
 	disk(t, srv.cmd.Process.Pid, false)
-	again, cancel := context.WithTimeout(ctx, 5*time.Second)
+	again, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if _, err := session.WithTransaction(again, take, txnOptions()); err != nil {
 		t.Errorf("with space again: %v", err)

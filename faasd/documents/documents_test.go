@@ -57,7 +57,7 @@ func TestReadme(t *testing.T) {
 
 func connect(t testing.TB, uri string) *mongo.Client {
 	t.Helper()
-	client, err := mongo.Connect(options.Client().SetServerSelectionTimeout(20 * time.Second).ApplyURI(uri))
+	client, err := mongo.Connect(options.Client().SetServerSelectionTimeout(time.Minute).ApplyURI(uri))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func connect(t testing.TB, uri string) *mongo.Client {
 }
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -16,7 +16,7 @@ import (
 
 // runRaw sends one command on a connection of its own, past the driver.
 func runRaw(addr string, cmd bson.D) (bson.Raw, error) {
-	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", addr, time.Minute)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func message(op wiremessage.OpCode, payload []byte) []byte {
 }
 
 func readReply(conn net.Conn) (bson.Raw, error) {
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	head := make([]byte, 16)
 	if _, err := io.ReadFull(conn, head); err != nil {
 		return nil, err
