@@ -580,17 +580,27 @@ func TestDeadline(t *testing.T) {
 			t.Errorf("X-Timeout: got %v, %v, want above %s, at most %s", d, err, low, high)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if _, err := c.call(ctx, "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("got %v, want DEADLINE_EXCEEDED", err)
+	// A busy machine may need longer than that to reach the function.
+	for limit := 200 * time.Millisecond; ; limit *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		_, err := c.call(ctx, "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`)
+		cancel()
+		if status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("got %v, want DEADLINE_EXCEEDED", err)
+		}
+		if len(sent) > 0 {
+			within(0, limit)
+			break
+		}
+		if limit > 10*time.Second {
+			t.Fatalf("the function was not called within %s", limit)
+		}
 	}
-	within(0, 200*time.Millisecond)
 
-	ctx, cancel = context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { _, err := c.call(ctx, "/pb.OrderService/GetOrder", `{"id":"`+id+`"}`); done <- err }()
-	within(gateway.Timeout-5*time.Second, gateway.Timeout) // the client set none
+	within(gateway.Timeout-15*time.Second, gateway.Timeout) // the client set none
 	cancel()
 	if err := <-done; status.Code(err) != codes.Canceled {
 		t.Errorf("got %v, want CANCELLED", err)
@@ -636,7 +646,7 @@ func TestHealth(t *testing.T) {
 	}
 	until := func(c *client, service, want string) {
 		t.Helper()
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for got := ""; got != want; got = ask(c, service) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%q is %s, not %s", service, got, want)

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -384,7 +385,7 @@ func TestBodyLimit(t *testing.T) {
 		}
 		// As careful clients do, so that an early refusal is not lost in a reset.
 		request.Header.Set("Expect", "100-continue")
-		response, err := (&http.Transport{ExpectContinueTimeout: 5 * time.Second, DisableKeepAlives: true}).RoundTrip(request)
+		response, err := (&http.Transport{ExpectContinueTimeout: time.Minute, DisableKeepAlives: true}).RoundTrip(request)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -479,7 +480,9 @@ type deadlines struct {
 func (d *deadlines) SetReadDeadline(t time.Time) error { d.set = append(d.set, t); return nil }
 
 // TestPace holds each read's deadline against what has arrived.
-func TestPace(t *testing.T) {
+func TestPace(t *testing.T) { synctest.Test(t, pace) }
+
+func pace(t *testing.T) {
 	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 	paced := &pacedReader{body: zeros{}, controller: http.NewResponseController(d), start: time.Now().Add(-10 * time.Second)}
 	for _, n := range []int{minRate, 5 * minRate, 100 * minRate, 1} {

@@ -174,22 +174,26 @@ func TestDeadline(t *testing.T) {
 		seen <- r.Header.Get("X-Timeout")
 		<-r.Context().Done()
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != 504 {
-		t.Errorf("got %d, want 504", answer.Status)
-	}
-	var text string
-	select {
-	case text = <-seen:
-	default: // it did not get there within its second
-		t.Fatal("the function was not called")
-	}
-	if sent, err := time.ParseDuration(text); err != nil || sent <= 0 || sent > time.Second {
-		t.Errorf("X-Timeout: got %v, %v, want at most 1s", sent, err)
+	// A busy machine may need longer than that to reach the function.
+	for limit := 200 * time.Millisecond; ; limit *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		answer := client.Call(ctx, Request{Method: "GET", Function: "orders"})
+		cancel()
+		if answer.Status != 504 {
+			t.Errorf("got %d, want 504", answer.Status)
+		}
+		if len(seen) > 0 {
+			if sent, err := time.ParseDuration(<-seen); err != nil || sent <= 0 || sent > limit {
+				t.Errorf("X-Timeout: got %v, %v, want at most %s", sent, err, limit)
+			}
+			break
+		}
+		if limit > 10*time.Second {
+			t.Fatalf("the function was not called within %s", limit)
+		}
 	}
 
-	ctx, cancel = context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-seen; cancel() }()
 	if answer := client.Call(ctx, Request{Method: "GET", Function: "orders"}); answer.Status != problem.StatusClientClosedRequest {
 		t.Errorf("after the caller left: got %d, want 499", answer.Status)

@@ -26,7 +26,7 @@ func open(t *testing.T, config Config) *Listener {
 // something first.
 func dial(t *testing.T, l *Listener, from string, say []byte) net.Conn {
 	t.Helper()
-	dialer := net.Dialer{Timeout: 5 * time.Second}
+	dialer := net.Dialer{Timeout: time.Minute}
 	if from != "" {
 		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}
@@ -38,7 +38,7 @@ func dial(t *testing.T, l *Listener, from string, say []byte) net.Conn {
 	if _, err := conn.Write(say); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
