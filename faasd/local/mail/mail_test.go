@@ -44,7 +44,7 @@ func start(t *testing.T, dir string) *sink {
 		}
 	}
 	t.Cleanup(s.stop)
-	boxtest.Eventually(t, "the sink answers", 20*time.Second, func() bool {
+	boxtest.Eventually(t, "the sink answers", 2*time.Minute, func() bool {
 		res, err := http.Get("http://" + s.http + "/healthz")
 		if err != nil {
 			return false
@@ -269,7 +269,7 @@ func TestFaults(t *testing.T) {
 	s.do("PUT", "/api/faults", `{"mode":"hang"}`)
 	hung := make(chan error, 1)
 	go func() { hung <- s.send("h", "hang", "ann@example.com") }()
-	boxtest.Eventually(t, "the message hangs", 20*time.Second, func() bool {
+	boxtest.Eventually(t, "the message hangs", 2*time.Minute, func() bool {
 		res, err := http.Get("http://" + s.http + "/api/faults")
 		if err != nil {
 			return false
@@ -399,7 +399,7 @@ func TestOneSync(t *testing.T) {
 			answered.Add(1)
 		})
 	}
-	boxtest.Eventually(t, "all are written", 20*time.Second, func() bool {
+	boxtest.Eventually(t, "all are written", 2*time.Minute, func() bool {
 		b.mu.RLock()
 		defer b.mu.RUnlock()
 		return b.written == 20

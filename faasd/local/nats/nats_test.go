@@ -48,7 +48,7 @@ func (s testServer) run() *exec.Cmd {
 func (s testServer) connect() jetstream.JetStream {
 	s.t.Helper()
 	var conn *nats.Conn
-	boxtest.Eventually(s.t, "the server answers", 20*time.Second, func() (ok bool) {
+	boxtest.Eventually(s.t, "the server answers", 2*time.Minute, func() (ok bool) {
 		var err error
 		conn, err = nats.Connect("nats://" + s.addr)
 		return err == nil

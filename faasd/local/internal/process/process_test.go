@@ -78,7 +78,7 @@ func TestChildDiesWithParent(t *testing.T) {
 	if len(rest) > 0 {
 		t.Errorf("the parent printed %q, want nothing", rest)
 	}
-	boxtest.Eventually(t, "the child is gone", 20*time.Second, func() bool { return !boxtest.Alive(pid) })
+	boxtest.Eventually(t, "the child is gone", 2*time.Minute, func() bool { return !boxtest.Alive(pid) })
 }
 
 func TestExitWithParent(t *testing.T) {
@@ -95,8 +95,8 @@ func TestExitWithParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := child.Wait(); err == nil || child.ProcessState.ExitCode() != 1 || time.Since(began) > 10*time.Second {
-		t.Errorf("the child ended after %s with %v, want exit status 1 within 10 s", time.Since(began), err)
+	if err := child.Wait(); err == nil || child.ProcessState.ExitCode() != 1 || time.Since(began) > time.Minute {
+		t.Errorf("the child ended after %s with %v, want exit status 1 within a minute", time.Since(began), err)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestStop(t *testing.T) {
 	}
 	began := time.Now()
 	p.Stop(syscall.SIGTERM, 200*time.Millisecond)
-	if took := time.Since(began); took < 200*time.Millisecond || took > 5*time.Second || p.Err() == nil {
+	if took := time.Since(began); took < 200*time.Millisecond || took > time.Minute || p.Err() == nil {
 		t.Errorf("a child that ignores SIGTERM ended after %s with %v", took, p.Err())
 	}
 }
