@@ -70,7 +70,7 @@ func TestKilledBetweenCommitAndPublish(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT=" + web.URL, "OTEL_SDK_DISABLED=", "OTEL_BSP_SCHEDULE_DELAY=50",
 	}
 	run := func(role string) (cmd *exec.Cmd, said *strings.Builder) {
-		cmd, said = exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledBetweenCommitAndPublish$", "-test.timeout=2m"), &strings.Builder{}
+		cmd, said = exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledBetweenCommitAndPublish$", "-test.timeout=10m"), &strings.Builder{}
 		cmd.Env = append(os.Environ(), append(environment, roleSetting+"="+role, "OTEL_SERVICE_NAME="+role)...)
 		cmd.Stdout, cmd.Stderr = said, said
 		return cmd, said
@@ -95,6 +95,7 @@ func TestKilledBetweenCommitAndPublish(t *testing.T) {
 		}
 	}()
 	var all []*trace.Span
+	// A span is exported when it ends, so after its children.
 	testservers.Eventually(t, "the order's trace", func() error {
 		all = spans.of(placedTrace)
 		for _, name := range []string{"publish order.created", "process order.created", "publish order.stock_taken", "letter confirmation", "SMTP send", "insert outbox"} {
@@ -102,16 +103,18 @@ func TestKilledBetweenCommitAndPublish(t *testing.T) {
 				return errors.New("there is no span " + name)
 			}
 		}
+		known := map[string]bool{placedSpan: true}
+		for _, s := range all {
+			known[fmt.Sprintf("%x", s.SpanId)] = true
+		}
+		for _, s := range all {
+			if !known[fmt.Sprintf("%x", s.ParentSpanId)] {
+				return fmt.Errorf("parent of %s: got %x, want a span of the trace", s.Name, s.ParentSpanId)
+			}
+		}
 		return nil
 	})
-	known := map[string]bool{placedSpan: true}
 	for _, s := range all {
-		known[fmt.Sprintf("%x", s.SpanId)] = true
-	}
-	for _, s := range all {
-		if !known[fmt.Sprintf("%x", s.ParentSpanId)] {
-			t.Errorf("parent of %s: got %x, want a span of the trace", s.Name, s.ParentSpanId)
-		}
 		if s.TraceState != "vendor=1" {
 			t.Errorf("tracestate of %s: got %q, want vendor=1", s.Name, s.TraceState)
 		}

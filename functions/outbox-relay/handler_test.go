@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	kiosk "github.com/kiosk-shop/kiosk/shared"
@@ -47,19 +48,21 @@ func TestSweep(t *testing.T) {
 		{"a failure", []int{batch, batch}, errors.New("no database"), 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			defer cancel()
-			got := 0
-			sweep(ctx, time.Hour, "test", func(context.Context, int) (n int, err error) {
-				if got < len(test.found) {
-					n = test.found[got]
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				got := 0
+				sweep(ctx, time.Hour, "test", func(context.Context, int) (n int, err error) {
+					if got < len(test.found) {
+						n = test.found[got]
+					}
+					got++
+					return n, test.err
+				})
+				if got != test.want {
+					t.Errorf("sweeps: got %d, want %d", got, test.want)
 				}
-				got++
-				return n, test.err
 			})
-			if got != test.want {
-				t.Errorf("sweeps: got %d, want %d", got, test.want)
-			}
 		})
 	}
 }

@@ -36,7 +36,7 @@ func ExampleConn_NewConsumer() {
 	defer conn.Close()
 
 	errPoison := errors.New("not an order")
-	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer stop()
 	handle := func(_ context.Context, batch []nats.Message) []error {
 		errs := make([]error, len(batch))

@@ -129,7 +129,7 @@ func TestPlainSubscribersGetTheSameEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := publish(t, conn, subject, `{"order_id":"x"}`)
-	msg, err := sub.NextMsg(5 * time.Second)
+	msg, err := sub.NextMsg(time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func TestChangesAreAnnounced(t *testing.T) {
 					t.Error("before the commit: got no announcement, want one")
 				}
 			}()
-			for timeout := time.After(20 * time.Second); ; {
+			for timeout := time.After(2 * time.Minute); ; {
 				select {
 				case seen := <-l.saw:
 					if seen.ID == p.ID && seen.Price == step.price && seen.Stock == step.stock {
