@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -114,12 +115,14 @@ func TestAStallShows(t *testing.T) {
 
 // What never had its turn is counted, too.
 func TestOverdue(t *testing.T) {
-	r := Open(t.Context(), 100, 1, 200*time.Millisecond, 0, func(int) Operation {
-		return func(context.Context) error { time.Sleep(150 * time.Millisecond); return nil }
+	synctest.Test(t, func(t *testing.T) {
+		r := Open(t.Context(), 100, 1, 200*time.Millisecond, 0, func(int) Operation {
+			return func(context.Context) error { time.Sleep(150 * time.Millisecond); return nil }
+		})
+		if r.Done == 0 || r.Overdue == 0 || r.Done+r.Overdue != 20 {
+			t.Errorf("%d done and %d overdue, of 20", r.Done, r.Overdue)
+		}
 	})
-	if r.Done == 0 || r.Overdue == 0 || r.Done+r.Overdue != 20 {
-		t.Errorf("%d done and %d overdue, of 20", r.Done, r.Overdue)
-	}
 }
 
 func TestExactly(t *testing.T) {

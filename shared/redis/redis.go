@@ -30,7 +30,8 @@ const (
 // Client is a connection to Redis that fails fast.
 type Client struct {
 	rdb     redis.UniversalClient
-	retryAt atomic.Int64 // Unix nanoseconds; before it Redis counts as unavailable
+	timeout time.Duration // of one use of Redis
+	retryAt atomic.Int64  // Unix nanoseconds; before it Redis counts as unavailable
 	failed  seldom
 	overdue overdue
 }
@@ -47,16 +48,18 @@ type Options struct {
 var errUnavailable = errors.New("redis is unavailable")
 
 // Open prepares a connection; it does not wait for it.
-func Open(o Options) *Client {
+func Open(o Options) *Client { return open(o, operationTimeout) }
+
+func open(o Options, timeout time.Duration) *Client {
 	opts := &redis.UniversalOptions{
 		Addrs: split(o.Address), Password: o.Password, DB: o.DB,
-		DialTimeout: operationTimeout, ReadTimeout: operationTimeout, WriteTimeout: operationTimeout, PoolTimeout: operationTimeout,
+		DialTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, PoolSize: 32,
 	}
 	if o.TLS {
 		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	c := &Client{rdb: redis.NewUniversalClient(opts)}
+	c := &Client{rdb: redis.NewUniversalClient(opts), timeout: timeout}
 	if telemetry.On() {
 		c.rdb.AddHook(observer{})
 	}
@@ -78,7 +81,7 @@ func (c *Client) do(ctx context.Context, fn func(context.Context) error) error {
 	if now.UnixNano() < c.retryAt.Load() {
 		return errUnavailable
 	}
-	attempt, cancel := context.WithTimeout(ctx, operationTimeout)
+	attempt, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	err := fn(attempt)
 	if err == nil || errors.Is(err, redis.Nil) || ctx.Err() != nil {

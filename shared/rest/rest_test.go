@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	handler "github.com/openfaas/templates-sdk/go-http"
@@ -320,7 +321,9 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-func TestHangingDependency(t *testing.T) {
+func TestHangingDependency(t *testing.T) { synctest.Test(t, hangingDependency) }
+
+func hangingDependency(t *testing.T) {
 	f := function()
 	f.Route("GET /hangs/now", func(r *http.Request) (rest.Response, error) {
 		<-r.Context().Done()
