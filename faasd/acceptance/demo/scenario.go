@@ -247,11 +247,17 @@ func (s *scenario) event(subject string, o client.Order) {
 	s.require(found.ID != "", "the event %s has no Nats-Msg-Id", subject)
 }
 
-// checkStock prints and checks the stock of the soap.
+// checkStock prints and checks the stock of the soap, as soon as no process has an older
+// copy.
 func (s *scenario) checkStock(want int) {
 	var p client.Product
-	a := s.ask(client.Request{Method: "GET", Path: "/api/inventory/" + s.soap.ID}, http.StatusOK)
-	s.must(a.Decode(&p))
+	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+	defer cancel()
+	_ = client.Until(ctx, "the stock", func() (bool, error) {
+		a := s.ask(client.Request{Method: "GET", Path: "/api/inventory/" + s.soap.ID}, http.StatusOK)
+		s.must(a.Decode(&p))
+		return p.Stock == want, nil
+	})
 	s.printer.stock("soap", s.stock, p.Stock)
 	s.require(p.Stock == want, "the stock of soap is %d, want %d", p.Stock, want)
 	s.stock = p.Stock
