@@ -535,8 +535,13 @@ down() {
 	doing=""
 }
 
+no_groups() {
+	find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} \; || true
+	[ -z "$(find /sys/fs/cgroup -type d -path '*/kubepods*' -print -quit)" ]
+}
+
 take_back() {
-	local mount folder rules line program
+	local mount rules line program
 	{ grep -oE " ($box|$run)/[^ ]+ " /proc/mounts || true; } | sort -r | while read -r mount; do
 		umount "$mount" || umount -l "$mount"
 	done
@@ -545,9 +550,7 @@ take_back() {
 		! grep -qE 'KUBE-|KIOSK-CLUSTER' <<<"$rules" || grep -vE 'KUBE-|KIOSK-CLUSTER' <<<"$rules" | $program-restore -w 10
 	done
 	[ ! -e /sys/class/net/$link ] || ip link delete $link
-	for folder in $(find /sys/fs/cgroup -depth -type d -path '*/kubepods*' 2>/dev/null); do
-		rmdir "$folder" 2>/dev/null || true
-	done
+	within 10 no_groups || true # a process that was killed takes a moment to end
 	find /var/log/containers -lname "$box/*" -delete 2>/dev/null || true
 	[ ! -e $run/before ] || while read -r line; do
 		case $line in

@@ -245,6 +245,7 @@ func TestBatches(t *testing.T) {
 			close(entered)
 			<-release
 		}
+		time.Sleep(50 * time.Millisecond) // work, during which the next events arrive
 		return make([]error, len(batch))
 	})
 	publish(t, conn, subject, "{}")

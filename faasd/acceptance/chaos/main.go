@@ -246,7 +246,7 @@ func exercise(ctx context.Context, s settings, at site) (*verdicts, error) {
 
 	// A cluster of NATS may still be choosing a leader.
 	var state *state
-	reading, cancel := context.WithTimeout(ctx, time.Minute)
+	reading, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if client.Until(reading, "the shop's state", func() (bool, error) {
 		state, err = readState(reading, db, js, l)

@@ -40,7 +40,7 @@ func settle(ctx context.Context, db *mongo.Database, js jetstream.JetStream, l *
 }
 
 func countBriefly(ctx context.Context, db *mongo.Database, js jetstream.JetStream) (waiting, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return countWaiting(ctx, db, js)
 }

@@ -273,7 +273,7 @@ func countWaiting(ctx context.Context, db *mongo.Database, js jetstream.JetStrea
 // ledger.
 func watch(ctx context.Context, db *mongo.Database, j *journal) {
 	for sleep(ctx, 200*time.Millisecond) {
-		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		var below []productDoc
 		cursor, err := db.Collection("products").Find(attempt, bson.D{{Key: "stock", Value: bson.D{{Key: "$lt", Value: 0}}}})
 		if err == nil && cursor.All(attempt, &below) == nil {
