@@ -20,9 +20,10 @@ func productForm(name, category string, stock int, price float64) object {
 
 // GET /api/inventory?category=&q=&sort=: anyone → 200 JSON array of products.
 func productList(v visit) {
-	// A category of one word: what is random in it must not begin one, which a
-	// search for "b" would find.
-	admin, shelf := v.admin(v), strings.ReplaceAll(client.Unique("shelf"), "-", "")
+	// One word each: what is random in them must not begin one, which a search for "b" or
+	// for the "gt" of an operator would find.
+	word := func(name string) string { return strings.ReplaceAll(client.Unique(name), "-", "") }
+	admin, shelf, sku := v.admin(v), word("shelf"), word("ART")
 	for _, p := range []object{
 		{"name": "Banana", "category": shelf, "stock": 3, "price": 0.5},
 		{"name": "apple", "category": shelf, "stock": 0, "price": 1.25, "description": "Crisp & red"},
@@ -64,7 +65,6 @@ func productList(v visit) {
 
 	// Every word of q begins a word of name, description, category or SKU,
 	// letters' case and accents aside.
-	sku := client.Unique("ART")
 	v.do("POST /api/inventory").as(admin).body(object{
 		"name": "Crème brûlée", "category": shelf, "stock": 1, "price": 4, "sku": sku, "description": "Größe M, сладкий,\n甘い " + strings.Repeat("and more ", 900) + "finally",
 	}).answers(201)
@@ -80,7 +80,7 @@ func productList(v visit) {
 	v.do("GET /api/inventory?q="+strings.Repeat("a", 101)).refuses(422, "q")
 
 	v.part("a change is found", func(v visit) {
-		word := client.Unique("wort")
+		word := word("wort")
 		find := func(want int) {
 			v.Helper()
 			look := func() (found, total string) {
@@ -358,7 +358,7 @@ func replacingAProduct(v visit) {
 
 	v.part("one of ten at once wins", func(v visit) {
 		etag := v.do("PUT " + path).as(admin).body(body).answers(200).header.Get("ETag")
-		replies := v.atOnce(10, func(i int) *asking {
+		replies := v.together(10, func(i int) *asking {
 			return v.do("PUT "+path).as(admin).with("If-Match", etag).body(object{"name": fmt.Sprintf("Lamp %d", i), "category": "lights", "stock": 4, "price": 21})
 		})
 		tally(v, replies, map[int]int{200: 1, 412: 9})

@@ -68,7 +68,7 @@ func idempotentMail(v visit) {
 	ask(v, key, "Twice").answers(422)
 
 	key = client.Unique("key")
-	for _, r := range v.atOnce(20, func(int) *asking { return ask(v, key, "Together") }) {
+	for _, r := range v.together(20, func(int) *asking { return ask(v, key, "Together") }) {
 		if r.status != 200 && r.status != 409 && r.code != "OK" && r.code != "FailedPrecondition" && r.code != "AlreadyExists" {
 			v.Errorf("unexpected answer: %d %s %s", r.status, r.code, r.raw)
 		}

@@ -333,7 +333,7 @@ func idempotentOrders(v visit) {
 	v.part("twenty at once are one order", func(v visit) {
 		before, key := count(v, ada), client.Unique("key")
 		ids := map[string]bool{}
-		for _, r := range v.atOnce(20, func(int) *asking { return ask(v, ada, key, 1) }) {
+		for _, r := range v.together(20, func(int) *asking { return ask(v, ada, key, 1) }) {
 			switch {
 			case r.status == 201 || r.code == "OK":
 				ids[r.text(v, "id")] = true

@@ -65,7 +65,7 @@ func forgottenPassword(v visit) {
 		ada := v.customer(v, "ada")
 		forgot(v, ada.email)
 		token := v.linkOf(ada.email, client.ResetPassword, 1)
-		tally(v, v.atOnce(50, func(int) *asking { return reset(v, token, renewed) }), map[int]int{204: 1, 422: 49})
+		tally(v, v.together(50, func(int) *asking { return reset(v, token, renewed) }), map[int]int{204: 1, 422: 49})
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,11 +31,6 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The tests wait for the box most of the time, so many more can run at a time than
-	// there are processors.
-	if err := flag.Set("test.parallel", "16"); err != nil {
-		panic(err)
-	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "acceptance:", err)
@@ -78,6 +74,13 @@ func watched(m *testing.M) (code int, err error) {
 	if document, err = readOpenAPI(target.Front); err != nil {
 		return 1, err
 	}
+	n, err := testsAtOnce()
+	if err == nil {
+		err = flag.Set("test.parallel", strconv.Itoa(n))
+	}
+	if err != nil {
+		return 1, err
+	}
 	code = m.Run()
 	faults := document.wrong()
 	whole := !skipped.Load()
@@ -92,6 +95,29 @@ func watched(m *testing.M) (code int, err error) {
 		code = 1
 	}
 	return code, nil
+}
+
+// testsAtOnce returns how many tests may run at a time. They wait most of the time, so these
+// are many more than there are processors, but fewer on a machine that is slow or busy: each
+// has customers who log in, which is work, and more at once would take longer than the shop's
+// deadlines allow.
+func testsAtOnce() (int, error) {
+	const most, least, usual = 16, 3, 80 * time.Millisecond
+	fastest := time.Hour
+	for range 3 {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		a, err := client.New(target, client.FrontDoor).Do(ctx, client.Request{
+			Method: http.MethodPost, Path: "/api/users/authenticate", Body: client.Login{Username: target.AdminEmail, Password: target.AdminPassword},
+		})
+		if err != nil || a.Status != http.StatusOK {
+			return 0, fmt.Errorf("the administrator's login is answered %d %s, %v, want 200", a.Status, a.Body, err)
+		}
+		fastest = min(fastest, a.Took)
+	}
+	n := min(most, max(least, int(most*usual/fastest)))
+	fmt.Printf("a login takes %d ms: %d tests at a time\n", fastest.Milliseconds(), n)
+	return n, nil
 }
 
 // skip skips a test, and records that.
