@@ -128,7 +128,7 @@ func Inject(ctx context.Context, header http.Header) {
 	}
 }
 
-// Origin is the trace context that what is said because of a request carries:
+// Origin returns the trace context for events and letters that a request causes:
 // that of the request itself, as its caller sent it; where it sent none, the
 // span's that ctx belongs to. A caller's span is sent by the caller, whatever
 // happens to this process.

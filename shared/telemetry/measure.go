@@ -82,7 +82,7 @@ type count struct {
 	sent  int64 // by the last report, for who wants differences
 }
 
-// NewCounter makes a counter, which counts while telemetry is on.
+// NewCounter returns a counter, which counts while telemetry is on.
 func NewCounter(name, unit, description string) *Counter {
 	c := &Counter{name: name, unit: unit, description: description}
 	measured = append(measured, c)
@@ -151,14 +151,14 @@ var (
 	Long  = []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600}
 )
 
-// NewHistogram makes a histogram with exemplars, which measures while telemetry is on.
+// NewHistogram returns a histogram with exemplars, which measures while telemetry is on.
 func NewHistogram(name, description string, bounds []float64) *Histogram {
 	h := &Histogram{name: name, description: description, bounds: bounds, exemplars: true}
 	measured = append(measured, h)
 	return h
 }
 
-// NewTimings makes a histogram of what is measured many times a request: with the
+// NewTimings returns a histogram of what is measured many times a request: with the
 // bounds of Brief, without exemplars.
 func NewTimings(name, description string) *Histogram {
 	h := NewHistogram(name, description, Brief)

@@ -21,7 +21,7 @@ type Attributes struct {
 	set  attribute.Set
 }
 
-// Set makes the attributes of a measurement.
+// Set returns the attributes of a measurement.
 func Set(attributes ...attribute.KeyValue) *Attributes {
 	return &Attributes{attributes, attribute.NewSet(slices.Clone(attributes)...)} // NewSet sorts them
 }
@@ -64,7 +64,7 @@ var none = Set()
 // Lookups are looks for copies, in Redis or in memory.
 var Lookups = NewCounter("kiosk.cache.lookups", "{lookup}", "looks for a copy, and what came of them")
 
-// Lookup is the attributes of a look in a cache: hit, miss, or unavailable.
+// Lookup returns the attributes of a look in a cache: hit, miss, or unavailable.
 func Lookup(cache, result string) *Attributes {
 	return Set(attribute.String("kiosk.cache.name", cache), attribute.String("kiosk.cache.result", result))
 }
@@ -72,7 +72,7 @@ func Lookup(cache, result string) *Attributes {
 // Operations are those of the databases.
 var Operations = NewTimings("db.client.operation.duration", "how long the commands of databases took")
 
-// Reading is what a look at something says of a gauge.
+// Reading is the value of a gauge at a moment.
 type Reading struct {
 	Gauge      int // the gauge's place in Gauges
 	Value      float64

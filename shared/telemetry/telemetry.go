@@ -1,4 +1,4 @@
-// Package telemetry is how a process of the shop tells what it does, by
+// Package telemetry reports what a process of the shop does, by
 // OpenTelemetry: spans, metrics, and the trace in its log's lines. It is off
 // until Start finds a collector in the environment; then nothing of it costs
 // anything. docs/telemetry.md lists what there is.
@@ -42,7 +42,7 @@ var (
 	tracer trace.Tracer // makes the spans, while on
 )
 
-// On tells whether this process has a collector.
+// On reports whether this process has a collector.
 func On() bool { return on.Load() }
 
 // Start begins the telemetry of a process, whose name is that of its service
@@ -158,7 +158,7 @@ func Ended(ctx context.Context, kind trace.SpanKind, name string, d time.Duratio
 // nothing is a span that does nothing.
 var nothing = trace.SpanFromContext(context.Background())
 
-// Recorded tells whether what is done under ctx is recorded, so that nothing
+// Recorded reports whether what is done under ctx is recorded, so that nothing
 // need be made for a span that does not exist.
 func Recorded(ctx context.Context) bool {
 	return on.Load() && trace.SpanContextFromContext(ctx).IsSampled()
@@ -228,7 +228,7 @@ func (c carrier) Set(name, value string) {
 
 func (c carrier) Keys() []string { return []string{"traceparent", "tracestate"} }
 
-// Current is the trace context of ctx's span, for who is called now; the zero
+// Current returns the trace context of ctx's span, for who is called now; the zero
 // Trace where there is none.
 func Current(ctx context.Context) (t kiosk.Trace) {
 	if on.Load() {
@@ -256,7 +256,7 @@ func Note(ctx context.Context, attributes ...attribute.KeyValue) {
 	}
 }
 
-// Waited is the attribute Wait since a moment.
+// Waited returns the attribute [Wait], with the time since a moment.
 func Waited(since time.Time) attribute.KeyValue {
 	return attribute.Float64(Wait, max(time.Since(since), 0).Seconds())
 }
