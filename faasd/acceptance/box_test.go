@@ -661,7 +661,7 @@ func TestGuessing(t *testing.T) {
 		t.Logf("guess %d was answered 429", i)
 		break
 	}
-	refused := v.do("POST /api/users/authenticate").body(guess).answers(429)
+	refused := v.do("POST /api/users/authenticate").body(guess).shows(429) // a slow machine may get one more, a minute after the first
 	for _, name := range []string{"Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"} {
 		if _, err := strconv.Atoi(refused.header.Get(name)); err != nil {
 			t.Errorf("%s is %q", name, refused.header.Get(name))
