@@ -28,9 +28,9 @@ const (
 	worker    = "nats-queue-worker"
 
 	cluster      = "faas-cluster"
-	startTimeout = 60 * time.Second // until every part answers
-	readyTimeout = 60 * time.Second // until every function is ready
-	ackWait      = time.Minute      // twice the timeout of send-email, the slowest function that is called asynchronously
+	startTimeout = 3 * time.Minute // until every part answers, on a slow machine
+	readyTimeout = 3 * time.Minute // until every function is ready, whose sources are compared first
+	ackWait      = time.Minute     // twice the timeout of send-email, the slowest function that is called asynchronously
 )
 
 // box is the parts that run.
