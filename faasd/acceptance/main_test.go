@@ -110,8 +110,11 @@ func testsAtOnce() (int, error) {
 		a, err := client.New(target, client.FrontDoor).Do(ctx, client.Request{
 			Method: http.MethodPost, Path: "/api/users/authenticate", Body: client.Login{Username: target.AdminEmail, Password: target.AdminPassword},
 		})
-		if err != nil || a.Status != http.StatusOK {
-			return 0, fmt.Errorf("the administrator's login is answered %d %s, %v, want 200", a.Status, a.Body, err)
+		if err != nil {
+			return 0, err
+		}
+		if a.Status != http.StatusOK {
+			return 0, fmt.Errorf("the administrator's login is answered %d %s, want 200", a.Status, a.Body)
 		}
 		fastest = min(fastest, a.Took)
 	}
