@@ -5,12 +5,12 @@ import (
 	"math"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	otlpcommon "go.opentelemetry.io/proto/otlp/common/v1"
@@ -27,6 +27,7 @@ import (
 type exporter struct {
 	*otlptrace.Exporter
 	client otlptrace.Client
+	buffer []byte // of one export at a time, as the SDK promises
 }
 
 // newExporter returns what sends spans as OTEL_EXPORTER_OTLP_... says.
@@ -41,50 +42,51 @@ func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 			return whole, nil
 		}
 	}
-	return exporter{whole, client}, nil
+	return &exporter{Exporter: whole, client: client}, nil
 }
 
 // ExportSpans sends spans of one process.
-func (e exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	if len(spans) == 0 {
 		return nil
 	}
-	message, ok := pack(spans)
+	message, ok := e.pack(spans)
 	if !ok {
 		return e.Exporter.ExportSpans(ctx, spans)
 	}
 	return e.client.UploadTraces(ctx, []*otlp.ResourceSpans{message})
 }
 
-// usualSize is how many bytes a span of the shop's has.
-const usualSize = 320
-
 // pack returns the spans as OTLP, whose bytes are fields that the message does not
-// know of but writes; false for those that have what appendSpan has not.
-func pack(spans []sdktrace.ReadOnlySpan) (*otlp.ResourceSpans, bool) {
+// know of but writes, until the next call; false for those that have what appendSpan
+// has not.
+func (e *exporter) pack(spans []sdktrace.ReadOnlySpan) (*otlp.ResourceSpans, bool) {
 	from := spans[0].Resource()
 	resource, ok := appendAttributes(nil, 1, from.Attributes())
 	if !ok {
 		return nil, false
 	}
 	message := &otlp.ResourceSpans{Resource: withFields(new(otlpresource.Resource), resource), SchemaUrl: from.SchemaURL()}
-	byScope := map[instrumentation.Scope][]byte{} // there are one or two
-	for _, s := range spans {
-		scope := s.InstrumentationScope()
-		b := byScope[scope]
-		if b == nil {
-			b = make([]byte, 0, usualSize*len(spans))
-		}
-		b, at := open(protowire.AppendTag(b, 2, protowire.BytesType))
-		if b, ok = appendSpan(b, s); !ok || scope.Attributes.Len() > 0 {
+	b := e.buffer[:0]
+	defer func() { e.buffer = b }()
+	// Spans of one scope that follow each other, as they nearly always do, are one
+	// message: a map of scopes would cost more than what it saves.
+	for len(spans) > 0 {
+		scope, began := spans[0].InstrumentationScope(), len(b)
+		if scope.Attributes.Len() > 0 {
 			return nil, false
 		}
-		byScope[scope] = shut(b, at)
-	}
-	for scope, fields := range byScope {
+		for len(spans) > 0 && spans[0].InstrumentationScope() == scope {
+			var at int
+			b, at = open(protowire.AppendTag(b, 2, protowire.BytesType))
+			if b, ok = appendSpan(b, spans[0]); !ok {
+				return nil, false
+			}
+			b, spans = shut(b, at), spans[1:]
+		}
 		message.ScopeSpans = append(message.ScopeSpans, withFields(&otlp.ScopeSpans{
 			Scope: &otlpcommon.InstrumentationScope{Name: scope.Name, Version: scope.Version}, SchemaUrl: scope.SchemaURL,
-		}, fields))
+		}, b[began:len(b):len(b)]))
 	}
 	return message, true
 }
@@ -146,7 +148,10 @@ func appendSpan(b []byte, s sdktrace.ReadOnlySpan) (_ []byte, ok bool) {
 // appendText appends a field of text, which has to be UTF-8: a collector refuses a
 // batch for one byte of a header that is not.
 func appendText(b []byte, number protowire.Number, text string) []byte {
-	return protowire.AppendString(protowire.AppendTag(b, number, protowire.BytesType), strings.ToValidUTF8(text, "\uFFFD"))
+	if !utf8.ValidString(text) { // which is faster than what follows
+		text = strings.ToValidUTF8(text, "\uFFFD")
+	}
+	return protowire.AppendString(protowire.AppendTag(b, number, protowire.BytesType), text)
 }
 
 func appendIDs(b []byte, trace [16]byte, span [8]byte) []byte {

@@ -121,7 +121,8 @@ func TestExportIsOpenTelemetrys(t *testing.T) {
 			provider := sdktrace.NewTracerProvider(sdktrace.WithResource(from), sdktrace.WithSyncer(c))
 			test.make(t.Context(), provider.Tracer(scope))
 			var own, library wire
-			if err := (exporter{otlptrace.NewUnstarted(&own), &own}).ExportSpans(t.Context(), c.spans); err != nil {
+			exporter := &exporter{Exporter: otlptrace.NewUnstarted(&own), client: &own}
+			if err := exporter.ExportSpans(t.Context(), c.spans); err != nil {
 				t.Fatal(err)
 			}
 			if err := otlptrace.NewUnstarted(&library).ExportSpans(t.Context(), c.spans); err != nil {
@@ -130,7 +131,18 @@ func TestExportIsOpenTelemetrys(t *testing.T) {
 			if got, want := own.read(t), library.read(t); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
-			if _, ok := pack(c.spans); ok == test.library {
+			own.sent = nil // and the next export, which has the same buffer
+			if err := exporter.ExportSpans(t.Context(), c.spans[:1]); err != nil {
+				t.Fatal(err)
+			}
+			library.sent = nil
+			if err := otlptrace.NewUnstarted(&library).ExportSpans(t.Context(), c.spans[:1]); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := own.read(t), library.read(t); got != want {
+				t.Errorf("the second export: got\n%s\nwant\n%s", got, want)
+			}
+			if _, ok := exporter.pack(c.spans); ok == test.library {
 				t.Errorf("written here: %v", ok)
 			}
 		})
@@ -143,7 +155,7 @@ func TestExportIsUTF8(t *testing.T) {
 	_, span := sdktrace.NewTracerProvider(sdktrace.WithSyncer(c)).Tracer(scope).Start(t.Context(), "x", trace.WithAttributes(attribute.String(CallID, "a\xff")))
 	span.End()
 	var w wire
-	if err := (exporter{otlptrace.NewUnstarted(&w), &w}).ExportSpans(t.Context(), c.spans); err != nil {
+	if err := (&exporter{Exporter: otlptrace.NewUnstarted(&w), client: &w}).ExportSpans(t.Context(), c.spans); err != nil {
 		t.Fatal(err)
 	}
 	if text := w.read(t); !strings.Contains(text, "a\uFFFD") {
@@ -180,14 +192,16 @@ func BenchmarkExport(b *testing.B) {
 		span.End()
 	}
 	for name, e := range map[string]func(*wire) sdktrace.SpanExporter{
-		"own":     func(w *wire) sdktrace.SpanExporter { return exporter{otlptrace.NewUnstarted(w), w} },
+		"own":     func(w *wire) sdktrace.SpanExporter { return &exporter{Exporter: otlptrace.NewUnstarted(w), client: w} },
 		"library": func(w *wire) sdktrace.SpanExporter { return otlptrace.NewUnstarted(w) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
+			var w wire
+			exporter := e(&w)
 			for b.Loop() {
-				var w wire
-				if err := e(&w).ExportSpans(b.Context(), c.spans); err != nil {
+				w.sent = nil
+				if err := exporter.ExportSpans(b.Context(), c.spans); err != nil {
 					b.Fatal(err)
 				}
 				if _, err := proto.Marshal(&otlp.TracesData{ResourceSpans: w.sent}); err != nil {
