@@ -38,10 +38,24 @@ func Serve(ctx context.Context, method string, header http.Header, callID string
 	}
 	method = knownMethod(method)
 	r := &Request{start: time.Now(), method: method, callID: callID}
-	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(header))
-	ctx, r.span = tracer.Start(ctx, method, kinds[trace.SpanKindServer]...)
+	// Not a propagation.HeaderCarrier, which makes a canonical name of each it looks for.
+	if sent := (kiosk.Trace{Parent: first(header["Traceparent"]), State: first(header["Tracestate"])}); sent.Parent != "" {
+		ctx = propagation.TraceContext{}.Extract(ctx, carrier{&sent})
+	}
+	if caller := trace.SpanContextFromContext(ctx); obeying && caller.IsValid() && !caller.IsSampled() {
+		r.span = nothing // and what this process calls gets the caller's context
+	} else {
+		ctx, r.span = tracer.Start(ctx, method, kinds[trace.SpanKindServer]...)
+	}
 	r.ctx = context.WithValue(ctx, requestKey{}, r)
 	return r.ctx, r
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // knownMethod keeps the methods that there are few: anybody may send any.
@@ -123,8 +137,12 @@ var answers = Known[answer]{Make: func(a answer) []attribute.KeyValue {
 // Inject puts the trace context of ctx's span into a header, for who is called
 // with it. Where there is no span the header stays as it is.
 func Inject(ctx context.Context, header http.Header) {
-	if on.Load() {
-		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(header))
+	t := Current(ctx)
+	if t.Parent != "" {
+		header["Traceparent"] = []string{t.Parent}
+	}
+	if t.State != "" {
+		header["Tracestate"] = []string{t.State}
 	}
 }
 

@@ -38,8 +38,9 @@ const scope = "github.com/kiosk-shop/kiosk/shared/telemetry"
 const flushTimeout = time.Second
 
 var (
-	on     atomic.Bool  // between Start and stop
-	tracer trace.Tracer // makes the spans, while on
+	on      atomic.Bool  // between Start and stop
+	tracer  trace.Tracer // makes the spans, while on
+	obeying bool         // nothing is recorded of a request whose caller is not
 )
 
 // On reports whether this process has a collector.
@@ -103,6 +104,7 @@ func start(attributes *resource.Resource, spans sdktrace.SpanExporter, reader sd
 	otel.SetMeterProvider(metrics)
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	tracer = traces.Tracer(scope)
+	obeying = spans == nil || obeys()
 	for _, m := range measured {
 		m.reset()
 	}
@@ -116,6 +118,14 @@ func start(attributes *resource.Resource, spans sdktrace.SpanExporter, reader sd
 		_ = traces.Shutdown(ctx)
 		_ = metrics.Shutdown(ctx)
 	}, err
+}
+
+// obeys reports whether the sampler that OTEL_TRACES_SAMPLER names does as the caller
+// of a request that is not sampled.
+func obeys() bool {
+	caller := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, Remote: true})
+	_, span := sdktrace.NewTracerProvider().Tracer(scope).Start(trace.ContextWithSpanContext(context.Background(), caller), "")
+	return !span.IsRecording()
 }
 
 // Begin starts a span below the one that ctx belongs to, if that is recorded;
@@ -230,10 +240,12 @@ func (c carrier) Keys() []string { return []string{"traceparent", "tracestate"} 
 
 // Current returns the trace context of ctx's span, for who is called now; the zero
 // Trace where there is none.
-func Current(ctx context.Context) (t kiosk.Trace) {
-	if on.Load() {
-		propagation.TraceContext{}.Inject(ctx, carrier{&t})
+func Current(ctx context.Context) kiosk.Trace {
+	if !on.Load() {
+		return kiosk.Trace{}
 	}
+	var t kiosk.Trace // on the heap: not above
+	propagation.TraceContext{}.Inject(ctx, carrier{&t})
 	return t
 }
 

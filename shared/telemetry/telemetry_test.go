@@ -199,6 +199,21 @@ func TestUnsampledCallerIsObeyed(t *testing.T) {
 	}
 }
 
+// A sampler that does not ask the caller is asked whatever the caller says.
+func TestSamplerOfItsOwn(t *testing.T) {
+	for sampler, want := range map[string]bool{"": false, "parentbased_always_on": false, "always_on": true, "always_off": false} {
+		t.Run(sampler, func(t *testing.T) {
+			t.Setenv("OTEL_TRACES_SAMPLER", sampler)
+			collect(t, &collector{})
+			ctx, request := Serve(t.Context(), http.MethodGet, http.Header{"Traceparent": {parent[:53] + "00"}}, "")
+			if got := Recorded(ctx); got != want {
+				t.Errorf("a request whose caller is not sampled: got recorded %v, want %v", got, want)
+			}
+			request.End(200)
+		})
+	}
+}
+
 // What is said because of a request carries its caller's span, not one of this
 // process, which may die before it is sent.
 func TestOrigin(t *testing.T) {
