@@ -30,6 +30,8 @@ const (
 	// and is then asked to come again.
 	atOnce   = 2
 	patience = 2 * time.Second
+	// keptBody bounds what is kept of a body, for the next.
+	keptBody = 512 << 10
 )
 
 var (
@@ -57,9 +59,15 @@ func (s *sink) receive(newTaker func() taker) http.HandlerFunc {
 		}
 		timer := time.NewTimer(patience)
 		defer timer.Stop()
+		var body *bytes.Buffer
 		select {
-		case s.turns <- struct{}{}:
-			defer func() { <-s.turns }()
+		case body = <-s.turns:
+			defer func() {
+				if body.Cap() > keptBody {
+					body = new(bytes.Buffer)
+				}
+				s.turns <- body
+			}()
 		case <-timer.C:
 			w.Header().Set("Retry-After", "1")
 			refuse(w, kind, http.StatusServiceUnavailable, "too many requests are being read: send this one again later")
@@ -67,13 +75,12 @@ func (s *sink) receive(newTaker func() taker) http.HandlerFunc {
 		case <-r.Context().Done():
 			return
 		}
-		body, status, err := readBody(w, r)
-		if err != nil {
+		if status, err := readBody(w, r, body); err != nil {
 			refuse(w, kind, status, err.Error())
 			return
 		}
 		t := newTaker()
-		if err := each(body, kind == "application/json", t); err != nil {
+		if err := each(body.Bytes(), kind == "application/json", t); err != nil {
 			refuse(w, kind, http.StatusBadRequest, err.Error())
 			return
 		}
@@ -82,35 +89,35 @@ func (s *sink) receive(newTaker func() taker) http.HandlerFunc {
 	}
 }
 
-// readBody returns the whole body, decompressed, or the status and the error to
+// readBody reads the whole body, decompressed, or returns the status and the error to
 // answer with.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int, error) {
+func readBody(w http.ResponseWriter, r *http.Request, body *bytes.Buffer) (status int, err error) {
 	var reader io.Reader = http.MaxBytesReader(w, r.Body, maxBody)
 	switch encoding := r.Header.Get("Content-Encoding"); encoding {
 	case "", "identity":
 	case "gzip":
 		unpacked, err := gzip.NewReader(reader)
 		if err != nil {
-			return nil, http.StatusBadRequest, errors.New("the body is not gzip, as its Content-Encoding says")
+			return http.StatusBadRequest, errors.New("the body is not gzip, as its Content-Encoding says")
 		}
 		defer unpacked.Close()
 		reader = unpacked
 	default:
-		return nil, http.StatusUnsupportedMediaType, errors.New("Content-Encoding is neither gzip nor identity")
+		return http.StatusUnsupportedMediaType, errors.New("Content-Encoding is neither gzip nor identity")
 	}
-	var body bytes.Buffer
+	body.Reset()
 	if r.ContentLength > 0 && r.ContentLength <= maxBody {
 		body.Grow(int(r.ContentLength) + bytes.MinRead)
 	}
-	_, err := body.ReadFrom(io.LimitReader(reader, maxBody+1))
+	_, err = body.ReadFrom(io.LimitReader(reader, maxBody+1))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) || body.Len() > maxBody {
-		return nil, http.StatusRequestEntityTooLarge, errTooLarge
+		return http.StatusRequestEntityTooLarge, errTooLarge
 	}
 	if err != nil {
-		return nil, http.StatusBadRequest, errors.New("the body did not arrive whole")
+		return http.StatusBadRequest, errors.New("the body did not arrive whole")
 	}
-	return body.Bytes(), 0, nil
+	return 0, nil
 }
 
 // each passes every span or metric of an export request to t, one by one: all at

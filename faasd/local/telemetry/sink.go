@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"log/slog"
@@ -19,11 +20,14 @@ type sink struct {
 	http.Handler
 	traces  *traces
 	metrics *metrics
-	turns   chan struct{} // of requests that are read
+	turns   chan *bytes.Buffer // for the bodies of requests; who has one may read
 }
 
 func newSink(traceBytes, seriesBytes int, lifetime time.Duration, now func() time.Time) *sink {
-	s := &sink{traces: newTraces(traceBytes, now), metrics: newMetrics(seriesBytes, lifetime, now), turns: make(chan struct{}, atOnce)}
+	s := &sink{traces: newTraces(traceBytes, now), metrics: newMetrics(seriesBytes, lifetime, now), turns: make(chan *bytes.Buffer, atOnce)}
+	for range atOnce {
+		s.turns <- new(bytes.Buffer)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", s.receive(func() taker { return &spanTaker{traces: s.traces} }))
 	mux.HandleFunc("POST /v1/metrics", s.receive(func() taker { return &metricTaker{metrics: s.metrics} }))

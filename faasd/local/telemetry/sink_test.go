@@ -334,7 +334,7 @@ func TestRefusals(t *testing.T) {
 	}
 	// Beyond so many at once it says when to come again.
 	for range atOnce {
-		c.sink.turns <- struct{}{}
+		<-c.sink.turns
 	}
 	if w := c.post(ofTrace, "application/x-protobuf", good); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("while others are read: %d %v", w.Code, w.Header())

@@ -26,6 +26,8 @@ const (
 	maxTraceBytes = 24 << 20
 	// maxSpans bounds one trace; what comes then is not kept.
 	maxSpans = 1000
+	// usualSpans is how many a trace has room for at first: an order has twice that.
+	usualSpans = 6
 	// maxSpanBytes bounds one span.
 	maxSpanBytes = 32 << 10
 	// Costs of a trace and of a span beside the span's own bytes.
@@ -185,7 +187,7 @@ func (t *traces) add(h head, r record) bool {
 	id := traceID(h.trace)
 	element := t.byID[id]
 	if element == nil {
-		element = t.latest.PushFront(&trace{id: id, bytes: traceCost})
+		element = t.latest.PushFront(&trace{id: id, bytes: traceCost, spans: make([]record, 0, usualSpans)})
 		t.byID[id] = element
 		t.bytes += traceCost
 	}
