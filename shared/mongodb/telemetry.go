@@ -43,6 +43,10 @@ var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyVal
 	return attributes
 }}
 
+// succeeded are what nearly all durations are distinguished by: a name alone is found
+// faster than a command.
+var succeeded = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue { return commands.Make(command{name: name}) }}
+
 // monitor measures each command, and makes a span of each whose caller is recorded.
 // It has no Started: for that the driver copies every command, whether it is
 // recorded or not. So a span is made when its command has ended, and its name has
@@ -52,7 +56,11 @@ func monitor() *event.CommandMonitor {
 		return nil
 	}
 	end := func(ctx context.Context, e *event.CommandFinishedEvent, err error) {
-		telemetry.Operations.Record(ctx, e.Duration, commands.Of(command{name: e.CommandName, failed: err != nil}))
+		if err == nil {
+			telemetry.Operations.Record(ctx, e.Duration, succeeded.Of(e.CommandName))
+		} else {
+			telemetry.Operations.Record(ctx, e.Duration, commands.Of(command{name: e.CommandName, failed: true}))
+		}
 		if !telemetry.Recorded(ctx) {
 			return
 		}

@@ -34,19 +34,16 @@ func limitName(key string) string {
 	return name
 }
 
-// command is what spans and durations are distinguished by.
-type command struct {
-	name   string
-	failed bool
-}
-
-var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyValue {
-	attributes := []attribute.KeyValue{system, attribute.String("db.operation.name", c.name)}
-	if c.failed {
-		attributes = append(attributes, attribute.String("error.type", "_OTHER"))
-	}
-	return attributes
-}}
+// commands and failed are the attributes of commands by name, of those that succeeded
+// and of those that did not.
+var (
+	commands = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue {
+		return []attribute.KeyValue{system, attribute.String("db.operation.name", strings.ToUpper(name))}
+	}}
+	failed = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue {
+		return append(commands.Make(name), attribute.String("error.type", "_OTHER"))
+	}}
+)
 
 // observer makes a span of each command whose caller is recorded, and measures
 // all. Of a command it records the name: keys hold addresses and accounts.
@@ -59,7 +56,7 @@ func (observer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if greets(cmd) {
 			return next(ctx, cmd)
 		}
-		return observe(ctx, strings.ToUpper(cmd.Name()), func(ctx context.Context) error { return next(ctx, cmd) })
+		return observe(ctx, cmd.Name(), func(ctx context.Context) error { return next(ctx, cmd) })
 	}
 }
 
@@ -68,7 +65,7 @@ func (observer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 		if len(cmds) == 0 || greets(cmds[0]) {
 			return next(ctx, cmds)
 		}
-		return observe(ctx, "PIPELINE", func(ctx context.Context) error { return next(ctx, cmds) })
+		return observe(ctx, "pipeline", func(ctx context.Context) error { return next(ctx, cmds) })
 	}
 }
 
@@ -82,19 +79,24 @@ func greets(cmd redis.Cmder) bool {
 	return false
 }
 
+// observe runs a command of a name, in lower case.
 func observe(ctx context.Context, name string, run func(context.Context) error) error {
 	began := time.Now()
 	var span trace.Span
 	recorded := telemetry.Recorded(ctx)
 	if recorded {
-		ctx, span = telemetry.Begin(ctx, trace.SpanKindClient, name, commands.List(command{name: name})...)
+		ctx, span = telemetry.Begin(ctx, trace.SpanKindClient, strings.ToUpper(name), commands.List(name)...)
 	}
 	err := run(ctx)
 	failure := err
 	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") { // the answer to a question
 		failure = nil
 	}
-	telemetry.Operations.Record(ctx, time.Since(began), commands.Of(command{name, failure != nil}))
+	of := commands.Of(name)
+	if failure != nil {
+		of = failed.Of(name)
+	}
+	telemetry.Operations.Record(ctx, time.Since(began), of)
 	if recorded {
 		telemetry.End(span, failure)
 	}

@@ -152,17 +152,22 @@ var kinds = [...][]trace.SpanStartOption{
 // took from began until now, and is below the span of with, which this one links
 // to.
 func Shared(ctx, with context.Context, name string, began time.Time, err error, attributes ...attribute.KeyValue) {
-	_, span := tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...),
-		trace.WithTimestamp(began), trace.WithLinks(trace.Link{SpanContext: trace.SpanContextFromContext(with)}))
+	span := past(ctx, trace.SpanKindClient, name, began, attributes)
+	span.AddLink(trace.Link{SpanContext: trace.SpanContextFromContext(with)})
 	End(span, err)
 }
 
 // Ended makes a span below the one that ctx belongs to, which has to be recorded, of
 // what took d until now.
 func Ended(ctx context.Context, kind trace.SpanKind, name string, d time.Duration, err error, attributes ...attribute.KeyValue) {
-	_, span := tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithTimestamp(time.Now().Add(-d)))
-	span.SetAttributes(attributes...)
-	End(span, err)
+	End(past(ctx, kind, name, time.Now().Add(-d), attributes), err)
+}
+
+// past returns a span that began then, and is to be ended now.
+func past(ctx context.Context, kind trace.SpanKind, name string, began time.Time, attributes []attribute.KeyValue) trace.Span {
+	_, span := tracer.Start(ctx, name, kinds[kind][0], trace.WithTimestamp(began))
+	span.SetAttributes(attributes...) // an option of Start is copied twice
+	return span
 }
 
 // nothing is a span that does nothing.
