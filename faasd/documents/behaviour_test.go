@@ -429,7 +429,11 @@ func TestDuplicates(t *testing.T) {
 func session(t *testing.T, client *mongo.Client) (*mongo.Session, context.Context) {
 	t.Helper()
 	s := must[*mongo.Session](t)(client.StartSession())
-	t.Cleanup(func() { s.EndSession(context.Background()) })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the server may be gone
+		defer cancel()
+		s.EndSession(ctx)
+	})
 	if err := s.StartTransaction(txnOptions()); err != nil {
 		t.Fatal(err)
 	}
@@ -613,7 +617,7 @@ func TestCommitAfterRestart(t *testing.T) {
 // keep the server from closing.
 func TestCloseWithOpenTransaction(t *testing.T) {
 	srv := must[*documents.Server](t)(documents.Open(documents.Options{Dir: t.TempDir()}))
-	client := connect(t, srv.URI()+"&retryWrites=false&serverSelectionTimeoutMS=200")
+	client := connect(t, srv.URI()+"&retryWrites=false")
 	c := client.Database("x").Collection("c")
 	must[*mongo.InsertOneResult](t)(c.InsertOne(testContext(t), d("_id", 1)))
 	_, sc := session(t, client)

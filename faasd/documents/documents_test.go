@@ -61,7 +61,11 @@ func connect(t testing.TB, uri string) *mongo.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Disconnect(context.Background()) })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the server may be gone
+		defer cancel()
+		_ = client.Disconnect(ctx)
+	})
 	return client
 }
 
