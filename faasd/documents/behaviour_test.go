@@ -430,7 +430,7 @@ func session(t *testing.T, client *mongo.Client) (*mongo.Session, context.Contex
 	t.Helper()
 	s := must[*mongo.Session](t)(client.StartSession())
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the server may be gone
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // the server may be gone
 		defer cancel()
 		s.EndSession(ctx)
 	})

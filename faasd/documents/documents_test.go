@@ -62,7 +62,7 @@ func connect(t testing.TB, uri string) *mongo.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the server may be gone
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // the server may be gone
 		defer cancel()
 		_ = client.Disconnect(ctx)
 	})
