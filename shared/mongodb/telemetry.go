@@ -18,11 +18,8 @@ var retries = telemetry.NewCounter("kiosk.transaction.retries", "{retry}", "tran
 
 var system = attribute.String("db.system.name", "mongodb")
 
-// command is what spans and durations are distinguished by.
-type command struct {
-	name, collection string
-	failed           bool
-}
+// command is what spans are distinguished by.
+type command struct{ name, collection string }
 
 // String returns the name of the command's span.
 func (c command) String() string {
@@ -37,15 +34,17 @@ var commands = telemetry.Known[command]{Make: func(c command) []attribute.KeyVal
 	if c.collection != "" {
 		attributes = append(attributes, attribute.String("db.collection.name", c.collection))
 	}
-	if c.failed {
-		attributes = append(attributes, attribute.String("error.type", "_OTHER"))
-	}
 	return attributes
 }}
 
-// succeeded are what nearly all durations are distinguished by: a name alone is found
+// succeeded and failed are what durations are distinguished by: a name alone is found
 // faster than a command.
-var succeeded = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue { return commands.Make(command{name: name}) }}
+var (
+	succeeded = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue { return commands.Make(command{name: name}) }}
+	failed    = telemetry.Known[string]{Make: func(name string) []attribute.KeyValue {
+		return append(succeeded.Make(name), attribute.String("error.type", "_OTHER"))
+	}}
+)
 
 // monitor measures each command, and makes a span of each whose caller is recorded.
 // It has no Started: for that the driver copies every command, whether it is
@@ -56,11 +55,11 @@ func monitor() *event.CommandMonitor {
 		return nil
 	}
 	end := func(ctx context.Context, e *event.CommandFinishedEvent, err error) {
-		if err == nil {
-			telemetry.Operations.Record(ctx, e.Duration, succeeded.Of(e.CommandName))
-		} else {
-			telemetry.Operations.Record(ctx, e.Duration, commands.Of(command{name: e.CommandName, failed: true}))
+		durations := &succeeded
+		if err != nil {
+			durations = &failed
 		}
+		telemetry.Operations.Record(ctx, e.Duration, durations.Of(e.CommandName))
 		if !telemetry.Recorded(ctx) {
 			return
 		}

@@ -92,11 +92,11 @@ func observe(ctx context.Context, name string, run func(context.Context) error) 
 	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") { // the answer to a question
 		failure = nil
 	}
-	of := commands.Of(name)
+	durations := &commands
 	if failure != nil {
-		of = failed.Of(name)
+		durations = &failed
 	}
-	telemetry.Operations.Record(ctx, time.Since(began), of)
+	telemetry.Operations.Record(ctx, time.Since(began), durations.Of(name))
 	if recorded {
 		telemetry.End(span, failure)
 	}

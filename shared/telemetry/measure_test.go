@@ -24,20 +24,14 @@ var (
 // reported returns a histogram's points, by the value of the attribute "of".
 func reported(t *testing.T, reader *sdkmetric.ManualReader, name string) (metricdata.Temporality, map[string]metricdata.HistogramDataPoint[float64]) {
 	t.Helper()
-	var all metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, scope := range all.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if data, ok := m.Data.(metricdata.Histogram[float64]); ok && m.Name == name && m.Unit == "s" && m.Description == "how long it took" {
-				by := map[string]metricdata.HistogramDataPoint[float64]{}
-				for _, p := range data.DataPoints {
-					of, _ := p.Attributes.Value("of")
-					by[of.AsString()] = p
-				}
-				return data.Temporality, by
+	for _, m := range collected(t, reader, name) {
+		if data, ok := m.Data.(metricdata.Histogram[float64]); ok && m.Unit == "s" && m.Description == "how long it took" {
+			by := map[string]metricdata.HistogramDataPoint[float64]{}
+			for _, p := range data.DataPoints {
+				of, _ := p.Attributes.Value("of")
+				by[of.AsString()] = p
 			}
+			return data.Temporality, by
 		}
 	}
 	t.Fatalf("%s is not reported", name)

@@ -74,8 +74,8 @@ func collect(t testing.TB, c *collector) (reader *sdkmetric.ManualReader, flush 
 	return reader, func() { _ = otel.GetTracerProvider().(*sdktrace.TracerProvider).ForceFlush(context.Background()) }
 }
 
-// sum is what a counter has counted.
-func sum(t *testing.T, reader *sdkmetric.ManualReader, name string) (n int64) {
+// collected returns the metrics of a name, of all scopes.
+func collected(t *testing.T, reader *sdkmetric.ManualReader, name string) (found []metricdata.Metrics) {
 	t.Helper()
 	var all metricdata.ResourceMetrics
 	if err := reader.Collect(t.Context(), &all); err != nil {
@@ -83,10 +83,21 @@ func sum(t *testing.T, reader *sdkmetric.ManualReader, name string) (n int64) {
 	}
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
-			if data, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == name {
-				for _, point := range data.DataPoints {
-					n += point.Value
-				}
+			if m.Name == name {
+				found = append(found, m)
+			}
+		}
+	}
+	return found
+}
+
+// sum returns what a counter has counted.
+func sum(t *testing.T, reader *sdkmetric.ManualReader, name string) (n int64) {
+	t.Helper()
+	for _, m := range collected(t, reader, name) {
+		if data, ok := m.Data.(metricdata.Sum[int64]); ok {
+			for _, point := range data.DataPoints {
+				n += point.Value
 			}
 		}
 	}

@@ -116,10 +116,13 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 		if err != nil {
 			return err
 		}
-		stolen, err := attacker.do(ctx, "GET", "/api/users/me", nil)
-		for began := time.Now(); err == nil && changed && stolen.Status != 401 && time.Since(began) < dropped; {
+		var stolen client.Answer
+		wait, cancel := context.WithTimeout(ctx, dropped)
+		defer cancel()
+		_ = client.Until(wait, "the session to end", func() (bool, error) {
 			stolen, err = attacker.do(ctx, "GET", "/api/users/me", nil)
-		}
+			return err != nil || !changed || stolen.Status == 401, nil
+		})
 		if err != nil {
 			return err
 		}

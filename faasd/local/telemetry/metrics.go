@@ -24,8 +24,8 @@ import (
 
 const (
 	// maxSeriesBytes bounds what is kept of metrics: some ten thousand series, of
-	// which the shop has a tenth. The series that
-	// was reported least recently is dropped first.
+	// which the shop has a tenth. The series that was reported least recently is
+	// dropped first.
 	maxSeriesBytes = 12 << 20
 	// maxBuckets, maxLabels and maxLabelBytes bound one series.
 	maxBuckets    = 100

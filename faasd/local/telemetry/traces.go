@@ -21,8 +21,8 @@ import (
 
 const (
 	// maxTraceBytes bounds what is kept of spans: some 50,000 of them, a thousand
-	// orders' ways. The trace without a new span for the longest
-	// time is dropped first.
+	// orders' ways. The trace without a new span for the longest time is dropped
+	// first.
 	maxTraceBytes = 24 << 20
 	// maxSpans bounds one trace; what comes then is not kept.
 	maxSpans = 1000
