@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -25,7 +26,7 @@ func routes(box *mailbox, faults *faults) http.Handler {
 			}
 			limit = n
 		}
-		answer(w, box.list(limit, r.URL.Query().Get("to")))
+		answerList(w, box.list(limit, r.URL.Query().Get("to")))
 	})
 	mux.HandleFunc("DELETE /api/messages", func(w http.ResponseWriter, _ *http.Request) {
 		box.clear()
@@ -83,6 +84,28 @@ type fault struct {
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(v); err != nil {
+		slog.Warn("response not written", "error", err)
+	}
+}
+
+// answerList writes the messages as an array, one by one: all of them as one text would
+// take several times the mailbox's memory.
+func answerList(w http.ResponseWriter, messages []Message) {
+	w.Header().Set("Content-Type", "application/json")
+	out := bufio.NewWriter(w)
+	encoder := json.NewEncoder(out)
+	_ = out.WriteByte('[') // an error stays until Flush
+	for i, m := range messages {
+		if i > 0 {
+			_ = out.WriteByte(',')
+		}
+		if err := encoder.Encode(m); err != nil {
+			slog.Warn("response not written", "error", err)
+			return
+		}
+	}
+	_, _ = out.WriteString("]\n")
+	if err := out.Flush(); err != nil {
 		slog.Warn("response not written", "error", err)
 	}
 }

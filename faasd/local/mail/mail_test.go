@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/smtp"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -326,6 +329,54 @@ func TestBounds(t *testing.T) {
 		t.Error("a message beyond the limit was taken")
 	}
 }
+
+// TestListMemory lists a large mailbox, which must not take the memory of its text again.
+func TestListMemory(t *testing.T) {
+	const messages, size = 1000, 32 << 10
+	b, err := openMailbox(t.TempDir(), maxKept, maxKeptBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range messages {
+		if _, err := b.receive(&Message{Subject: strconv.Itoa(i), Text: strings.Repeat("x", size)}, []string{"a@b"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	api, w := routes(b, &faults{}), &discard{header: http.Header{}}
+	r := httptest.NewRequest(http.MethodGet, "/api/messages", nil)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	api.ServeHTTP(w, r)
+	runtime.ReadMemStats(&after)
+	if w.bytes < messages*size {
+		t.Errorf("the list has %d bytes, want more than %d", w.bytes, messages*size)
+	}
+	if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(messages*size/4); got > limit {
+		t.Errorf("a list of %d bytes allocated %d, want at most %d", w.bytes, got, limit)
+	}
+
+	var list []Message
+	rec := httptest.NewRecorder()
+	api.ServeHTTP(rec, r)
+	if err := json.Unmarshal(rec.Body.Bytes(), &list); err != nil || len(list) != messages || list[0].Subject != "999" {
+		t.Errorf("got %d messages, %v; want %d, the newest first", len(list), err, messages)
+	}
+	b.clear()
+	rec = httptest.NewRecorder()
+	if api.ServeHTTP(rec, r); rec.Body.String() != "[]\n" {
+		t.Errorf("the list of an empty mailbox is %q, want []", rec.Body)
+	}
+}
+
+// discard is a response that counts its bytes.
+type discard struct {
+	header http.Header
+	bytes  int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) WriteHeader(int)             {}
+func (d *discard) Write(p []byte) (int, error) { d.bytes += len(p); return len(p), nil }
 
 // TestFiles: files of messages that are all too old are removed, others are not.
 func TestFiles(t *testing.T) {

@@ -20,10 +20,11 @@ import (
 	"github.com/emersion/go-message/mail"
 )
 
-// The limits of the mailbox: beyond either, the oldest messages are removed.
+// The limits of the mailbox, which is in memory: beyond either, the oldest messages are
+// removed. 50,000 of the shop's letters are some 100 MiB.
 const (
 	maxKept      = 50_000
-	maxKeptBytes = 256 << 20
+	maxKeptBytes = 128 << 20
 )
 
 // maxFileBytes is the size at which a new file of messages is begun.
