@@ -135,9 +135,7 @@ func TestOffWithoutACollector(t *testing.T) {
 			stop()
 		})
 	}
-	if now := runtime.NumGoroutine(); now > before {
-		t.Errorf("%d goroutines, %d before", now, before)
-	}
+	noneLeft(t, before)
 }
 
 // A request's spans are one tree below the caller's, and leave together.
