@@ -96,7 +96,7 @@ func TestAnswersFitTheMemory(t *testing.T) {
 				return len(response.Body)
 			}
 			list, one := size("/", "limit="+strconv.Itoa(kiosk.MaxLimit)), size("/"+string(f.one), "")
-			inflight, memory := setting(t, f.name, "max_inflight"), 96<<20 // GOMEMLIMIT
+			inflight, memory := setting(t, f.name, "max_inflight"), setting(t, f.name, "GOMEMLIMIT")<<20
 			most := costs * (f.lists*list + inflight*one)
 			report := fmt.Sprintf("%d lists of %d KiB and %d single ones of %d KiB cost %d MiB of %d MiB", f.lists, list>>10, inflight, one>>10, most>>20, memory>>20)
 			t.Log(report)
