@@ -12,7 +12,7 @@ import (
 
 const mails = "mails"
 
-var mailIndexes = []mongo.IndexModel{expire("expires_at", 0)}
+func mailIndexes() []mongo.IndexModel { return []mongo.IndexModel{expire("expires_at", 0)} }
 
 // Mails is a mail.Records.
 type Mails struct{ collection collection }

@@ -140,7 +140,7 @@ func (d *DB) createIndexes(try *indexing) {
 	ctx, cancel := context.WithTimeout(context.Background(), indexTimeout)
 	defer cancel()
 	for collection, models := range indexes {
-		if _, err := d.db.Collection(collection).Indexes().CreateMany(ctx, models); err != nil {
+		if _, err := d.db.Collection(collection).Indexes().CreateMany(ctx, models()); err != nil {
 			try.err = fmt.Errorf("indexes of %s: %w", collection, unavailable(err))
 			d.prepare.Lock()
 			d.indexed = nil // the next who needs them tries again
@@ -150,8 +150,9 @@ func (d *DB) createIndexes(try *indexing) {
 	}
 }
 
-// indexes names every index of the shop, collection by collection.
-var indexes = map[string][]mongo.IndexModel{
+// indexes returns every index of the shop, collection by collection: new ones each time,
+// since the driver changes those that it creates.
+var indexes = map[string]func() []mongo.IndexModel{
 	users:     userIndexes,
 	products:  productIndexes,
 	movements: movementIndexes,

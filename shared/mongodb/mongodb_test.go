@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -135,4 +136,24 @@ func TestCloseWaitsForNobody(t *testing.T) {
 	if took := time.Since(start); took > 4500*time.Millisecond {
 		t.Errorf("Close: got %v, want at most 4.5s", took)
 	}
+}
+
+// Several functions in one process make the same indexes at the same time; the race
+// detector sees whether they share what the driver changes.
+func TestIndexesAtOnce(t *testing.T) {
+	server := testservers.Mongo(t)
+	var ready sync.WaitGroup
+	for range 4 {
+		db, err := mongodb.Open(server.URI, server.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		ready.Go(func() {
+			if err := db.Ready(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ready.Wait()
 }

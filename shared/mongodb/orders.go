@@ -15,14 +15,16 @@ import (
 
 const orders = "orders"
 
-var orderIndexes = []mongo.IndexModel{
-	index(bson.D{{Key: "user_id", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
-	index(bson.D{{Key: "user_id", Value: 1}, {Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
-	index(bson.D{{Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
-	index(bson.D{{Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
-	{Keys: bson.D{{Key: "key", Value: 1}}, Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("key"))},
-	// As small as the work that is left: an order loses announce_at with its stock.
-	{Keys: bson.D{{Key: "announce_at", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("announce_at"))},
+func orderIndexes() []mongo.IndexModel {
+	return []mongo.IndexModel{
+		index(bson.D{{Key: "user_id", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
+		index(bson.D{{Key: "user_id", Value: 1}, {Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
+		index(bson.D{{Key: "status", Value: 1}, {Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
+		index(bson.D{{Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}),
+		{Keys: bson.D{{Key: "key", Value: 1}}, Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("key"))},
+		// As small as the work that is left: an order loses announce_at with its stock.
+		{Keys: bson.D{{Key: "announce_at", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("announce_at"))},
+	}
 }
 
 // Orders is an order.Repository.

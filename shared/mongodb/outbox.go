@@ -19,9 +19,11 @@ const keepFailed = 30 * 24 * time.Hour
 
 // An entry is removed when it is delivered, and loses its next_attempt when it
 // fails for good: the first index stays as small as the work that is left.
-var outboxIndexes = []mongo.IndexModel{
-	{Keys: bson.D{{Key: "next_attempt", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("next_attempt"))},
-	expire("given_up_at", keepFailed),
+func outboxIndexes() []mongo.IndexModel {
+	return []mongo.IndexModel{
+		{Keys: bson.D{{Key: "next_attempt", Value: 1}}, Options: options.Index().SetPartialFilterExpression(exists("next_attempt"))},
+		expire("given_up_at", keepFailed),
+	}
 }
 
 func exists(field string) bson.D {

@@ -21,28 +21,32 @@ const (
 
 // A list is always sorted, with _id to break ties: each sort has an index, for
 // all products and for those of a category.
-var productIndexes = []mongo.IndexModel{
-	index(bson.D{{Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
-	index(bson.D{{Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
-	index(bson.D{{Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
-	index(bson.D{{Key: "category", Value: 1}, {Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
-	index(bson.D{{Key: "category", Value: 1}, {Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
-	index(bson.D{{Key: "category", Value: 1}, {Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
-	index(wordsIndex),
-	{
-		Keys:    bson.D{{Key: "sku", Value: 1}},
-		Options: options.Index().SetUnique(true).SetPartialFilterExpression(bson.D{{Key: "sku", Value: bson.D{{Key: "$gt", Value: ""}}}}),
-	},
+func productIndexes() []mongo.IndexModel {
+	return []mongo.IndexModel{
+		index(bson.D{{Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
+		index(bson.D{{Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
+		index(bson.D{{Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
+		index(bson.D{{Key: "category", Value: 1}, {Key: "name", Value: 1}, {Key: "_id", Value: 1}}),
+		index(bson.D{{Key: "category", Value: 1}, {Key: "price", Value: 1}, {Key: "_id", Value: 1}}),
+		index(bson.D{{Key: "category", Value: 1}, {Key: "created_at", Value: 1}, {Key: "_id", Value: 1}}),
+		index(wordsIndex),
+		{
+			Keys:    bson.D{{Key: "sku", Value: 1}},
+			Options: options.Index().SetUnique(true).SetPartialFilterExpression(bson.D{{Key: "sku", Value: bson.D{{Key: "$gt", Value: ""}}}}),
+		},
+	}
 }
 
 // A cause moves a product's stock once for an order: what the transactions
 // already see to, the index would not let pass either.
-var movementIndexes = []mongo.IndexModel{
-	index(bson.D{{Key: "product_id", Value: 1}, {Key: "at", Value: 1}}),
-	{
-		Keys:    bson.D{{Key: "order_id", Value: 1}, {Key: "product_id", Value: 1}, {Key: "cause", Value: 1}},
-		Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("order_id")),
-	},
+func movementIndexes() []mongo.IndexModel {
+	return []mongo.IndexModel{
+		index(bson.D{{Key: "product_id", Value: 1}, {Key: "at", Value: 1}}),
+		{
+			Keys:    bson.D{{Key: "order_id", Value: 1}, {Key: "product_id", Value: 1}, {Key: "cause", Value: 1}},
+			Options: options.Index().SetUnique(true).SetPartialFilterExpression(exists("order_id")),
+		},
+	}
 }
 
 // Products is an inventory.Repository and inventory.StockStore.

@@ -17,9 +17,11 @@ const users = "users"
 
 // One index over both logins: a name that is another's address is as taken
 // as a name that is another's name.
-var userIndexes = []mongo.IndexModel{
-	unique(bson.D{{Key: "logins", Value: 1}}),
-	{Keys: bson.D{{Key: "role", Value: 1}}, Options: options.Index().SetPartialFilterExpression(administrators)},
+func userIndexes() []mongo.IndexModel {
+	return []mongo.IndexModel{
+		unique(bson.D{{Key: "logins", Value: 1}}),
+		{Keys: bson.D{{Key: "role", Value: 1}}, Options: options.Index().SetPartialFilterExpression(administrators)},
+	}
 }
 
 var administrators = bson.D{{Key: "role", Value: kiosk.RoleAdmin}}
