@@ -127,14 +127,6 @@ prepare_machine() {
 
 ### Programs and images
 
-compile_kubernetes() {
-	mkdir -p "$box/host"
-	# Kubernetes has to know its version, which charts require.
-	local version=k8s.io/component-base/version
-	GOWORK=off CGO_ENABLED=0 go build -C kubernetes/cluster -trimpath -buildvcs=false -ldflags "-s -w -X $version.gitVersion=v1.34.0 -X $version.gitMajor=1 -X $version.gitMinor=34" \
-		-o "$box/host/" ./... helm.sh/helm/v3/cmd/helm
-}
-
 build_all() {
 	local now
 	now=$({ sources && find kubernetes/cluster ! -name '*_test.go' \( -name '*.go' -o -name 'go.*' \) -print0 | sort -z | xargs -0 sha256sum; } | sha256sum)
@@ -143,7 +135,11 @@ build_all() {
 		return
 	fi
 	step "build Kubernetes, CoreDNS and Helm"
-	compile_kubernetes
+	mkdir -p "$box/host"
+	# Kubernetes has to know its version, which charts require.
+	local version=k8s.io/component-base/version
+	GOWORK=off CGO_ENABLED=0 go build -C kubernetes/cluster -trimpath -buildvcs=false -ldflags "-s -w -X $version.gitVersion=v1.34.0 -X $version.gitMajor=1 -X $version.gitMinor=34" \
+		-o "$box/host/" ./... helm.sh/helm/v3/cmd/helm
 	step "build faas-cli 0.17.0"
 	module $cli $cli_sum "$box/host/faas-cli" "-X github.com/openfaas/faas-cli/version.Version=0.17.0"
 	step "build OpenFaaS and the core services"
@@ -566,11 +562,12 @@ take_back() {
 
 case ${1:-} in
 up | down) "$1" ;;
-compile) # in advance, since it takes longest
+build) # in advance, since it takes longest, where the packages are installed
 	own_folder
 	mkdir -p "$box"
 	touch "$box/.cluster"
-	compile_kubernetes
+	build_all
+	step ""
 	;;
 restart-kubelet) # for tests
 	end kubelet 30

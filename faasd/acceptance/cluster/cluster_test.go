@@ -380,7 +380,7 @@ func (k *kubernetes) shopping(n int, pause time.Duration) (stop func() int64) {
 // While every function's pods are replaced, and the edge's, no request fails.
 func TestRollingUpdate(t *testing.T) {
 	k := running(t)
-	stop := k.shopping(6, 20*time.Millisecond)
+	stop := k.shopping(6, 40*time.Millisecond)
 	defer stop()
 	began := time.Now()
 	for _, namespace := range []string{"openfaas-fn", "kiosk"} {
