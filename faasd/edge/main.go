@@ -90,6 +90,11 @@ import (
 // whole stop to take no more than 8 s.
 const drain = 6 * time.Second
 
+// farewell is for how long, of that, connections may have one more answer, which closes
+// them. Then those without a request are closed: a client that sends one at that moment
+// gets no answer.
+const farewell = 2 * time.Second
+
 func main() {
 	exitWithParent := flag.Bool("exit-with-parent", false, "stop when standard input ends")
 	version.Flag()
@@ -187,7 +192,7 @@ func load() (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-func (s settings) listen(port int) (net.Listener, error) {
+func (s settings) listen(port int) (*listener.Listener, error) {
 	inner, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(port)))
 	if err != nil {
 		return nil, err
@@ -268,6 +273,7 @@ func run(ctx context.Context, access *slog.Logger) error {
 	defer cancel()
 	stopped := make(chan struct{})
 	go func() { rpc.Stop(deadline); close(stopped) }()
+	httpListener.AwaitEmpty(farewell)
 	if web.Shutdown(deadline) != nil {
 		slog.Warn("requests aborted at shutdown", "after", drain.String())
 		if closeErr := web.Close(); err == nil {

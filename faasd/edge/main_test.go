@@ -163,6 +163,45 @@ func TestLifeCycle(t *testing.T) {
 	}
 }
 
+// TestStopAnswersOnceMore stops the edge between two requests on one connection: the second
+// is answered, and the answer says that it is the last. Closed without it, a connection
+// may get a request at that moment, which a client cannot repeat: it may have been handled.
+func TestStopAnswersOnceMore(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") }))
+	defer web.Close()
+	p := start(t, nil, "GATEWAY_URL="+web.URL)
+	conn, err := net.Dial("tcp", p.until(t, "listening")["http"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	for _, last := range []bool{false, true} {
+		if last {
+			if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			p.until(t, "stopping")
+			time.Sleep(100 * time.Millisecond)
+		}
+		if _, err := io.WriteString(conn, "GET /api/orders HTTP/1.1\r\nHost: shop\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("the edge stops: %v, the answer: %v", last, err)
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		if response.StatusCode != 200 || response.Close != last {
+			t.Errorf("got %d, the last answer: %v; want 200, %v", response.StatusCode, response.Close, last)
+		}
+	}
+	began := time.Now()
+	if code, log := p.wait(t); code != 0 {
+		t.Errorf("got exit code %d after %s, want 0: %s", code, time.Since(began), log)
+	}
+}
+
 // TestStopIsBounded leaves a request without an answer.
 func TestStopIsBounded(t *testing.T) {
 	t.Parallel() // it takes as long as a stop may

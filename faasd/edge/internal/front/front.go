@@ -64,7 +64,8 @@ func New(functions Functions, config Config) (*Handler, error) {
 	return &Handler{functions: functions, config: config, pages: pages, bodies: budget.New(maxBodies, maxBodies/4)}, nil
 }
 
-// Stop makes /healthz and /readyz fail, so that a load balancer sends no more requests.
+// Stop makes /healthz and /readyz fail, so that a load balancer sends no more requests,
+// and every answer from now on the last of its connection.
 func (f *Handler) Stop() { f.stopping.Store(true) }
 
 // What passes the border, by name: a header that is not here is neither a
@@ -89,6 +90,7 @@ var (
 	noReferrer = []string{"no-referrer"}
 	sameOrigin = []string{"same-origin"}
 	nothing    = []string{"default-src 'none'; frame-ancestors 'none'"}
+	closing    = []string{"close"}
 	noCache    = []string{"no-cache"}
 	noStore    = []string{"no-store"}
 )
@@ -96,7 +98,7 @@ var (
 // ServeHTTP answers a request and logs it. A panic becomes a 500.
 func (f *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := &exchange{
-		ResponseWriter: w, request: r, start: time.Now(), path: r.URL.EscapedPath(),
+		ResponseWriter: w, request: r, start: time.Now(), path: r.URL.EscapedPath(), stopping: &f.stopping,
 		client: gateway.ClientAddress(r.RemoteAddr, r.Header["X-Forwarded-For"], f.config.Proxies.Contains),
 		callID: gateway.CallID(r.Header.Get("X-Call-Id")),
 	}
@@ -295,6 +297,7 @@ type exchange struct {
 	span    *telemetry.Request
 	trace   kiosk.Trace // of what reached a function
 
+	stopping      *atomic.Bool
 	status, bytes int
 }
 
@@ -337,9 +340,12 @@ func (e *exchange) log(ctx context.Context, to *slog.Logger) {
 	to.LogAttrs(ctx, level, "answered", attributes[:]...)
 }
 
-// WriteHeader notes the status.
+// WriteHeader notes the status. While the edge stops, the answer is its connection's last.
 func (e *exchange) WriteHeader(status int) {
 	e.status = status
+	if e.stopping.Load() {
+		e.Header()["Connection"] = closing
+	}
 	e.ResponseWriter.WriteHeader(status)
 }
 

@@ -193,6 +193,18 @@ func (l *Listener) enter() bool {
 	return true
 }
 
+// AwaitEmpty returns when no connection is open, or after limit.
+func (l *Listener) AwaitEmpty(limit time.Duration) {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		l.mu.Lock()
+		total := l.total
+		l.mu.Unlock()
+		if total == 0 {
+			return
+		}
+	}
+}
+
 // leave counts it out.
 func (l *Listener) leave(key netip.Prefix) {
 	l.mu.Lock()
