@@ -169,37 +169,47 @@ func TestLifeCycle(t *testing.T) {
 func TestStopAnswersOnceMore(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") }))
 	defer web.Close()
-	p := start(t, nil, "GATEWAY_URL="+web.URL)
-	conn, err := net.Dial("tcp", p.until(t, "listening")["http"].(string))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	answers := bufio.NewReader(conn)
-	for _, last := range []bool{false, true} {
-		if last {
-			if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
-			p.until(t, "stopping")
-			time.Sleep(100 * time.Millisecond)
-		}
-		if _, err := io.WriteString(conn, "GET /api/orders HTTP/1.1\r\nHost: shop\r\n\r\n"); err != nil {
+	for range 5 {
+		p := start(t, nil, "GATEWAY_URL="+web.URL)
+		conn, err := net.Dial("tcp", p.until(t, "listening")["http"].(string))
+		if err != nil {
 			t.Fatal(err)
 		}
-		response, err := http.ReadResponse(answers, nil)
-		if err != nil {
-			t.Fatalf("the edge stops: %v, the answer: %v", last, err)
+		defer conn.Close()
+		answers := bufio.NewReader(conn)
+		ask := func() (*http.Response, error) {
+			if _, err := io.WriteString(conn, "GET /api/orders HTTP/1.1\r\nHost: shop\r\n\r\n"); err != nil {
+				return nil, err
+			}
+			response, err := http.ReadResponse(answers, nil)
+			if err == nil {
+				_, err = io.Copy(io.Discard, response.Body)
+			}
+			return response, err
 		}
-		_, _ = io.Copy(io.Discard, response.Body)
-		if response.StatusCode != 200 || response.Close != last {
-			t.Errorf("got %d, the last answer: %v; want 200, %v", response.StatusCode, response.Close, last)
+		if response, err := ask(); err != nil || response.StatusCode != 200 || response.Close {
+			t.Fatalf("before the stop: got %+v, %v; want 200, and more to come", response, err)
 		}
+		stopping := time.Now()
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		p.until(t, "stopping")
+		time.Sleep(100 * time.Millisecond) // in which the connection would be closed
+		response, err := ask()
+		late := time.Since(stopping) > farewell/2
+		if code, log := p.wait(t); code != 0 {
+			t.Errorf("got exit code %d, want 0: %s", code, log)
+		}
+		if err != nil && late {
+			continue // the machine is busy
+		}
+		if err != nil || response.StatusCode != 200 || !response.Close {
+			t.Errorf("after it: got %+v, %v; want 200, and Connection: close", response, err)
+		}
+		return
 	}
-	began := time.Now()
-	if code, log := p.wait(t); code != 0 {
-		t.Errorf("got exit code %d after %s, want 0: %s", code, time.Since(began), log)
-	}
+	t.Error("the second request was late, five times")
 }
 
 // TestStopIsBounded leaves a request without an answer.

@@ -92,7 +92,7 @@ func TestQueueRests(t *testing.T) {
 // ended that are about to: the runtime's own, which runs a finalizer, counts too.
 func noneLeft(t *testing.T, before int) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for runtime.NumGoroutine() > before && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}

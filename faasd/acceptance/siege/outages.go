@@ -118,11 +118,11 @@ func halfChange(ctx context.Context, s *siege, r *record) error {
 		}
 		var stolen client.Answer
 		wait, cancel := context.WithTimeout(ctx, dropped)
-		defer cancel()
 		_ = client.Until(wait, "the session to end", func() (bool, error) {
 			stolen, err = attacker.do(ctx, "GET", "/api/users/me", nil)
 			return err != nil || !changed || stolen.Status == 401, nil
 		})
+		cancel()
 		if err != nil {
 			return err
 		}

@@ -99,9 +99,8 @@ func answerList(w http.ResponseWriter, messages []Message) {
 		if i > 0 {
 			_ = out.WriteByte(',')
 		}
-		if err := encoder.Encode(m); err != nil {
-			slog.Warn("response not written", "error", err)
-			return
+		if encoder.Encode(m) != nil {
+			break
 		}
 	}
 	_, _ = out.WriteString("]\n")
