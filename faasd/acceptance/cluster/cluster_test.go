@@ -377,16 +377,21 @@ func (k *kubernetes) shopping(n int, pause time.Duration) (stop func() int64) {
 	return sync.OnceValue(func() int64 { close(done); clients.Wait(); return answers.Load() })
 }
 
-// While every function's pods are replaced, and the edge's, no request fails.
+// While every function's pods are replaced, and the edge's, no request fails. Three
+// deployments are updated at a time: the new pods of all at once, on two processors, take
+// minutes to become ready.
 func TestRollingUpdate(t *testing.T) {
 	k := running(t)
-	stop := k.shopping(6, 40*time.Millisecond)
+	stop := k.shopping(4, 60*time.Millisecond)
 	defer stop()
 	began := time.Now()
 	for _, namespace := range []string{"openfaas-fn", "kiosk"} {
-		k.kubectl("-n", namespace, "rollout", "restart", "deployment")
-		for name := range strings.FieldsSeq(k.kubectl("-n", namespace, "get", "deployments", "-o", "name")) {
-			k.kubectl("-n", namespace, "rollout", "status", name, "--timeout=290s")
+		all := strings.Fields(k.kubectl("-n", namespace, "get", "deployments", "-o", "name"))
+		for names := range slices.Chunk(all, 3) {
+			k.kubectl(append([]string{"-n", namespace, "rollout", "restart"}, names...)...)
+			for _, name := range names {
+				k.kubectl("-n", namespace, "rollout", "status", name, "--timeout=290s")
+			}
 		}
 	}
 	// Those that were replaced last end within their preStop of 10 s.
