@@ -279,12 +279,14 @@ start_kubernetes() {
 	ETCD_UNSUPPORTED_ARCH=$(go env GOARCH) background etcd / /usr/bin/etcd --name kiosk --data-dir "$box/etcd" --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" \
 		--listen-peer-urls "http://$peers" --initial-advertise-peer-urls "http://$peers" --initial-cluster "kiosk=http://$peers" --log-level warn
 	within 120 answers "http://$etcd/health" || die "etcd does not answer: see $logs/etcd.log"
+	# The features turned off need progress reports of etcd, which Debian's does not send: they
+	# would only wait and fail.
 	background kube-apiserver / "$box/host/kube" kube-apiserver --etcd-servers "http://$etcd" --bind-address $node --advertise-address $node --secure-port 6443 \
 		--cert-dir "$box/pki/apiserver" --token-auth-file "$box/pki/tokens.csv" --authorization-mode Node,RBAC \
 		--service-account-issuer https://kubernetes.default.svc --service-account-key-file "$box/pki/sa.key" --service-account-signing-key-file "$box/pki/sa.key" \
 		--kubelet-client-certificate "$box/pki/kubelet-client.crt" --kubelet-client-key "$box/pki/kubelet-client.key" --kubelet-preferred-address-types InternalIP \
 		--service-cluster-ip-range $services --event-ttl 30m --profiling=false \
-		--feature-gates SizeBasedListCostEstimate=false,DetectCacheInconsistency=false # Debian's etcd does not report progress, for which both wait in vain
+		--feature-gates SizeBasedListCostEstimate=false,DetectCacheInconsistency=false
 	within 300 api_ready || die "the API server did not become ready: see $logs/kube-apiserver.log"
 	background kube-controller-manager / "$box/host/kube" kube-controller-manager --kubeconfig "$box/pki/kube-controller-manager.conf" --bind-address $node --leader-elect=false --node-monitor-grace-period 5m \
 		--service-account-private-key-file "$box/pki/sa.key" --root-ca-file "$box/pki/apiserver/apiserver.crt" --use-service-account-credentials --profiling=false \

@@ -197,7 +197,7 @@ func probes(f types.FunctionDeployment) (liveness, readiness *v1.Probe, err erro
 		probe := &v1.Probe{
 			ProbeHandler:     v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: path, Port: intstr.FromInt32(port), Scheme: v1.URISchemeHTTP}},
 			PeriodSeconds:    2,
-			TimeoutSeconds:   10, // tests fill the processors
+			TimeoutSeconds:   10, // a readiness check takes up to 3 s, and tests fill the processors
 			SuccessThreshold: 1,
 			FailureThreshold: 3,
 		}
