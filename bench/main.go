@@ -192,10 +192,12 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	return work(shops)
 }
 
-// inTurn calls work for each shop, rounds times, while only that shop is running.
+// inTurn calls work for each shop, rounds times, while only that shop is running. Another
+// shop is the first in each round.
 func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int, sh *shop) error) error {
 	for round := range rounds {
-		for _, sh := range shops {
+		for i := range shops {
+			sh := shops[(round+i)%len(shops)]
 			if len(shops) > 1 {
 				if err := sh.start(ctx); err != nil {
 					return err
@@ -272,8 +274,9 @@ func runCost(ctx context.Context, s settings) error {
 		switch {
 		case s.telemetry:
 			for _, sh := range shops[1:] {
-				say("%s: %.3f of the first; more than it, median of the rounds' differences\n%s", sh.edition.Commit,
-					load.MedianRatio(totals(costs[sh]), totals(costs[shops[0]])), medianCost(differences(costs[sh], costs[shops[0]])))
+				ratios := load.Ratios(totals(costs[sh]), totals(costs[shops[0]]))
+				say("%s: %.3f of the first, standard error %.3f; more than it, median of the rounds' differences\n%s", sh.edition.Commit,
+					load.Median(ratios), load.StandardError(ratios), medianCost(differences(costs[sh], costs[shops[0]])))
 			}
 		case len(shops) == 2:
 			say("ratio %.2f", load.MedianRatio(totals(costs[shops[0]]), totals(costs[shops[1]])))
@@ -301,8 +304,7 @@ func medianCost(costs []cost) cost {
 	return m
 }
 
-// differences are what each round of costs has more than the same round of others,
-// which was right before or after it.
+// differences are what each round of costs has more than the same round of others.
 func differences(costs, others []cost) []cost {
 	more := make([]cost, len(costs))
 	for i, c := range costs {

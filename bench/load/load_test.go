@@ -47,6 +47,22 @@ func TestMedianRatio(t *testing.T) {
 	}
 }
 
+func TestStandardError(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{
+		{nil, 0},
+		{[]float64{7}, 0},
+		{[]float64{7, 7, 7}, 0},
+		{[]float64{2, 4, 4, 4, 5, 5, 7, 9}, 0.7559}, // deviation 2.138, of the square root of 8
+	} {
+		if got := StandardError(c.values); math.Abs(got-c.want) > 0.0001 {
+			t.Errorf("the standard error of %v is %v, not %v", c.values, got, c.want)
+		}
+	}
+}
+
 // Quantiles of what is known: a thousand operations of 1 to 1000 ms.
 func TestQuantile(t *testing.T) {
 	one := newTally()
