@@ -57,7 +57,7 @@ type cluster struct{ dir string }
 
 // kubectl runs a command and returns its output. It fails if the command does.
 func (c *cluster) kubectl(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(c.dir, "kubectl"), args...).CombinedOutput()
 	if err != nil {
@@ -167,7 +167,7 @@ func (c *cluster) rest(ctx context.Context) error {
 		if slices.Contains([]string{"kiosk-nats", "queue", "documents", "redis", "mail"}, name) {
 			resource = "statefulset/"
 		}
-		if _, err := c.kubectl(ctx, "-n", namespace, "rollout", "status", resource+name, "--timeout=150s"); err != nil {
+		if _, err := c.kubectl(ctx, "-n", namespace, "rollout", "status", resource+name, "--timeout=290s"); err != nil {
 			return err
 		}
 	}
