@@ -7,7 +7,8 @@
 //	go run ./bench full      for longer, and with a big shop
 //	go run ./bench reads     reads a second, compared with the empty function
 //	go run ./bench cpu       processor time per order, by program; with -telemetry,
-//	                         without telemetry, with 1 % of orders sampled, and with all
+//	                         without telemetry, with 1 % of orders sampled, and with all,
+//	                         while the boxes of all three are running
 //	go run ./bench sources -out FOLDER
 //	                         write the sources with the empty function, from which
 //	                         make box or faas-cli can build a shop to measure
@@ -192,13 +193,14 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	return work(shops)
 }
 
-// inTurn calls work for each shop, rounds times, while only that shop is running. Another
-// shop is the first in each round.
-func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int, sh *shop) error) error {
+// inTurn calls work for each shop, rounds times. Another shop is the first in each round.
+// While it works only that shop is running, or, if warm is true, all are, so that none is
+// measured while it starts.
+func inTurn(ctx context.Context, rounds int, shops []*shop, warm bool, work func(round int, sh *shop) error) error {
 	for round := range rounds {
 		for i := range shops {
 			sh := shops[(round+i)%len(shops)]
-			if len(shops) > 1 {
+			if len(shops) > 1 && (round == 0 || !warm) {
 				if err := sh.start(ctx); err != nil {
 					return err
 				}
@@ -210,7 +212,7 @@ func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int,
 			if err != nil {
 				return fmt.Errorf("%s: %w", sh.edition.Commit, err)
 			}
-			if len(shops) > 1 {
+			if len(shops) > 1 && !warm {
 				if err := sh.stop(); err != nil {
 					return err
 				}
@@ -223,7 +225,7 @@ func inTurn(ctx context.Context, rounds int, shops []*shop, work func(round int,
 func runReads(ctx context.Context, s settings) error {
 	return withShops(ctx, s, func(shops []*shop) error {
 		contests := map[*shop]*contest{}
-		err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) error {
+		err := inTurn(ctx, s.rounds, shops, false, func(round int, sh *shop) error {
 			if contests[sh] == nil {
 				contests[sh] = newContest()
 			}
@@ -252,8 +254,8 @@ func printScenarios(scenarios []scenario) {
 func runCost(ctx context.Context, s settings) error {
 	return withShops(ctx, s, func(shops []*shop) error {
 		costs := make(map[*shop][]cost)
-		err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) error {
-			if round == 0 || len(shops) > 1 { // warm up a shop that was just started
+		err := inTurn(ctx, s.rounds, shops, s.telemetry, func(round int, sh *shop) error {
+			if round == 0 || len(shops) > 1 && !s.telemetry { // warm up a shop that was just started
 				if _, err := sh.orderCost(ctx, s.clients, s.orders/5); err != nil {
 					return err
 				}

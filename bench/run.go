@@ -102,7 +102,7 @@ func comparisons(ctx context.Context, s settings, e extent, shops []*shop, all [
 	for _, sh := range shops {
 		contests[sh] = [3]*contest{newContest(), newContest(), newContest()}
 	}
-	err := inTurn(ctx, s.rounds, shops, func(round int, sh *shop) (err error) {
+	err := inTurn(ctx, s.rounds, shops, false, func(round int, sh *shop) (err error) {
 		say("%s: round %d of %d", sh.edition.Commit, round+1, s.rounds)
 		groups := [3][]contender{sh.present(sh.reads()), sh.present(sh.ordersOutside()), sh.logins()}
 		if sh == shops[0] && sh.box != nil {
