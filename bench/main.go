@@ -132,7 +132,7 @@ type variant struct {
 }
 
 // withShops calls work with a shop of the working tree and, with a baseline, one of that
-// commit. If there are several shops, all of them are stopped when work is called.
+// commit. The shops are stopped when work is called if [settings.alternate] says so.
 func withShops(ctx context.Context, s settings, work func(shops []*shop) error) (err error) {
 	if os.Getenv("KIOSK_URL") != "" {
 		if s.baseline != "" {
@@ -184,7 +184,7 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 			return err
 		}
 		shops = append(shops, sh)
-		if len(variants) > 1 {
+		if s.alternate(len(variants)) {
 			if err := sh.stop(); err != nil {
 				return err
 			}
@@ -193,14 +193,18 @@ func withShops(ctx context.Context, s settings, work func(shops []*shop) error) 
 	return work(shops)
 }
 
-// inTurn calls work for each shop, rounds times. Another shop is the first in each round.
-// While it works only that shop is running, or, if warm is true, all are, so that none is
-// measured while it starts.
-func inTurn(ctx context.Context, rounds int, shops []*shop, warm bool, work func(round int, sh *shop) error) error {
-	for round := range rounds {
+// alternate reports whether each of n shops runs only while it is measured. With -telemetry
+// all run throughout: what a start costs is more than the differences to measure.
+func (s settings) alternate(n int) bool { return n > 1 && !s.telemetry }
+
+// inTurn calls work for each of the shops of withShops, s.rounds times. Another shop is the
+// first in each round.
+func inTurn(ctx context.Context, s settings, shops []*shop, work func(round int, sh *shop) error) error {
+	alternate := s.alternate(len(shops))
+	for round := range s.rounds {
 		for i := range shops {
 			sh := shops[(round+i)%len(shops)]
-			if len(shops) > 1 && (round == 0 || !warm) {
+			if alternate {
 				if err := sh.start(ctx); err != nil {
 					return err
 				}
@@ -212,7 +216,7 @@ func inTurn(ctx context.Context, rounds int, shops []*shop, warm bool, work func
 			if err != nil {
 				return fmt.Errorf("%s: %w", sh.edition.Commit, err)
 			}
-			if len(shops) > 1 && !warm {
+			if alternate {
 				if err := sh.stop(); err != nil {
 					return err
 				}
@@ -225,7 +229,7 @@ func inTurn(ctx context.Context, rounds int, shops []*shop, warm bool, work func
 func runReads(ctx context.Context, s settings) error {
 	return withShops(ctx, s, func(shops []*shop) error {
 		contests := map[*shop]*contest{}
-		err := inTurn(ctx, s.rounds, shops, false, func(round int, sh *shop) error {
+		err := inTurn(ctx, s, shops, func(round int, sh *shop) error {
 			if contests[sh] == nil {
 				contests[sh] = newContest()
 			}
@@ -254,8 +258,8 @@ func printScenarios(scenarios []scenario) {
 func runCost(ctx context.Context, s settings) error {
 	return withShops(ctx, s, func(shops []*shop) error {
 		costs := make(map[*shop][]cost)
-		err := inTurn(ctx, s.rounds, shops, s.telemetry, func(round int, sh *shop) error {
-			if round == 0 || len(shops) > 1 && !s.telemetry { // warm up a shop that was just started
+		err := inTurn(ctx, s, shops, func(round int, sh *shop) error {
+			if round == 0 || s.alternate(len(shops)) { // warm up a shop that was just started
 				if _, err := sh.orderCost(ctx, s.clients, s.orders/5); err != nil {
 					return err
 				}

@@ -62,7 +62,7 @@ func run(ctx context.Context, s settings, e extent) error {
 			if i > 0 { // an old commit may take an hour to settle an overload, or to search a big shop
 				e.overload, e.products = 0, 0
 			}
-			if err := alone(ctx, s, e, sh, all[i], len(shops) > 1); err != nil {
+			if err := alone(ctx, s, e, sh, all[i], s.alternate(len(shops))); err != nil {
 				return fmt.Errorf("%s: %w", sh.edition.Commit, err)
 			}
 		}
@@ -102,7 +102,7 @@ func comparisons(ctx context.Context, s settings, e extent, shops []*shop, all [
 	for _, sh := range shops {
 		contests[sh] = [3]*contest{newContest(), newContest(), newContest()}
 	}
-	err := inTurn(ctx, s.rounds, shops, false, func(round int, sh *shop) (err error) {
+	err := inTurn(ctx, s, shops, func(round int, sh *shop) (err error) {
 		say("%s: round %d of %d", sh.edition.Commit, round+1, s.rounds)
 		groups := [3][]contender{sh.present(sh.reads()), sh.present(sh.ordersOutside()), sh.logins()}
 		if sh == shops[0] && sh.box != nil {
@@ -115,7 +115,7 @@ func comparisons(ctx context.Context, s settings, e extent, shops []*shop, all [
 			groups[1] = append(groups[1], in.orders()...)
 			groups[2] = append(groups[2], in.accounts()...)
 		}
-		if sh.box != nil && (round == 0 || len(shops) > 1) { // warm up a shop that was just started
+		if sh.box != nil && (round == 0 || s.alternate(len(shops))) { // warm up a shop that was just started
 			if _, err := sh.orderCost(ctx, s.clients, e.orders/3); err != nil {
 				return err
 			}
